@@ -1,0 +1,29 @@
+// HTTP/1.1 requests and answers as plain values, shared by the client and the server of this folder.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace cwsandbox::net {
+
+using Headers = std::vector<std::pair<std::string, std::string>>;
+
+/// The first header of that name (ASCII case ignored), or an empty view.
+[[nodiscard]] std::string_view find_header(const Headers& headers, std::string_view name) noexcept;
+
+struct HttpRequest {
+  std::string method = "POST";
+  std::string target;   ///< origin form: path and query
+  Headers headers;      ///< without Host, Content-Length, Connection: those are the connection's business
+  std::string body;
+};
+
+struct HttpResponse {
+  unsigned status = 200;
+  Headers headers;
+  std::string body;
+};
+
+}  // namespace cwsandbox::net

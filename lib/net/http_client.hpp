@@ -1,0 +1,81 @@
+// A pooled HTTP/1.1 client for one endpoint, and the WebSocket upgrade over the same transport.
+#pragma once
+
+#include "net/endpoint.hpp"
+#include "net/http.hpp"
+#include "net/websocket.hpp"
+
+#include <boost/asio/awaitable.hpp>
+
+#include <stdexcept>
+
+namespace cwsandbox::net {
+
+/// Why a request did not get an answer. `sent` tells whether the server may have seen it.
+class TransportError : public std::runtime_error {
+ public:
+  enum class Kind { resolve, connect, tls, timeout, closed, protocol, upgrade_refused };
+  TransportError(Kind kind, bool sent, const std::string& what) : std::runtime_error(what), kind_(kind), sent_(sent) {}
+  [[nodiscard]] Kind kind() const noexcept { return kind_; }
+  [[nodiscard]] bool sent() const noexcept { return sent_; }
+
+ private:
+  Kind kind_;
+  bool sent_;
+};
+
+/// The server answered an upgrade with something else than 101.
+class UpgradeRefused : public TransportError {
+ public:
+  UpgradeRefused(HttpResponse response, const std::string& what)
+      : TransportError(Kind::upgrade_refused, true, what), response_(std::move(response)) {}
+  [[nodiscard]] const HttpResponse& response() const noexcept { return response_; }
+
+ private:
+  HttpResponse response_;
+};
+
+struct TlsClientOptions {
+  bool verify = true;
+  std::string ca_file;           ///< PEM; empty: the system's store
+  std::string certificate_file;  ///< PEM, for client certificates
+  std::string key_file;
+};
+
+struct HttpClientOptions {
+  std::chrono::steady_clock::duration connect_timeout = std::chrono::seconds(10);  ///< resolve, connect and TLS, together
+  std::size_t max_idle_connections = 8;
+  std::chrono::steady_clock::duration idle_lifetime = std::chrono::seconds(30);
+  std::size_t max_response_body = 64 * 1024 * 1024;
+  TlsClientOptions tls;
+};
+
+/// Thread safe: any number of calls at once, on any executor. Idle connections are kept and reused.
+class HttpClient {
+ public:
+  /// `executor` runs the pool's own work (timers of idle connections).
+  HttpClient(asio::any_io_executor executor, Endpoint endpoint, HttpClientOptions options);
+  ~HttpClient();
+  HttpClient(const HttpClient&) = delete;
+  HttpClient& operator=(const HttpClient&) = delete;
+
+  /// One request, one answer. A request that dies on a reused connection before any byte of the answer is tried once more on a new
+  /// one. Throws TransportError. `deadline` covers everything. Cancellation: the coroutine's own.
+  [[nodiscard]] asio::awaitable<HttpResponse> request(HttpRequest request, std::chrono::steady_clock::time_point deadline);
+
+  /// Opens a WebSocket on a new connection whose executor is `executor`. Throws TransportError, UpgradeRefused.
+  [[nodiscard]] asio::awaitable<std::unique_ptr<WebSocket>> upgrade(asio::any_io_executor executor, std::string target,
+                                                                    Headers headers, std::string subprotocol,
+                                                                    WebSocket::Limits limits,
+                                                                    std::chrono::steady_clock::time_point deadline);
+
+  [[nodiscard]] const Endpoint& endpoint() const noexcept;
+  /// Closes idle connections now.
+  void close_idle() noexcept;
+
+ private:
+  struct Impl;
+  std::shared_ptr<Impl> impl_;
+};
+
+}  // namespace cwsandbox::net

@@ -1,0 +1,72 @@
+// An HTTP/1.1 server with WebSocket upgrades, with limits and deadlines on everything.
+#pragma once
+
+#include "net/endpoint.hpp"
+#include "net/http.hpp"
+#include "net/websocket.hpp"
+
+#include <boost/asio/awaitable.hpp>
+
+#include <functional>
+
+namespace cwsandbox::net {
+
+struct ServerLimits {
+  std::size_t max_header = 64 * 1024;             ///< bytes of request line and headers; 431 above it
+  std::size_t max_body = 8 * 1024 * 1024;         ///< bytes; 413 above it
+  std::size_t max_connections = 4096;             ///< over all listeners; further ones get 503 and are closed
+  std::chrono::steady_clock::duration header_timeout = std::chrono::seconds(10);  ///< also the TLS handshake
+  std::chrono::steady_clock::duration body_timeout = std::chrono::seconds(60);
+  std::chrono::steady_clock::duration write_timeout = std::chrono::seconds(60);
+  std::chrono::steady_clock::duration keep_alive = std::chrono::seconds(60);      ///< between requests
+  std::chrono::steady_clock::duration close_timeout = std::chrono::seconds(5);
+};
+
+struct TlsServerOptions {
+  std::string certificate_file;  ///< PEM chain; both empty: plain
+  std::string key_file;
+};
+
+/// What the server asks of its owner. All calls come on the server's executor.
+class HttpHandler {
+ public:
+  virtual ~HttpHandler() = default;
+  /// Answers a request. An exception becomes a 500 without its text.
+  [[nodiscard]] virtual asio::awaitable<HttpResponse> handle(const HttpRequest& request) = 0;
+  /// Called for a request whose body has not been read: an answer here ends it early (wrong token, unknown path), nullopt goes on.
+  [[nodiscard]] virtual std::optional<HttpResponse> early_answer(const HttpRequest& request) = 0;
+
+  /// Decides on a WebSocket upgrade. `refusal`: answered instead of 101. `subprotocol`: the one to select (one of those offered).
+  struct UpgradeDecision {
+    std::optional<HttpResponse> refusal;
+    std::string subprotocol;
+    WebSocket::Limits limits;
+  };
+  [[nodiscard]] virtual UpgradeDecision on_upgrade(const HttpRequest& request, const std::vector<std::string>& offered) = 0;
+  /// The upgrade is done; the owner keeps the connection from here on. It still counts as a connection until it is destroyed.
+  virtual void on_websocket(const HttpRequest& request, std::unique_ptr<WebSocket> socket) = 0;
+};
+
+/// Everything runs on one serialised executor (a strand, or an io_context that one thread runs): not thread safe otherwise.
+class HttpServer {
+ public:
+  HttpServer(asio::any_io_executor executor, HttpHandler& handler, ServerLimits limits);
+  ~HttpServer();  ///< drops every connection
+  HttpServer(const HttpServer&) = delete;
+  HttpServer& operator=(const HttpServer&) = delete;
+
+  /// Binds and starts to accept. Throws std::system_error (address in use, …) or std::runtime_error (bad certificate) with a
+  /// text that names the address or file. A Unix socket gets mode 0600; a stale one (nobody listens) is replaced.
+  /// Returns the address actually bound (port 0 resolved).
+  ListenAddress listen(const ListenAddress& address, const TlsServerOptions& tls = {});
+
+  /// No new connections, idle ones are closed, requests under way are finished (at most `deadline`). WebSockets are the owner's.
+  [[nodiscard]] asio::awaitable<void> stop(std::chrono::steady_clock::duration deadline);
+  [[nodiscard]] std::size_t connections() const noexcept;
+
+ private:
+  struct Impl;
+  std::shared_ptr<Impl> impl_;
+};
+
+}  // namespace cwsandbox::net

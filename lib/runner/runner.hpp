@@ -1,0 +1,141 @@
+// What a runner must do: the seam between the gateway and the place where sandboxes run.
+//
+// A runner knows nothing of HTTP, WebSockets, tokens or JSON; the gateway knows nothing of namespaces, pods or pids. Everything
+// here runs on the one serialised executor that the runner was made with; nothing blocks it; nothing is thread safe.
+#pragma once
+
+#include <boost/asio/any_completion_handler.hpp>
+#include <boost/asio/any_io_executor.hpp>
+#include <boost/asio/awaitable.hpp>
+#include <boost/asio/buffer.hpp>
+#include <boost/system/error_code.hpp>
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace cwsandbox::runner {
+
+namespace asio = boost::asio;
+using boost::system::error_code;
+
+/// An error in the words of the Connect protocol; the gateway passes it on as it is.
+class RunnerError : public std::runtime_error {
+ public:
+  RunnerError(std::string code, std::string reason, const std::string& message, std::map<std::string, std::string> metadata = {})
+      : std::runtime_error(message), code_(std::move(code)), reason_(std::move(reason)), metadata_(std::move(metadata)) {}
+  [[nodiscard]] const std::string& code() const noexcept { return code_; }      ///< e.g. "invalid_argument", "unavailable"
+  [[nodiscard]] const std::string& reason() const noexcept { return reason_; }  ///< e.g. "CWSANDBOX_RUNNER_UNAVAILABLE"
+  [[nodiscard]] const std::map<std::string, std::string>& metadata() const noexcept { return metadata_; }
+
+ private:
+  std::string code_, reason_;
+  std::map<std::string, std::string> metadata_;
+};
+
+/// What a sandbox is made from.
+struct SandboxSpec {
+  std::string id;                          ///< chosen by the gateway; [a-z0-9-]
+  std::string image;                       ///< empty: the runner's default
+  std::vector<std::string> command;        ///< the main command; never empty
+  std::map<std::string, std::string> env;  ///< for the main command and every process
+  std::string working_dir;                 ///< empty: the image's
+};
+
+/// How a process ended.
+struct ExitInfo {
+  enum class Kind : std::uint8_t { exited, signaled, lost };
+  Kind kind = Kind::lost;
+  int value = 0;  ///< exit code or signal number
+  std::chrono::system_clock::time_point time{};
+};
+
+/// A process to start.
+struct ProcessSpec {
+  std::vector<std::string> command;
+  std::map<std::string, std::string> env;  ///< added to the sandbox's
+  std::string cwd;                         ///< absolute; empty: the sandbox's
+  bool use_stdin = false;
+  bool tty = false;
+  std::uint16_t tty_width = 0, tty_height = 0;
+};
+
+/// Why a process could not be started.
+class StartFailed : public RunnerError {
+ public:
+  StartFailed(int error, std::string what, const std::string& message)
+      : RunnerError("failed_precondition", "", message), error_(error), what_(std::move(what)) {}
+  [[nodiscard]] int error() const noexcept { return error_; }               ///< an errno
+  [[nodiscard]] const std::string& what_failed() const noexcept { return what_; }  ///< "program", "cwd", "stdio", "fork"
+
+ private:
+  int error_;
+  std::string what_;
+};
+
+using ByteHandler = asio::any_completion_handler<void(error_code, std::size_t)>;
+using IoHandler = asio::any_completion_handler<void(error_code)>;
+
+/// One output of a process. `try_read` never waits: a number of bytes, 0 at the end (error asio::error::eof), or
+/// asio::error::would_block; then `async_wait` tells when to try again. No buffer is held while waiting.
+class ByteSource {
+ public:
+  virtual ~ByteSource() = default;
+  [[nodiscard]] virtual std::size_t try_read(asio::mutable_buffer into, error_code& ec) = 0;
+  virtual void async_wait(IoHandler handler) = 0;
+  virtual void close() noexcept = 0;  ///< the process gets SIGPIPE or EPIPE when it writes on
+};
+
+/// The input of a process.
+class ByteSink {
+ public:
+  virtual ~ByteSink() = default;
+  /// As many bytes as go without waiting; asio::error::would_block when none do; broken_pipe when nobody reads any more.
+  [[nodiscard]] virtual std::size_t try_write(asio::const_buffer from, error_code& ec) = 0;
+  virtual void async_wait(IoHandler handler) = 0;
+  virtual void close() noexcept = 0;  ///< end of input
+};
+
+/// A process under way. Destroying it forgets it; it does not kill.
+class Process {
+ public:
+  virtual ~Process() = default;
+  [[nodiscard]] virtual std::uint64_t pid() const noexcept = 0;  ///< as seen inside the sandbox
+  [[nodiscard]] virtual ByteSink* std_in() noexcept = 0;         ///< null unless asked for
+  [[nodiscard]] virtual ByteSource& std_out() noexcept = 0;      ///< merged output with a terminal
+  [[nodiscard]] virtual ByteSource* std_err() noexcept = 0;      ///< null with a terminal
+  /// Calls `handler` once, when the process has ended or nobody can know any more. At most one handler.
+  virtual void on_exit(std::function<void(const ExitInfo&)> handler) = 0;
+  /// To the whole process group; after its leader ended also to what is left of it. Nothing happens when all are gone.
+  virtual void signal_group(int number) = 0;
+  virtual void resize(std::uint16_t width, std::uint16_t height) = 0;
+};
+
+/// A running sandbox. Destroying it ends it at once, with everything in it.
+class Sandbox {
+ public:
+  virtual ~Sandbox() = default;
+  /// Throws StartFailed, or RunnerError("unavailable", "CWSANDBOX_RUNNER_UNAVAILABLE") when the sandbox has gone.
+  [[nodiscard]] virtual asio::awaitable<std::unique_ptr<Process>> start(ProcessSpec spec) = 0;
+  /// Calls `handler` once, when the main command (and so the sandbox) has ended. At most one handler.
+  virtual void on_exit(std::function<void(const ExitInfo&)> handler) = 0;
+  /// SIGTERM to everything, SIGKILL after `grace`; completes when nothing is left. A second call shares the first's end,
+  /// with the shorter grace.
+  [[nodiscard]] virtual asio::awaitable<void> stop(std::chrono::milliseconds grace) = 0;
+};
+
+class Runner {
+ public:
+  virtual ~Runner() = default;
+  [[nodiscard]] virtual std::string_view name() const noexcept = 0;  ///< becomes status.runnerId
+  /// Completes when the sandbox runs its main command. Throws RunnerError; nothing is left behind then.
+  [[nodiscard]] virtual asio::awaitable<std::unique_ptr<Sandbox>> create(SandboxSpec spec) = 0;
+};
+
+}  // namespace cwsandbox::runner
