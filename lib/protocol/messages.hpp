@@ -1,0 +1,175 @@
+// The messages of coreweave.sandbox.v1 that this tree speaks, as plain structs, and their JSON (the proto3 mapping).
+//
+// On input: lowerCamelCase and snake_case names, 64-bit integers as strings or numbers, enums by name or number (an unknown
+// one is the unspecified value), null is unset, unknown fields are ignored. On output: lowerCamelCase, unset fields left out.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace cwsandbox::protocol {
+
+/// A message that cannot be read, or (from `to_json` of a request) not be written: a string that is not UTF-8.
+struct ParseError : std::runtime_error {
+  ParseError(std::string field_path, const std::string& what) : std::runtime_error(what), field(std::move(field_path)) {}
+  /// The JSON path of the field at fault, e.g. "sandbox.spec.containers[0].args[1]"; "byte 17" where the text is not JSON;
+  /// empty when the message as a whole is at fault.
+  std::string field;
+};
+
+using Timestamp = std::optional<std::chrono::system_clock::time_point>;
+
+enum class State : std::uint8_t {
+  unspecified = 0,
+  creating = 1,
+  running = 2,
+  completed = 3,
+  failed = 4,
+  terminating = 5,
+  terminated = 6,
+  pending = 7,
+  paused = 8,
+};
+
+/// "STATE_RUNNING" and so on.
+[[nodiscard]] std::string_view to_string(State state) noexcept;
+/// COMPLETED, FAILED or TERMINATED: the state changes no more.
+[[nodiscard]] constexpr bool is_terminal(State state) noexcept {
+  return state == State::completed || state == State::failed || state == State::terminated;
+}
+
+struct Container {
+  std::string name;
+  std::string image;
+  std::string command;  ///< one program, as the API has it; `args` follow it
+  std::vector<std::string> args;
+  std::map<std::string, std::string> environment_variables;
+  std::string working_dir;
+};
+
+struct SandboxSpec {
+  std::vector<Container> containers;
+  std::string primary_container;
+  std::int32_t max_lifetime_seconds = 0;
+  std::vector<std::string> tags;
+  std::vector<std::string> runner_ids;
+  std::map<std::string, std::string> annotations;
+  std::string runtime_class;
+  /// JSON paths, from the root of the message, of the fields that were set and that this tree does not carry (volumes,
+  /// services, network, resources, files, secrets, initContainers, ...), here and in the containers; in path order. Filled by
+  /// parsing, so that a gateway can refuse by name instead of ignoring what was asked for. Not written by `to_json`.
+  std::vector<std::string> unsupported;
+};
+
+struct ContainerStatus {
+  std::string name;
+  State state = State::unspecified;
+  std::int32_t exit_code = 0;
+  std::int32_t restart_count = 0;
+};
+
+struct SandboxStatus {
+  State state = State::unspecified;
+  std::string state_reason;
+  Timestamp create_time, start_time, end_time;
+  std::optional<std::int32_t> exit_code;
+  std::int32_t effective_max_lifetime_seconds = 0;
+  std::vector<ContainerStatus> container_statuses;
+  std::string runner_id;
+  std::string runner_group_id;
+  std::string effective_runtime_class;
+};
+
+struct Sandbox {
+  std::string sandbox_id;
+  SandboxSpec spec;
+  SandboxStatus status;
+  std::string source_template_id;
+  std::int64_t source_template_revision = 0;
+};
+
+struct CreateSandboxRequest {
+  Sandbox sandbox;
+  std::string request_id;
+};
+
+struct GetSandboxRequest {
+  std::string sandbox_id;
+};
+
+struct ListSandboxesRequest {
+  std::int32_t page_size = 0;  ///< 0: the server's choice
+  std::string page_token;
+  std::vector<std::string> tags;  ///< all of them
+  State state = State::unspecified;
+  bool show_terminated = false;
+  std::vector<std::string> runner_ids;
+  std::vector<std::string> volume_ids;
+};
+
+struct ListSandboxesResponse {
+  std::vector<Sandbox> sandboxes;
+  std::string next_page_token;
+};
+
+struct DeleteSandboxRequest {
+  std::string sandbox_id;
+  std::int32_t grace_period_seconds = 0;
+  std::vector<std::string> snapshot_volumes;
+  std::string request_id;
+  bool allow_missing = false;
+};
+
+struct DeleteSandboxResponse {
+  std::optional<Sandbox> sandbox;
+  std::vector<std::string> file_system_snapshot_ids;
+};
+
+struct ExecRequest {
+  std::string sandbox_id;
+  std::vector<std::string> command;
+  std::map<std::string, std::string> env;
+  std::int32_t max_output_bytes = 0;  ///< per stream; 0: the server's choice
+  std::string container;
+};
+
+struct ExecResponse {
+  std::string std_out;  ///< `stdout` on the wire, base64 there
+  std::string std_err;  ///< `stderr`
+  std::int32_t exit_code = 0;
+  bool stdout_truncated = false;
+  bool stderr_truncated = false;
+  std::int64_t stdout_bytes_produced = 0;
+  std::int64_t stderr_bytes_produced = 0;
+};
+
+// Requests: throw ParseError when a string is not valid UTF-8, because a repaired one would ask for something else.
+[[nodiscard]] std::string to_json(const CreateSandboxRequest& message);
+[[nodiscard]] std::string to_json(const GetSandboxRequest& message);
+[[nodiscard]] std::string to_json(const ListSandboxesRequest& message);
+[[nodiscard]] std::string to_json(const DeleteSandboxRequest& message);
+[[nodiscard]] std::string to_json(const ExecRequest& message);
+// Responses: text that is not UTF-8 is repaired with U+FFFD.
+[[nodiscard]] std::string to_json(const Sandbox& message);
+[[nodiscard]] std::string to_json(const ListSandboxesResponse& message);
+[[nodiscard]] std::string to_json(const DeleteSandboxResponse& message);
+[[nodiscard]] std::string to_json(const ExecResponse& message);
+
+// All of these throw ParseError, and nothing else, for bad input. Nesting is bounded (32 levels); the caller bounds the size.
+[[nodiscard]] CreateSandboxRequest parse_create_sandbox_request(std::string_view json);
+[[nodiscard]] GetSandboxRequest parse_get_sandbox_request(std::string_view json);
+[[nodiscard]] ListSandboxesRequest parse_list_sandboxes_request(std::string_view json);
+[[nodiscard]] DeleteSandboxRequest parse_delete_sandbox_request(std::string_view json);
+[[nodiscard]] ExecRequest parse_exec_request(std::string_view json);
+[[nodiscard]] Sandbox parse_sandbox(std::string_view json);  ///< the response of CreateSandbox and GetSandbox
+[[nodiscard]] ListSandboxesResponse parse_list_sandboxes_response(std::string_view json);
+[[nodiscard]] DeleteSandboxResponse parse_delete_sandbox_response(std::string_view json);
+[[nodiscard]] ExecResponse parse_exec_response(std::string_view json);
+
+}  // namespace cwsandbox::protocol
