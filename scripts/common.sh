@@ -1,0 +1,34 @@
+# Shared by the scripts of this folder; sourced, not run. Sets `root` and `jobs`.
+root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
+jobs=$(nproc 2>/dev/null || echo 2)
+
+say() { printf '\n== %s\n' "$*"; }
+die() { printf '%s: %s\n' "$(basename -- "$0")" "$*" >&2; exit 1; }
+
+# configure DIR OPTION…: a build directory with exactly these options; nothing happens when it has them already.
+configure() {
+  dir=$1
+  shift
+  wanted="${CXX-} $*"
+  if [ -f "$dir/build.ninja" ] && [ "$(cat "$dir/.cwsandbox-options" 2>/dev/null)" = "$wanted" ]; then
+    return 0
+  fi
+  if [ -f "$dir/build.ninja" ]; then
+    meson setup --reconfigure "$dir" "$root" "$@" # keeps what is compiled
+  else
+    rm -rf "$dir" # left half-configured, or not a build directory at all
+    meson setup "$dir" "$root" "$@"
+  fi
+  printf '%s\n' "$wanted" >"$dir/.cwsandbox-options"
+}
+
+# Clang 19 under the name that this system gives it. ccache is used when it is there, as meson does by itself for the default compiler.
+clang_cxx() {
+  for name in clang++-19 clang++; do
+    if command -v "$name" >/dev/null 2>&1; then
+      if command -v ccache >/dev/null 2>&1; then echo "ccache $name"; else echo "$name"; fi
+      return 0
+    fi
+  done
+  return 1
+}
