@@ -1,0 +1,13 @@
+/// \file
+/// Everything: one include for users.
+#pragma once
+
+#include <cwsandbox/asio.hpp>
+#include <cwsandbox/errors.hpp>
+#include <cwsandbox/exec_options.hpp>
+#include <cwsandbox/loop_manager.hpp>
+#include <cwsandbox/process.hpp>
+#include <cwsandbox/stream_reader.hpp>
+#include <cwsandbox/stream_writer.hpp>
+#include <cwsandbox/task.hpp>
+#include <cwsandbox/version.hpp>

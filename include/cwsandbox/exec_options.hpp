@@ -1,0 +1,109 @@
+/// \file
+/// How to run a command: argv, ExecOptions, Capture.
+#pragma once
+
+#include <cwsandbox/export.hpp>
+
+#include <chrono>
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace cwsandbox {
+
+/// A command from its parts: `argv("ls", "-l")`. The same as a braced list, and works inside `co_await` with GCC 12, which does not
+/// compile a braced list there.
+template <typename... Parts>
+[[nodiscard]] std::vector<std::string> argv(Parts&&... parts) {
+  std::vector<std::string> command;
+  command.reserve(sizeof...(parts));
+  (command.emplace_back(std::forward<Parts>(parts)), ...);
+  return command;
+}
+
+/// What `result()` keeps of the output, and so how much memory it takes. A cap never cuts what is streamed.
+///
+/// | | a stream that nobody reads | a stream that somebody reads | `result()` holds |
+/// | --- | --- | --- | --- |
+/// | all() | flows, is kept | flows, is kept, one copy in all | everything |
+/// | head_tail(h, t) | flows, at most h + t bytes kept | back-pressure: a slow reader slows the process | head, tail, the count between |
+/// | none() | waits in the window until somebody reads or waits for the result, then flows and is dropped, counted | back-pressure | nothing |
+class CWSANDBOX_EXPORT Capture {
+ public:
+  [[nodiscard]] static Capture all() { return Capture(Kind::all, 0, 0); }
+  /// \param head,tail bytes of each stream
+  [[nodiscard]] static Capture head_tail(std::uint64_t head, std::uint64_t tail) { return Capture(Kind::head_tail, head, tail); }
+  [[nodiscard]] static Capture none() { return Capture(Kind::none, 0, 0); }
+
+  enum class Kind : std::uint8_t { all, head_tail, none };
+  [[nodiscard]] Kind kind() const noexcept { return kind_; }
+  [[nodiscard]] std::uint64_t head() const noexcept { return head_; }
+  [[nodiscard]] std::uint64_t tail() const noexcept { return tail_; }
+
+ private:
+  Capture(Kind kind, std::uint64_t head, std::uint64_t tail) : kind_(kind), head_(head), tail_(tail) {}
+  Kind kind_;
+  std::uint64_t head_, tail_;
+};
+
+/// Options of `Sandbox::exec`. A class with setters, not an aggregate: GCC 12 destroys aggregates inside `co_await` twice.
+class CWSANDBOX_EXPORT ExecOptions {
+ public:
+  ExecOptions() {}
+
+  /// Opens stdin for a StreamWriter; without it the process reads the end of its input at once (IO-5).
+  ExecOptions& with_stdin(bool on = true) & { return use_stdin_ = on, *this; }
+  /// Working directory, absolute.
+  ExecOptions& with_cwd(std::string cwd) & { return cwd_ = std::move(cwd), *this; }
+  /// Adds a variable to the sandbox's environment.
+  ExecOptions& with_env(std::string name, std::string value) & {
+    return env_.insert_or_assign(std::move(name), std::move(value)), *this;
+  }
+  ExecOptions& with_env(std::map<std::string, std::string> env) & { return env_ = std::move(env), *this; }
+  /// An exit other than 0 becomes SandboxExecutionError (EX-6).
+  ExecOptions& with_check(bool on = true) & { return check_ = on, *this; }
+  /// Kills the process where it runs after this long, counted from its start (EX-12). At least 1 ms.
+  ExecOptions& with_timeout(std::chrono::milliseconds timeout) & { return timeout_ = timeout, *this; }
+  ExecOptions& with_capture(Capture capture) & { return capture_ = capture, *this; }
+  /// Between SIGTERM and SIGKILL when it is cancelled or timed out; default 10 s.
+  ExecOptions& with_grace_period(std::chrono::milliseconds grace) & { return grace_ = grace, *this; }
+  /// Bytes of each output stream that may be under way unread; default 1 MiB, at least 64 KiB.
+  ExecOptions& with_window(std::uint64_t bytes) & { return window_ = bytes, *this; }
+
+  ExecOptions&& with_stdin(bool on = true) && { return std::move(with_stdin(on)); }
+  ExecOptions&& with_cwd(std::string cwd) && { return std::move(with_cwd(std::move(cwd))); }
+  ExecOptions&& with_env(std::string name, std::string value) && {
+    return std::move(with_env(std::move(name), std::move(value)));
+  }
+  ExecOptions&& with_env(std::map<std::string, std::string> env) && { return std::move(with_env(std::move(env))); }
+  ExecOptions&& with_check(bool on = true) && { return std::move(with_check(on)); }
+  ExecOptions&& with_timeout(std::chrono::milliseconds timeout) && { return std::move(with_timeout(timeout)); }
+  ExecOptions&& with_capture(Capture capture) && { return std::move(with_capture(capture)); }
+  ExecOptions&& with_grace_period(std::chrono::milliseconds grace) && { return std::move(with_grace_period(grace)); }
+  ExecOptions&& with_window(std::uint64_t bytes) && { return std::move(with_window(bytes)); }
+
+  [[nodiscard]] bool use_stdin() const noexcept { return use_stdin_; }
+  [[nodiscard]] const std::optional<std::string>& cwd() const noexcept { return cwd_; }
+  [[nodiscard]] const std::map<std::string, std::string>& env() const noexcept { return env_; }
+  [[nodiscard]] bool check() const noexcept { return check_; }
+  [[nodiscard]] const std::optional<std::chrono::milliseconds>& timeout() const noexcept { return timeout_; }
+  [[nodiscard]] const Capture& capture() const noexcept { return capture_; }
+  [[nodiscard]] std::chrono::milliseconds grace_period() const noexcept { return grace_; }
+  [[nodiscard]] std::uint64_t window() const noexcept { return window_; }
+
+ private:
+  bool use_stdin_ = false;
+  bool check_ = false;
+  std::optional<std::string> cwd_;
+  std::map<std::string, std::string> env_;
+  std::optional<std::chrono::milliseconds> timeout_;
+  Capture capture_ = Capture::all();
+  std::chrono::milliseconds grace_ = std::chrono::seconds(10);
+  std::uint64_t window_ = 1024 * 1024;
+};
+
+}  // namespace cwsandbox

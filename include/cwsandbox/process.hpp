@@ -1,0 +1,174 @@
+/// \file
+/// Process and ProcessResult: a command under way in a sandbox, and how it ended.
+#pragma once
+
+#include <cwsandbox/stream_reader.hpp>
+#include <cwsandbox/stream_writer.hpp>
+
+#include <cstdint>
+#include <iosfwd>
+#include <vector>
+
+namespace cwsandbox {
+
+/// How a process ended.
+enum class Outcome : std::uint8_t {
+  exited,     ///< with an exit code
+  signaled,   ///< by a signal
+  timed_out,  ///< its timeout passed and it was killed
+  cancelled,  ///< it was asked to end
+  failed,     ///< it could not be started
+  lost,       ///< the connection or the sandbox went and nobody knows
+};
+[[nodiscard]] CWSANDBOX_EXPORT std::string_view to_string(Outcome outcome) noexcept;
+
+/// Where a process is (PR-10).
+enum class ProcessStatus : std::uint8_t { starting, running, exited, signaled, timed_out, cancelled, failed, lost };
+[[nodiscard]] CWSANDBOX_EXPORT std::string_view to_string(ProcessStatus status) noexcept;
+
+namespace detail {
+class OutputStorage;
+}
+
+/// What is kept of one output stream. A cheap handle to bytes that are held once and never change.
+///
+/// \par Thread safety
+/// Shared objects: safe.
+class CWSANDBOX_EXPORT Output {
+ public:
+  Output();
+  /// An output that holds `text`, for fakes.
+  Output(std::string_view text);  // NOLINT(google-explicit-constructor): stands in for a string
+
+  /// The bytes kept: all of them, or head and tail one after the other when `dropped()` is not 0.
+  [[nodiscard]] std::string_view view() const noexcept;
+  [[nodiscard]] std::string str() const { return std::string(view()); }
+  operator std::string_view() const noexcept { return view(); }  // NOLINT(google-explicit-constructor)
+  [[nodiscard]] std::size_t size() const noexcept { return view().size(); }
+  [[nodiscard]] bool empty() const noexcept { return view().empty(); }
+  [[nodiscard]] std::string_view head() const noexcept;  ///< the bytes before the gap; all of them when there is none
+  [[nodiscard]] std::string_view tail() const noexcept;  ///< the bytes after the gap; empty when there is none
+  /// Bytes that were received but not kept, between head and tail.
+  [[nodiscard]] std::uint64_t dropped() const noexcept;
+  /// Bytes that this side received.
+  [[nodiscard]] std::uint64_t received() const noexcept;
+  /// Bytes that the process is known to have written; more than `received()` when the connection was lost or a cap cut it.
+  [[nodiscard]] std::uint64_t produced() const noexcept;
+
+  friend bool operator==(const Output& a, std::string_view b) noexcept { return a.view() == b; }
+  friend bool operator==(const Output& a, const Output& b) noexcept { return a.view() == b.view(); }
+  friend CWSANDBOX_EXPORT std::ostream& operator<<(std::ostream& out, const Output& output);
+
+  /// For the library's own parts.
+  explicit Output(std::shared_ptr<const detail::OutputStorage> storage) noexcept;
+
+ private:
+  std::shared_ptr<const detail::OutputStorage> storage_;
+};
+
+/// How a process ended and what it wrote. Cheap to copy.
+class CWSANDBOX_EXPORT ProcessResult {
+ public:
+  ProcessResult() {}
+
+  Output std_out;
+  Output std_err;
+  /// The exit code; 128 + n after death by signal n, as shells say it. Empty when nobody knows: never invented (EX-11).
+  std::optional<int> returncode;
+  Outcome outcome = Outcome::lost;
+  /// The signal that ended it, when one did (EX-16).
+  std::optional<int> signal;
+  std::vector<std::string> command;  ///< the caller's argv (PR-6)
+  std::chrono::system_clock::time_point started_at;  ///< by the gateway's clock; the epoch when unknown
+  std::chrono::system_clock::time_point ended_at;
+
+  [[nodiscard]] bool ok() const noexcept { return outcome == Outcome::exited && returncode == 0; }
+};
+
+namespace detail {
+
+/// What a Process can do beyond waiting. Null for a Process made from a plain task.
+class ProcessControl {
+ public:
+  virtual ~ProcessControl() = default;
+  [[nodiscard]] virtual ProcessStatus status() const = 0;
+  virtual void signal(std::string_view name) = 0;
+  [[nodiscard]] virtual task<std::uint64_t> pid() = 0;
+  [[nodiscard]] virtual const std::string& id() const noexcept = 0;
+  virtual void detach() noexcept = 0;
+};
+
+}  // namespace detail
+
+/// A command under way. It is a task of its ProcessResult: `result()`, `co_await process`, `cancel()`, and so on.
+///
+/// \par Lifetime
+/// A handle; the last one that goes (with those of its streams) cancels the process, unless `detach()` was called.
+///
+/// \par Errors of `result()`, `wait()` and `co_await`
+/// SandboxCommandTimeoutError (its timeout), CancelledError (cancelled), SandboxExecutionError (could not be started, or `check`),
+/// SandboxConnectionLostError (nobody knows), SandboxNotRunningError, SandboxNotFoundError, … Each holds the output so far.
+///
+/// \par Cancellation
+/// `cancel()` has the process group sent SIGTERM, and SIGKILL after the grace time, where it runs. Writers that wait wake at
+/// once; waits end with CancelledError when the gateway has confirmed the end, so that whoever sees it knows that nothing is left
+/// (PR-7 to PR-9).
+///
+/// \par Thread safety
+/// Shared objects: safe.
+///
+/// Source: the published client's Process; conformance PR-*, EX-*.
+class CWSANDBOX_EXPORT Process : public task<ProcessResult> {
+ public:
+  /// Called once per process, before anybody sees the result: with the result or the error (PR-12).
+  using StatsCallback = std::function<void(const ProcessResult*, std::exception_ptr)>;
+
+  /// From parts of your own.
+  Process(task<ProcessResult> result, std::vector<std::string> command, StreamReader<std::string> std_out,
+          StreamReader<std::string> std_err, std::optional<StreamWriter> std_in = std::nullopt,
+          StatsCallback stats_callback = nullptr);
+  /// For the library's own parts.
+  Process(task<ProcessResult> result, std::vector<std::string> command, StreamReader<std::string> std_out,
+          StreamReader<std::string> std_err, std::optional<StreamWriter> std_in, std::shared_ptr<detail::ProcessControl> control);
+
+  /// The exit code, or empty while it is not known; never blocks (PR-1, PR-5).
+  [[nodiscard]] std::optional<int> poll() const { return returncode(); }
+  [[nodiscard]] std::optional<int> returncode() const;
+  /// What the caller asked to run.
+  [[nodiscard]] const std::vector<std::string>& command() const noexcept { return *command_; }
+
+  /// Blocks until it ends; the exit code. Errors as `result()` (PR-2).
+  int wait() const;
+  /// \throws TimeoutError when `timeout` passes first; nothing is killed and it may be asked again (PR-4).
+  template <typename Rep, typename Period>
+  int wait(std::chrono::duration<Rep, Period> timeout) const {
+    return code_of(result(timeout));
+  }
+
+  [[nodiscard]] const StreamReader<std::string>& std_out() const noexcept { return std_out_; }
+  [[nodiscard]] const StreamReader<std::string>& std_err() const noexcept { return std_err_; }
+  /// Null unless the process was started with stdin (PR-14).
+  [[nodiscard]] const StreamWriter* std_in() const noexcept { return std_in_ ? &*std_in_ : nullptr; }
+
+  /// Where it is now (PR-10). Never blocks.
+  [[nodiscard]] ProcessStatus status() const;
+  /// Sends a signal to the process group, by name ("SIGINT") or number. Fire and forget; passes while streams are stuck.
+  /// \throws std::invalid_argument for a name or number that is none; SandboxExecutionError when the process has ended.
+  void signal(std::string_view name) const;
+  void signal(int number) const { signal(std::to_string(number)); }
+  /// The process's id inside the sandbox, once it has started.
+  [[nodiscard]] task<std::uint64_t> pid() const;
+  /// The name that the client gave the process (a UUID); empty for one made from a plain task.
+  [[nodiscard]] const std::string& id() const noexcept;
+  /// Lets the process go on when the last handle goes.
+  void detach() const;
+
+ private:
+  static int code_of(const ProcessResult& result);
+  std::shared_ptr<const std::vector<std::string>> command_;
+  StreamReader<std::string> std_out_, std_err_;
+  std::optional<StreamWriter> std_in_;
+  std::shared_ptr<detail::ProcessControl> control_;
+};
+
+}  // namespace cwsandbox

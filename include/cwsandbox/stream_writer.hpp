@@ -1,0 +1,100 @@
+/// \file
+/// StreamWriter: an awaitable channel with back-pressure, towards a process's stdin.
+#pragma once
+
+#include <cwsandbox/task.hpp>
+
+#include <span>
+#include <string>
+#include <string_view>
+
+namespace cwsandbox {
+
+/// The bounded channel under a StreamWriter: slots of at most 64 KiB each, then the end of the stream (in the published client, a
+/// bounded queue of `bytes | None`).
+///
+/// The consumer's side is public so that you can build sinks of your own: `receive()` until it gives an empty optional.
+///
+/// \par Thread safety
+/// Shared objects: safe; one consumer.
+class CWSANDBOX_EXPORT ByteChannel {
+ public:
+  static constexpr std::size_t SLOT_SIZE = 64 * 1024;  ///< bytes
+
+  /// \param slots chunks that fit before writes wait; at least 1.
+  explicit ByteChannel(std::size_t slots = 16, LoopManager loop = LoopManager());
+  ByteChannel(const ByteChannel&) = delete;
+  ByteChannel& operator=(const ByteChannel&) = delete;
+  ~ByteChannel();
+
+  /// Takes the next chunk, or an empty optional for the end of the stream, again and again.
+  [[nodiscard]] task<std::optional<std::string>> receive();
+
+  enum class Poll { chunk, end, pending };
+  /// The same without waiting. `chunk` is set for Poll::chunk.
+  [[nodiscard]] Poll try_receive(std::string& chunk);
+  /// Calls `wake` once, from any thread, when `try_receive` would give something (at once if it would now).
+  void arm(std::function<void()> wake);
+  /// The consumer has handled everything that it has taken, up to here: completes flushes (SW-18). Counts bytes taken since the start.
+  void acknowledge(std::uint64_t bytes);
+
+  /// Slots in use now.
+  [[nodiscard]] std::size_t size() const;
+
+ private:
+  friend class StreamWriter;
+  struct Impl;
+  std::shared_ptr<Impl> impl_;
+};
+
+/// Writes to a stream, usually a process's stdin. Queued data goes out in order; the 17th chunk of 64 KiB waits until there is room
+/// (SW-3, SW-4). A larger write takes as many slots as it has chunks of 64 KiB, so that memory is bounded by bytes.
+///
+/// A handle: copies write to the same stream.
+///
+/// \par Errors
+/// `write`, `writeline` and `flush` throw SandboxExecutionError from the call itself: "Cannot write to stdin: stream is closed" after
+/// `close()` (SW-9), and "Cannot write to stdin: stream has failed" with the cause nested (`std::rethrow_if_nested`) after the
+/// stream has failed, which wins (SW-10, SW-11). Writes that wait when the stream fails end with the same error at once (SW-14).
+///
+/// \par Cancellation
+/// `cancel()` on the task of a write that waits withdraws it if none of its bytes have been queued; otherwise it is false.
+///
+/// \par Thread safety
+/// Shared objects: safe. Each single write is contiguous.
+///
+/// Source: the published client's StreamWriter; conformance SW-*.
+class CWSANDBOX_EXPORT StreamWriter {
+ public:
+  static constexpr std::size_t QUEUE_SIZE = 16;  ///< slots of at most ByteChannel::SLOT_SIZE bytes
+
+  /// \param guard lives as long as any handle does.
+  explicit StreamWriter(std::shared_ptr<ByteChannel> channel, LoopManager loop = LoopManager(),
+                        std::shared_ptr<void> guard = nullptr);
+
+  /// True as soon as `close()` has been called (SW-6).
+  [[nodiscard]] bool closed() const;
+
+  /// Queues bytes (one copy); completes when all are queued. An empty write is accepted and sends nothing (SW-1, SW-5).
+  task<void> write(std::span<const std::byte> data) const;
+  task<void> write(std::string_view data) const;
+  task<void> write(const char* text) const { return write(std::string_view(text)); }
+  /// The same without a copy for up to 64 KiB.
+  task<void> write(std::string&& data) const;
+  /// Appends '\n', then encodes `text` (UTF-8) in `encoding`, any name that iconv knows (SW-2).
+  /// \throws std::invalid_argument for an unknown encoding or a text that it cannot hold; nothing is sent then.
+  task<void> writeline(std::string_view text, const std::string& encoding = "utf-8") const;
+  /// Completes when the peer has everything queued before (SW-18).
+  task<void> flush() const;
+  /// Queues the end of the stream after pending data; completes when it is queued. Idempotent (SW-7, SW-8). Does not throw after
+  /// the stream has failed (SW-13).
+  task<void> close() const;
+  /// The stream has failed: further writes throw, those that wait end at once. For whoever consumes the channel.
+  void set_exception(std::exception_ptr error) const;
+
+ private:
+  std::shared_ptr<ByteChannel> channel_;
+  std::shared_ptr<void> guard_;
+};
+
+}  // namespace cwsandbox

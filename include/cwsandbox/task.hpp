@@ -1,0 +1,312 @@
+/// \file
+/// task<T>: an operation under way, with its result.
+#pragma once
+
+#include <cwsandbox/errors.hpp>
+#include <cwsandbox/export.hpp>
+#include <cwsandbox/loop_manager.hpp>
+
+#include <boost/asio/any_completion_handler.hpp>
+#include <boost/asio/async_result.hpp>
+#include <boost/system/error_code.hpp>
+
+#include <atomic>
+#include <chrono>
+#include <coroutine>
+#include <exception>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <type_traits>
+#include <utility>
+
+namespace cwsandbox {
+
+namespace detail {
+
+using WaitHandler = asio::any_completion_handler<void(boost::system::error_code)>;
+using Deadline = std::optional<std::chrono::steady_clock::time_point>;
+
+/// What all tasks share, whatever their result. Thread safe.
+class CWSANDBOX_EXPORT TaskStateBase : public std::enable_shared_from_this<TaskStateBase> {
+ public:
+  explicit TaskStateBase(std::shared_ptr<Loop> loop);
+  TaskStateBase(const TaskStateBase&) = delete;
+  TaskStateBase& operator=(const TaskStateBase&) = delete;
+  virtual ~TaskStateBase();
+
+  // the consumer's side
+  [[nodiscard]] bool done() const noexcept { return done_.load(std::memory_order_acquire); }
+  /// Blocks until done. False: the deadline passed first. Throws std::logic_error where blocking would never end.
+  [[nodiscard]] bool wait(Deadline deadline);
+  [[nodiscard]] std::exception_ptr error() const noexcept { return done() ? error_ : nullptr; }
+  void rethrow_error() const {
+    if (error_) std::rethrow_exception(error_);
+  }
+  bool cancel();
+  /// `handler` is posted to its own executor once done; its cancellation slot drops the wait.
+  void add_waiter(WaitHandler handler);
+  /// For coroutines that have no executor: resumed by the completing thread. False: done already, not kept.
+  [[nodiscard]] bool add_resumer(std::coroutine_handle<> coroutine);
+  /// Called by the completing thread, ahead of every waiter; at once when done already.
+  void add_continuation(std::function<void()> continuation);
+
+  // the producer's side
+  /// The first to claim completes the task; false: somebody has.
+  [[nodiscard]] bool claim() noexcept { return !claimed_.exchange(true, std::memory_order_acq_rel); }
+  void publish(std::exception_ptr error) noexcept;
+  void set_cancel_hook(std::function<bool()> hook);
+  /// Called once, outside locks, when somebody first waits.
+  void set_wait_hook(std::function<void()> hook);
+  [[nodiscard]] const std::shared_ptr<Loop>& loop() const noexcept { return loop_; }
+
+ private:
+  struct Impl;
+  void note_wait();
+  std::shared_ptr<Loop> loop_;
+  std::unique_ptr<Impl> impl_;  // waiters, lock and condition: only made when somebody has to wait
+  std::atomic<bool> claimed_{false};
+  std::atomic<bool> done_{false};
+  std::exception_ptr error_;
+};
+
+template <typename T>
+class TaskState final : public TaskStateBase {
+ public:
+  using TaskStateBase::TaskStateBase;
+  template <typename... Args>
+  bool set_value(Args&&... args) {
+    if (!claim()) return false;
+    store(std::forward<Args>(args)...);
+    return true;
+  }
+  /// Completes after a successful `claim`.
+  template <typename... Args>
+  void store(Args&&... args) {
+    try {
+      value_.emplace(std::forward<Args>(args)...);
+    } catch (...) {
+      publish(std::current_exception());
+      return;
+    }
+    publish(nullptr);
+  }
+  [[nodiscard]] const T& value() const {
+    rethrow_error();
+    return *value_;
+  }
+  [[nodiscard]] T take() {
+    rethrow_error();
+    if constexpr (std::is_copy_constructible_v<T>)
+      return *value_;
+    else
+      return std::move(*value_);
+  }
+
+ private:
+  std::optional<T> value_;
+};
+
+template <>
+class TaskState<void> final : public TaskStateBase {
+ public:
+  using TaskStateBase::TaskStateBase;
+  bool set_value() {
+    if (!claim()) return false;
+    publish(nullptr);
+    return true;
+  }
+  void value() const { rethrow_error(); }
+  void take() const { rethrow_error(); }
+};
+
+/// An already completed task<void> that all share, so that the common case of `write` allocates nothing.
+[[nodiscard]] CWSANDBOX_EXPORT const std::shared_ptr<TaskState<void>>& completed_state();
+
+[[nodiscard]] CWSANDBOX_EXPORT std::exception_ptr abandoned_error();
+[[noreturn]] CWSANDBOX_EXPORT void throw_timeout();
+
+/// Lets the integration with Asio recognise a task of any kind.
+class TaskTag {};
+
+template <typename State>
+class ResumeAwaiter {
+ public:
+  explicit ResumeAwaiter(std::shared_ptr<State> state) : state_(std::move(state)) {}
+  [[nodiscard]] bool await_ready() const noexcept { return state_->done(); }
+  [[nodiscard]] bool await_suspend(std::coroutine_handle<> coroutine) { return state_->add_resumer(coroutine); }
+  auto await_resume() { return state_->take(); }
+
+ private:
+  std::shared_ptr<State> state_;
+};
+
+}  // namespace detail
+
+/// An operation under way. It runs whether or not anybody waits; copies share one result, which may be asked for any
+/// number of times, by any number of waiters of any kind, from any thread (OR-1 to OR-8).
+///
+/// \par Waiting
+/// - `result()` blocks. On a thread that must do the work itself it throws `std::logic_error` instead of hanging.
+/// - `co_await task` works in `asio::awaitable` (include <cwsandbox/asio.hpp>, part of <cwsandbox/cwsandbox.hpp>) and resumes on the
+///   awaiter's executor; in a coroutine without an executor it resumes on the completing thread.
+/// - `async_wait(token)` takes any completion token with the signature `void(error_code)`, then `get()` gives the value.
+///   The error_code only tells whether the wait itself was cut short (`operation_aborted`).
+///
+/// \par Cancellation
+/// Cancelling a wait (its cancellation slot, a timeout) drops that wait and nothing else. `cancel()` cancels the operation.
+///
+/// \par Thread safety
+/// Distinct objects: safe, also when they share an operation. Shared objects: safe for const calls.
+///
+/// Source: the published client's OperationRef; conformance OR-*.
+template <typename T>
+class task : public detail::TaskTag {
+ public:
+  using value_type = T;
+  using state_type = detail::TaskState<T>;
+
+  task() noexcept = default;  ///< empty: only assignment and `valid()` are allowed
+  /// For producers: see task_source. `guard` lives as long as any handle does.
+  explicit task(std::shared_ptr<state_type> state, std::shared_ptr<void> guard = nullptr) noexcept
+      : state_(std::move(state)), guard_(std::move(guard)) {}
+
+  [[nodiscard]] bool valid() const noexcept { return state_ != nullptr; }
+  /// Whether it has completed, never blocks.
+  [[nodiscard]] bool done() const noexcept { return state_->done(); }
+  /// The exception it ended with, as thrown; null while it is under way or when it succeeded.
+  [[nodiscard]] std::exception_ptr error() const noexcept { return state_->error(); }
+
+  /// Blocks until it completes; returns its value or rethrows its exception, every time (OR-1, OR-3).
+  /// \throws std::logic_error on a thread that must do the work (EV-2).
+  decltype(auto) result() const& {
+    (void)state_->wait(std::nullopt);
+    return static_cast<const state_type&>(*state_).value();
+  }
+  T result() && {
+    (void)state_->wait(std::nullopt);
+    return state_->take();
+  }
+  /// The same with a limit on the wait.
+  /// \throws TimeoutError when `timeout` passes first; the operation goes on and may be asked again (OR-2).
+  template <typename Rep, typename Period>
+  decltype(auto) result(std::chrono::duration<Rep, Period> timeout) const& {
+    wait_for(timeout);
+    return static_cast<const state_type&>(*state_).value();
+  }
+  template <typename Rep, typename Period>
+  T result(std::chrono::duration<Rep, Period> timeout) && {
+    wait_for(timeout);
+    return state_->take();
+  }
+  /// The value of a completed task (after `async_wait`), or its exception.
+  /// \throws std::logic_error while it is under way.
+  decltype(auto) get() const {
+    if (!done()) throw std::logic_error("cwsandbox: task::get() before the task has completed");
+    return static_cast<const state_type&>(*state_).value();
+  }
+
+  /// Cancels the operation. True if that took effect, false once it had completed (OR-7).
+  bool cancel() const { return state_->cancel(); }
+
+  /// Completes with `void(error_code)` when the task has completed. Cancellation of the wait: terminal, partial and total; gives
+  /// `operation_aborted` and leaves no trace.
+  template <typename CompletionToken>
+  auto async_wait(CompletionToken&& token) const {
+    return asio::async_initiate<CompletionToken, void(boost::system::error_code)>(
+        Initiation{state_}, token);
+  }
+  /// A task is itself an asynchronous operation of Asio's kind.
+  template <typename CompletionToken>
+  auto operator()(CompletionToken&& token) const {
+    return async_wait(std::forward<CompletionToken>(token));
+  }
+
+  [[nodiscard]] auto operator co_await() const { return detail::ResumeAwaiter<state_type>(state_); }
+
+  /// For the library's own parts.
+  [[nodiscard]] const std::shared_ptr<state_type>& state() const noexcept { return state_; }
+  [[nodiscard]] const std::shared_ptr<void>& guard() const noexcept { return guard_; }
+
+ protected:
+  void drop_guard() noexcept { guard_.reset(); }
+
+ private:
+  struct Initiation {
+    std::shared_ptr<state_type> state;
+    template <typename Handler>
+    void operator()(Handler&& handler) const {
+      state->add_waiter(detail::WaitHandler(std::forward<Handler>(handler)));
+    }
+  };
+  template <typename Rep, typename Period>
+  void wait_for(std::chrono::duration<Rep, Period> timeout) const {
+    // A timeout that does not fit the clock means for ever.
+    using Clock = std::chrono::steady_clock;
+    const auto now = Clock::now();
+    const auto most = std::chrono::duration<double>(Clock::time_point::max() - now).count();
+    const double seconds = std::chrono::duration<double>(timeout).count();
+    detail::Deadline deadline;
+    if (seconds < most / 2) deadline = now + std::chrono::duration_cast<Clock::duration>(timeout);
+    if (!state_->wait(deadline)) detail::throw_timeout();
+  }
+
+  std::shared_ptr<state_type> state_;
+  std::shared_ptr<void> guard_;
+};
+
+/// The published client's name for the same thing.
+template <typename T>
+using OperationRef = task<T>;
+
+/// The producer's end of a task: for sources and fakes of your own.
+///
+/// \par Thread safety
+/// Shared objects: safe. The first completion wins; later ones return false. When the last copy of an uncompleted source goes
+/// away, the task ends with CancelledError.
+template <typename T>
+class task_source {
+ public:
+  explicit task_source(const LoopManager& loop = LoopManager())
+      : state_(std::make_shared<detail::TaskState<T>>(loop.loop())), broken_(std::make_shared<Broken>(state_)) {}
+
+  [[nodiscard]] task<T> get_task() const { return task<T>(state_); }
+  template <typename... Args>
+  bool set_value(Args&&... args) const {
+    return state_->set_value(std::forward<Args>(args)...);
+  }
+  bool set_exception(std::exception_ptr error) const {
+    if (!state_->claim()) return false;
+    state_->publish(std::move(error));
+    return true;
+  }
+  /// What `cancel()` does; true means that it took effect. Without a hook the task ends with CancelledError at once.
+  void on_cancel(std::function<bool()> hook) const { state_->set_cancel_hook(std::move(hook)); }
+  /// Called once when somebody first waits for the task.
+  void on_wait(std::function<void()> hook) const { state_->set_wait_hook(std::move(hook)); }
+  [[nodiscard]] const std::shared_ptr<detail::TaskState<T>>& state() const noexcept { return state_; }
+
+ private:
+  struct Broken {
+    explicit Broken(std::shared_ptr<detail::TaskState<T>> s) : state(std::move(s)) {}
+    Broken(const Broken&) = delete;
+    Broken& operator=(const Broken&) = delete;
+    ~Broken() {
+      if (state->claim()) state->publish(detail::abandoned_error());
+    }
+    std::shared_ptr<detail::TaskState<T>> state;
+  };
+  std::shared_ptr<detail::TaskState<T>> state_;
+  std::shared_ptr<Broken> broken_;
+};
+
+/// A task that has completed.
+template <typename T>
+[[nodiscard]] task<std::decay_t<T>> make_ready_task(T&& value, const LoopManager& loop = LoopManager()) {
+  auto state = std::make_shared<detail::TaskState<std::decay_t<T>>>(loop.loop());
+  state->set_value(std::forward<T>(value));
+  return task<std::decay_t<T>>(std::move(state));
+}
+[[nodiscard]] inline task<void> make_ready_task() { return task<void>(detail::completed_state()); }
+
+}  // namespace cwsandbox
