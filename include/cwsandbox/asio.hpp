@@ -28,7 +28,7 @@ struct AwaitOperation {
   std::shared_ptr<State> state;
   template <typename Handler>
   void operator()(Handler&& handler) {
-    state->add_waiter(WaitHandler(std::forward<Handler>(handler)));
+    add_waiter(*state, std::forward<Handler>(handler));
   }
 };
 

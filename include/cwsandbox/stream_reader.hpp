@@ -4,6 +4,7 @@
 
 #include <cwsandbox/channel.hpp>
 
+#include <concepts>
 #include <iterator>
 #include <string>
 #include <string_view>
@@ -78,6 +79,7 @@ class StreamReader {
   [[nodiscard]] iterator end() const { return iterator(); }
 
   [[nodiscard]] bool valid() const noexcept { return state_ != nullptr; }
+  [[nodiscard]] const LoopManager& loop() const noexcept { return state_->loop; }
 
  private:
   struct State {
@@ -125,7 +127,9 @@ class CWSANDBOX_EXPORT LineReader {
 
  private:
   struct State;
-  static void pump(std::shared_ptr<State> state, task_source<std::optional<std::string>> pending);
+  using Pending = detail::TaskState<std::optional<std::string>>;
+  static void pump(const std::shared_ptr<State>& state, const std::shared_ptr<Pending>& pending);
+  static void take_chunk(State& state, const Pending& chunk);
   std::shared_ptr<State> state_;
 };
 

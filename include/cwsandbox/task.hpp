@@ -7,7 +7,10 @@
 #include <cwsandbox/loop_manager.hpp>
 
 #include <boost/asio/any_completion_handler.hpp>
+#include <boost/asio/any_io_executor.hpp>
+#include <boost/asio/associated_executor.hpp>
 #include <boost/asio/async_result.hpp>
+#include <boost/asio/dispatch.hpp>
 #include <boost/system/error_code.hpp>
 
 #include <atomic>
@@ -44,8 +47,10 @@ class CWSANDBOX_EXPORT TaskStateBase : public std::enable_shared_from_this<TaskS
     if (error_) std::rethrow_exception(error_);
   }
   bool cancel();
-  /// `handler` is posted to its own executor once done; its cancellation slot drops the wait.
-  void add_waiter(WaitHandler handler);
+  /// `handler` is posted to `executor` once done; its cancellation slot drops the wait.
+  void add_waiter(WaitHandler handler, asio::any_io_executor executor);
+  /// Where handlers go that have no executor of their own: the loop.
+  [[nodiscard]] asio::any_io_executor default_executor() const;
   /// For coroutines that have no executor: resumed by the completing thread. False: done already, not kept.
   [[nodiscard]] bool add_resumer(std::coroutine_handle<> coroutine);
   /// Called by the completing thread, ahead of every waiter; at once when done already.
@@ -119,6 +124,35 @@ class TaskState<void> final : public TaskStateBase {
   void value() const { rethrow_error(); }
   void take() const { rethrow_error(); }
 };
+
+/// A handler that goes on to its own executor when it is called.
+template <typename Handler, typename Executor>
+class Dispatching {
+ public:
+  Dispatching(Handler handler, Executor executor) : handler_(std::move(handler)), executor_(std::move(executor)) {}
+  void operator()(boost::system::error_code error) {
+    asio::dispatch(executor_, [handler = std::move(handler_), error]() mutable { std::move(handler)(error); });
+  }
+
+ private:
+  Handler handler_;
+  Executor executor_;
+};
+
+/// Waits with any handler: finds its executor while its type is still known.
+template <typename Handler>
+void add_waiter(TaskStateBase& state, Handler&& handler) {
+  using Executor = asio::associated_executor_t<std::decay_t<Handler>, asio::any_io_executor>;
+  if constexpr (std::is_constructible_v<asio::any_io_executor, Executor>) {
+    asio::any_io_executor executor = asio::get_associated_executor(handler, state.default_executor());
+    state.add_waiter(WaitHandler(std::forward<Handler>(handler)), std::move(executor));
+  } else {
+    // An executor that cannot be posted to (a type-erased handler's): from the loop it is reached by dispatch.
+    auto loop = state.default_executor();
+    auto executor = asio::get_associated_executor(handler, loop);
+    state.add_waiter(WaitHandler(Dispatching<std::decay_t<Handler>, Executor>(std::forward<Handler>(handler), executor)), std::move(loop));
+  }
+}
 
 /// An already completed task<void> that all share, so that the common case of `write` allocates nothing.
 [[nodiscard]] CWSANDBOX_EXPORT const std::shared_ptr<TaskState<void>>& completed_state();
@@ -236,7 +270,7 @@ class task : public detail::TaskTag {
     std::shared_ptr<state_type> state;
     template <typename Handler>
     void operator()(Handler&& handler) const {
-      state->add_waiter(detail::WaitHandler(std::forward<Handler>(handler)));
+      detail::add_waiter(*state, std::forward<Handler>(handler));
     }
   };
   template <typename Rep, typename Period>

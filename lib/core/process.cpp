@@ -1,0 +1,194 @@
+#include <cwsandbox/process.hpp>
+
+#include "core/output_buffer.hpp"
+
+#include <ostream>
+
+namespace cwsandbox {
+
+std::string_view to_string(Outcome outcome) noexcept {
+  switch (outcome) {
+    case Outcome::exited:
+      return "exited";
+    case Outcome::signaled:
+      return "signaled";
+    case Outcome::timed_out:
+      return "timed_out";
+    case Outcome::cancelled:
+      return "cancelled";
+    case Outcome::failed:
+      return "failed";
+    case Outcome::lost:
+      return "lost";
+  }
+  return "unknown";
+}
+
+std::string_view to_string(ProcessStatus status) noexcept {
+  switch (status) {
+    case ProcessStatus::starting:
+      return "starting";
+    case ProcessStatus::running:
+      return "running";
+    case ProcessStatus::exited:
+      return "exited";
+    case ProcessStatus::signaled:
+      return "signaled";
+    case ProcessStatus::timed_out:
+      return "timed_out";
+    case ProcessStatus::cancelled:
+      return "cancelled";
+    case ProcessStatus::failed:
+      return "failed";
+    case ProcessStatus::lost:
+      return "lost";
+  }
+  return "unknown";
+}
+
+Output::Output() = default;
+Output::Output(std::string_view text) {
+  auto storage = std::make_shared<detail::OutputStorage>();
+  storage->append(text);
+  storage->head_size = text.size();
+  storage->received = storage->produced = text.size();
+  storage_ = std::move(storage);
+}
+Output::Output(std::shared_ptr<const detail::OutputStorage> storage) noexcept : storage_(std::move(storage)) {}
+std::string_view Output::view() const noexcept { return storage_ ? storage_->view() : std::string_view(); }
+std::string_view Output::head() const noexcept { return storage_ ? view().substr(0, storage_->head_size) : std::string_view(); }
+std::string_view Output::tail() const noexcept { return storage_ ? view().substr(storage_->head_size) : std::string_view(); }
+std::uint64_t Output::dropped() const noexcept { return received() - view().size(); }
+std::uint64_t Output::received() const noexcept { return storage_ ? storage_->received : 0; }
+std::uint64_t Output::produced() const noexcept { return storage_ ? storage_->produced : 0; }
+std::ostream& operator<<(std::ostream& out, const Output& output) { return out << output.view(); }
+
+namespace {
+
+/// Runs the stats callback between the end of `inner` and the moment when anybody sees it.
+task<ProcessResult> with_stats(task<ProcessResult> inner, Process::StatsCallback callback) {
+  if (!callback) return inner;
+  auto outer = std::make_shared<detail::TaskState<ProcessResult>>(inner.state()->loop());
+  auto state = inner.state();
+  outer->set_cancel_hook([state] { return state->cancel(); });
+  // Not owned by the hook: somebody waits for the outer task, so the inner one's wait hook is due.
+  state->add_continuation([outer, weak = std::weak_ptr(state), callback = std::move(callback)] {
+    auto ended = weak.lock();
+    if (!ended || !outer->claim()) return;
+    try {
+      callback(ended->error() ? nullptr : &ended->value(), ended->error());
+    } catch (...) {  // the caller's accounting must not take the result from everybody else
+    }
+    if (ended->error())
+      outer->publish(ended->error());
+    else
+      outer->store(ended->value());
+  });
+  return task<ProcessResult>(std::move(outer), inner.guard());
+}
+
+const std::string no_id;
+
+}  // namespace
+
+Process::Process(task<ProcessResult> result, std::vector<std::string> command, StreamReader<std::string> std_out,
+                 StreamReader<std::string> std_err, std::optional<StreamWriter> std_in, StatsCallback stats_callback)
+    : task(with_stats(std::move(result), std::move(stats_callback))),
+      command_(std::make_shared<const std::vector<std::string>>(std::move(command))),
+      std_out_(std::move(std_out)),
+      std_err_(std::move(std_err)),
+      std_in_(std::move(std_in)) {
+  // Every ending of the process fails the writer (SW-12).
+  if (std_in_)
+    state()->add_continuation([writer = *std_in_] {
+      writer.set_exception(std::make_exception_ptr(SandboxExecutionError("Process has exited")));
+    });
+}
+
+Process::Process(task<ProcessResult> result, std::vector<std::string> command, StreamReader<std::string> std_out,
+                 StreamReader<std::string> std_err, std::optional<StreamWriter> std_in,
+                 std::shared_ptr<detail::ProcessControl> control)
+    : task(std::move(result)),
+      command_(std::make_shared<const std::vector<std::string>>(std::move(command))),
+      std_out_(std::move(std_out)),
+      std_err_(std::move(std_err)),
+      std_in_(std::move(std_in)),
+      control_(std::move(control)) {}
+
+namespace {
+
+/// The result that a completed process holds, also inside its error; null while it runs or when there is none.
+std::shared_ptr<const ProcessResult> final_result(const detail::TaskState<ProcessResult>& state) {
+  if (!state.done()) return nullptr;
+  try {
+    return std::make_shared<const ProcessResult>(state.value());
+  } catch (const CWSandboxError& error) {
+    return error.fields().result;
+  } catch (const CancelledError& error) {
+    return error.result() ? std::make_shared<const ProcessResult>(*error.result()) : nullptr;
+  } catch (...) {
+    return nullptr;
+  }
+}
+
+}  // namespace
+
+std::optional<int> Process::returncode() const {
+  const auto result = final_result(*state());
+  return result ? result->returncode : std::nullopt;
+}
+
+int Process::code_of(const ProcessResult& result) {
+  if (result.returncode) return *result.returncode;
+  throw SandboxExecutionError("The process ended without an exit status (outcome: " + std::string(to_string(result.outcome)) + ")");
+}
+
+int Process::wait() const { return code_of(result()); }
+
+ProcessStatus Process::status() const {
+  if (control_) return control_->status();
+  if (!done()) return ProcessStatus::running;
+  if (const auto result = final_result(*state())) {
+    switch (result->outcome) {
+      case Outcome::exited:
+        return ProcessStatus::exited;
+      case Outcome::signaled:
+        return ProcessStatus::signaled;
+      case Outcome::timed_out:
+        return ProcessStatus::timed_out;
+      case Outcome::cancelled:
+        return ProcessStatus::cancelled;
+      case Outcome::failed:
+        return ProcessStatus::failed;
+      case Outcome::lost:
+        return ProcessStatus::lost;
+    }
+  }
+  try {
+    std::rethrow_exception(error());
+  } catch (const CancelledError&) {
+    return ProcessStatus::cancelled;
+  } catch (...) {
+    return ProcessStatus::failed;
+  }
+}
+
+void Process::signal(std::string_view name) const {
+  if (!control_) throw SandboxExecutionError("Cannot signal: this Process was made from a plain task");
+  control_->signal(name);
+}
+
+task<std::uint64_t> Process::pid() const {
+  if (control_) return control_->pid();
+  task_source<std::uint64_t> source;
+  source.set_exception(std::make_exception_ptr(SandboxExecutionError("No pid: this Process was made from a plain task")));
+  return source.get_task();
+}
+
+const std::string& Process::id() const noexcept { return control_ ? control_->id() : no_id; }
+
+void Process::detach() const {
+  if (control_) control_->detach();
+}
+
+}  // namespace cwsandbox

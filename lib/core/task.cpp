@@ -1,0 +1,206 @@
+#include <cwsandbox/task.hpp>
+
+#include "core/loop.hpp"
+
+#include <boost/asio/append.hpp>
+#include <boost/asio/associated_cancellation_slot.hpp>
+#include <boost/asio/bind_executor.hpp>
+#include <boost/asio/error.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/asio/prefer.hpp>
+#include <boost/asio/system_executor.hpp>
+
+#include <condition_variable>
+#include <list>
+#include <mutex>
+#include <vector>
+
+namespace cwsandbox::detail {
+
+namespace {
+
+/// A handler that waits, with what keeps its executor from running out of work meanwhile.
+struct Waiter {
+  Waiter(WaitHandler h, asio::any_io_executor e, std::shared_ptr<TaskStateBase> s)
+      : handler(std::move(h)), executor(std::move(e)), state(std::move(s)) {}
+  WaitHandler handler;  // move-constructed only: moving by assignment corrupts it in Boost 1.81
+  asio::any_io_executor executor;
+  // Whoever waits keeps the operation: its last handle may be gone by now.
+  std::shared_ptr<TaskStateBase> state;
+
+  /// Completes on the waiter's own executor.
+  static void complete(Waiter&& waiter, boost::system::error_code error) {
+    const auto executor = waiter.executor;
+    auto call = [handler = std::move(waiter.handler), error]() mutable {
+      // Here, on the executor that the slot belongs to: no cancellation may come any more.
+      if (auto slot = handler.get_cancellation_slot(); slot.is_connected()) slot.clear();
+      std::move(handler)(error);
+    };
+    asio::post(executor, std::move(call));
+  }
+};
+
+}  // namespace
+
+struct TaskStateBase::Impl {
+  std::mutex mutex;
+  std::condition_variable condition;
+  std::list<Waiter> waiters;
+  std::vector<std::coroutine_handle<>> resumers;
+  std::vector<std::function<void()>> continuations;
+  std::function<bool()> cancel_hook;
+  std::function<void()> wait_hook;
+};
+
+TaskStateBase::TaskStateBase(std::shared_ptr<Loop> loop) : loop_(std::move(loop)), impl_(std::make_unique<Impl>()) {}
+TaskStateBase::~TaskStateBase() = default;
+
+void TaskStateBase::note_wait() {
+  std::function<void()> hook;
+  {
+    std::lock_guard lock(impl_->mutex);
+    hook = std::exchange(impl_->wait_hook, nullptr);
+  }
+  if (hook) hook();
+}
+
+bool TaskStateBase::wait(Deadline deadline) {
+  if (done()) return true;
+  if (loop_) loop_->check_may_block();
+  note_wait();
+  std::unique_lock lock(impl_->mutex);
+  const auto ready = [this] { return done(); };
+  if (!deadline) {
+    impl_->condition.wait(lock, ready);
+    return true;
+  }
+  return impl_->condition.wait_until(lock, *deadline, ready);
+}
+
+bool TaskStateBase::cancel() {
+  if (done()) return false;
+  std::function<bool()> hook;
+  {
+    std::lock_guard lock(impl_->mutex);
+    hook = impl_->cancel_hook;
+  }
+  if (hook) return hook();
+  if (!claim()) return false;
+  publish(std::make_exception_ptr(CancelledError("The operation was cancelled")));
+  return true;
+}
+
+asio::any_io_executor TaskStateBase::default_executor() const {
+  return loop_ ? loop_->executor() : asio::any_io_executor(asio::system_executor());
+}
+
+void TaskStateBase::add_waiter(WaitHandler handler, asio::any_io_executor executor) {
+  executor = asio::prefer(executor, asio::execution::outstanding_work.tracked);
+  auto slot = handler.get_cancellation_slot();
+  Waiter waiter(std::move(handler), executor, shared_from_this());
+  if (!done()) {
+    note_wait();
+    std::list<Waiter>::iterator mine;
+    bool added = false;
+    {
+      std::lock_guard lock(impl_->mutex);
+      if (!done()) {
+        impl_->waiters.push_back(std::move(waiter));
+        mine = std::prev(impl_->waiters.end());
+        added = true;
+      }
+    }
+    if (added) {
+      // The slot is used on the waiter's executor only, where we are now or which has not been told of us yet.
+      if (slot.is_connected())
+        slot.assign([weak = weak_from_this(), mine, address = &*mine](asio::cancellation_type) {
+          auto self = weak.lock();
+          if (!self) return;
+          std::list<Waiter> dropped;
+          {
+            std::lock_guard lock(self->impl_->mutex);
+            for (auto it = self->impl_->waiters.begin(); it != self->impl_->waiters.end(); ++it)
+              if (&*it == address) {
+                dropped.splice(dropped.end(), self->impl_->waiters, it);
+                break;
+              }
+          }
+          if (!dropped.empty()) Waiter::complete(std::move(dropped.front()), asio::error::operation_aborted);
+        });
+      return;
+    }
+  }
+  Waiter::complete(std::move(waiter), {});
+}
+
+bool TaskStateBase::add_resumer(std::coroutine_handle<> coroutine) {
+  if (done()) return false;
+  note_wait();
+  std::lock_guard lock(impl_->mutex);
+  if (done()) return false;
+  impl_->resumers.push_back(coroutine);
+  return true;
+}
+
+void TaskStateBase::add_continuation(std::function<void()> continuation) {
+  {
+    std::lock_guard lock(impl_->mutex);
+    if (!done()) {
+      impl_->continuations.push_back(std::move(continuation));
+      return;
+    }
+  }
+  continuation();
+}
+
+void TaskStateBase::publish(std::exception_ptr error) noexcept {
+  const auto keep = weak_from_this().lock();  // a waiter may drop the last handle
+  std::list<Waiter> waiters;
+  std::vector<std::coroutine_handle<>> resumers;
+  std::vector<std::function<void()>> continuations;
+  std::function<bool()> cancel_hook;
+  std::function<void()> wait_hook;
+  {
+    std::lock_guard lock(impl_->mutex);
+    error_ = std::move(error);
+    done_.store(true, std::memory_order_release);
+    waiters.swap(impl_->waiters);
+    resumers.swap(impl_->resumers);
+    continuations.swap(impl_->continuations);
+    // The hooks hold the operation, which must not live as long as its result.
+    cancel_hook.swap(impl_->cancel_hook);
+    wait_hook.swap(impl_->wait_hook);
+    impl_->condition.notify_all();
+  }
+  for (auto& continuation : continuations) continuation();
+  for (auto& waiter : waiters) Waiter::complete(std::move(waiter), {});
+  for (auto coroutine : resumers) coroutine.resume();
+}
+
+void TaskStateBase::set_cancel_hook(std::function<bool()> hook) {
+  std::lock_guard lock(impl_->mutex);
+  if (!done()) impl_->cancel_hook = std::move(hook);
+}
+
+void TaskStateBase::set_wait_hook(std::function<void()> hook) {
+  std::lock_guard lock(impl_->mutex);
+  if (!done()) impl_->wait_hook = std::move(hook);
+}
+
+const std::shared_ptr<TaskState<void>>& completed_state() {
+  // Never destroyed: handles to it may be dropped at any time during exit.
+  static const auto* const state = [] {
+    auto* made = new std::shared_ptr<TaskState<void>>(std::make_shared<TaskState<void>>(nullptr));
+    (*made)->set_value();
+    return made;
+  }();
+  return *state;
+}
+
+std::exception_ptr abandoned_error() {
+  return std::make_exception_ptr(CancelledError("The operation was given up before it completed"));
+}
+
+void throw_timeout() { throw TimeoutError("The wait timed out; the operation goes on"); }
+
+}  // namespace cwsandbox::detail
