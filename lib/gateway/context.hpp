@@ -1,0 +1,77 @@
+// What all parts of one gateway share.
+#pragma once
+
+#include "gateway/gateway.hpp"
+
+#include <boost/asio/steady_timer.hpp>
+
+#include <list>
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+namespace cwsandbox::gateway {
+
+class ProcessRun;
+
+/// Storage for reading pipes, used again and again. What is kept while idle is bounded by kKept, not by the number of processes.
+class BufferPool {
+ public:
+  static constexpr std::size_t kSize = 64 * 1024;
+  static constexpr std::size_t kKept = 16;
+
+  /// A string of kSize bytes whose content is of no interest.
+  [[nodiscard]] std::string get() {
+    std::string out;
+    if (!free_.empty()) {
+      out = std::move(free_.back());
+      free_.pop_back();
+    }
+    out.resize(kSize);
+    return out;
+  }
+  void put(std::string buffer) {
+    if (buffer.capacity() >= kSize && buffer.capacity() <= 2 * kSize && free_.size() < kKept) free_.push_back(std::move(buffer));
+  }
+
+ private:
+  std::vector<std::string> free_;
+};
+
+/// Coroutines that wait for something to change. `notify` wakes all of them; each looks again at what it waits for.
+class Waiters {
+ public:
+  explicit Waiters(asio::any_io_executor executor) : executor_(std::move(executor)) {}
+  Waiters(const Waiters&) = delete;
+  Waiters& operator=(const Waiters&) = delete;
+
+  /// Completes on the next `notify`, or at the deadline. The owner of this object must be kept alive by the caller.
+  [[nodiscard]] asio::awaitable<void> wait_until(std::chrono::steady_clock::time_point deadline);
+  void notify() {
+    for (asio::steady_timer* timer : timers_) timer->cancel();
+  }
+
+ private:
+  asio::any_io_executor executor_;
+  std::list<asio::steady_timer*> timers_;
+};
+
+struct Context {
+  Context(asio::any_io_executor ex, GatewayOptions opts) : executor(std::move(ex)), options(std::move(opts)), changed(executor) {}
+
+  asio::any_io_executor executor;
+  GatewayOptions options;
+  BufferPool buffers;
+  bool stopping = false;  ///< no new work
+  bool dropped = false;   ///< the gateway object is gone: whatever still comes back is thrown away
+  /// Every process between its start and its end, so that it goes on without a connection.
+  std::unordered_map<ProcessRun*, std::shared_ptr<ProcessRun>> runs;
+  Waiters changed;  ///< notified when a sandbox, process or connection ends
+
+  void log(LogLevel level, const std::string& text) const {
+    if (options.log) options.log(level, text);
+  }
+};
+
+}  // namespace cwsandbox::gateway

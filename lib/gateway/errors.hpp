@@ -1,0 +1,50 @@
+// Errors on their way to a client: one value that both the control plane and the exec stream can send.
+#pragma once
+
+#include "protocol/connect.hpp"
+#include "protocol/exec_stream.hpp"
+#include "runner/runner.hpp"
+
+#include <exception>
+#include <map>
+#include <string>
+#include <vector>
+
+namespace cwsandbox::gateway {
+
+namespace reason {
+inline constexpr const char* kSandboxNotFound = "CWSANDBOX_SANDBOX_NOT_FOUND";
+inline constexpr const char* kSandboxNotRunning = "CWSANDBOX_SANDBOX_NOT_RUNNING";
+inline constexpr const char* kProcessNotFound = "CWSANDBOX_PROCESS_NOT_FOUND";
+inline constexpr const char* kCommandTimeout = "CWSANDBOX_COMMAND_TIMEOUT";
+inline constexpr const char* kCommandNotStarted = "CWSANDBOX_COMMAND_NOT_STARTED";
+inline constexpr const char* kInvalidRequest = "CWSANDBOX_INVALID_REQUEST";
+inline constexpr const char* kNotImplemented = "CWSANDBOX_NOT_IMPLEMENTED";
+inline constexpr const char* kCapacityExhausted = "CWSANDBOX_RUNNER_CAPACITY_EXHAUSTED";
+inline constexpr const char* kNoSuitableRunner = "CWSANDBOX_NO_SUITABLE_RUNNER";
+inline constexpr const char* kBackendUnavailable = "CWSANDBOX_BACKEND_UNAVAILABLE";
+}  // namespace reason
+
+class ServiceError : public std::exception {
+ public:
+  explicit ServiceError(protocol::ConnectError error) : error_(std::move(error)) {}
+  ServiceError(std::string code, const char* why, std::string message, std::map<std::string, std::string> metadata = {});
+  [[nodiscard]] const char* what() const noexcept override { return error_.message.c_str(); }
+  [[nodiscard]] const protocol::ConnectError& error() const noexcept { return error_; }
+  [[nodiscard]] ServiceError with_retry(std::chrono::milliseconds delay) const;
+
+ private:
+  protocol::ConnectError error_;
+};
+
+[[nodiscard]] ServiceError invalid_field(std::string field, std::string description);
+[[nodiscard]] ServiceError invalid_fields(std::vector<protocol::FieldViolation> violations);
+[[nodiscard]] ServiceError sandbox_not_found(const std::string& id);
+[[nodiscard]] ServiceError shutting_down();
+[[nodiscard]] ServiceError from_runner(const runner::RunnerError& error);
+[[nodiscard]] protocol::StatusError to_status_error(const protocol::ConnectError& error);
+
+/// An errno's name, e.g. "ENOENT".
+[[nodiscard]] std::string errno_name(int number);
+
+}  // namespace cwsandbox::gateway

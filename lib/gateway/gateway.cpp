@@ -1,0 +1,252 @@
+#include "gateway/gateway.hpp"
+
+#include "gateway/context.hpp"
+#include "gateway/errors.hpp"
+#include "gateway/exec_session.hpp"
+#include "gateway/sandboxes.hpp"
+#include "gateway/service.hpp"
+#include "gateway/text.hpp"
+#include "gateway/tokens.hpp"
+
+#include <boost/asio/steady_timer.hpp>
+
+#include <algorithm>
+#include <stdexcept>
+
+namespace cwsandbox::gateway {
+
+namespace {
+
+// After the sandboxes have ended: how long clients may take to collect what their processes left, and then to close.
+constexpr std::chrono::seconds kCollect{2};
+constexpr std::chrono::seconds kClose{2};
+
+GatewayOptions checked(GatewayOptions options) {
+  if (options.tokens.empty() && !options.no_token)
+    throw std::invalid_argument("a gateway needs at least one token (or `no_token`)");
+  if (!options.tokens.empty() && options.no_token) throw std::invalid_argument("tokens were given together with `no_token`");
+  if (options.default_command.empty() || options.default_command.front().empty())
+    throw std::invalid_argument("the default command is empty");
+  return options;
+}
+
+// Options without the tokens: only their digests are kept.
+GatewayOptions without_tokens(GatewayOptions options) {
+  options.tokens.clear();
+  return options;
+}
+
+std::string_view path_of(std::string_view target) noexcept { return target.substr(0, target.find('?')); }
+
+}  // namespace
+
+class Gateway::Impl final : public net::HttpHandler, public std::enable_shared_from_this<Gateway::Impl> {
+ public:
+  Impl(const asio::any_io_executor& executor, std::unique_ptr<runner::Runner> runner, const GatewayOptions& options)
+      : tokens_(options.tokens),
+        context_(std::make_shared<Context>(executor, without_tokens(options))),
+        sandboxes_(std::make_shared<Sandboxes>(context_, std::move(runner))),
+        exec_(std::make_unique<ExecTable>(context_, *sandboxes_)),
+        server_(std::make_unique<net::HttpServer>(executor, *this, options.limits)) {}
+
+  net::ListenAddress listen(const net::ListenAddress& address, const net::TlsServerOptions& tls) {
+    if (!address.is_unix && !address.loopback()) {
+      const bool secure = !tls.certificate_file.empty() && !tls.key_file.empty();
+      if (tokens_.empty() || !secure) {
+        throw std::invalid_argument("refusing to listen on " + printable(address.host, 256) +
+                                    ": others can reach this address, so it needs both a token and TLS" +
+                                    (tokens_.empty() ? " (no token is set)" : "") + (secure ? "" : " (no certificate is set)"));
+      }
+    }
+    return server_->listen(address, tls);
+  }
+
+  static asio::awaitable<void> stop(std::shared_ptr<Impl> self, std::chrono::milliseconds grace) {
+    Context& context = *self->context_;
+    context.stopping = true;
+    context.log(LogLevel::info, "stopping");
+    self->exec_->close_idle();
+    self->sandboxes_->stop_all(grace, "the gateway is shutting down");
+    const auto now = std::chrono::steady_clock::now();
+    // A runner kills what ignores SIGTERM; the margin is for a kernel that takes its time.
+    auto deadline = now + grace + std::chrono::seconds(10);
+    while (self->sandboxes_->active() > 0 && std::chrono::steady_clock::now() < deadline)
+      co_await context.changed.wait_until(deadline);
+    deadline = std::chrono::steady_clock::now() + kCollect;
+    while (self->exec_->busy_connections() > 0 && std::chrono::steady_clock::now() < deadline)
+      co_await context.changed.wait_until(deadline);
+    self->exec_->close_all();
+    deadline = std::chrono::steady_clock::now() + kClose;
+    while (self->exec_->connections() > 0 && std::chrono::steady_clock::now() < deadline)
+      co_await context.changed.wait_until(deadline);
+    if (context.dropped) co_return;
+    co_await self->server_->stop(kClose);
+    self->drop();
+    context.log(LogLevel::info, "stopped");
+  }
+
+  void drop() noexcept {
+    if (context_->dropped) return;
+    context_->stopping = true;
+    context_->dropped = true;
+    exec_->drop_all();
+    std::vector<std::shared_ptr<ProcessRun>> runs;
+    for (const auto& [key, run] : context_->runs) runs.push_back(run);
+    for (const auto& run : runs) run->drop();
+    context_->runs.clear();
+    sandboxes_->drop_all();
+    context_->changed.notify();
+  }
+
+  void shut() noexcept {
+    drop();
+    server_.reset();
+  }
+
+  [[nodiscard]] Counts counts() const noexcept {
+    Counts out;
+    out.sandboxes = sandboxes_->active();
+    out.processes = context_->runs.size();
+    out.connections = exec_->connections();
+    out.orphans = exec_->orphans();
+    return out;
+  }
+
+  // ---- HTTP ----
+
+  std::optional<net::HttpResponse> early_answer(const net::HttpRequest& request) override {
+    const auto begin = std::chrono::steady_clock::now();
+    std::optional<net::HttpResponse> answer = judge(request);
+    if (answer) log_request(request, *answer, begin);
+    return answer;
+  }
+
+  asio::awaitable<net::HttpResponse> handle(const net::HttpRequest& request) override {
+    return handle(shared_from_this(), request);
+  }
+
+  UpgradeDecision on_upgrade(const net::HttpRequest& request, const std::vector<std::string>& offered) override {
+    UpgradeDecision decision;
+    decision.refusal = judge_upgrade(request, offered);
+    decision.subprotocol = std::string(protocol::kExecSubprotocol);
+    decision.limits.max_message = protocol::kMaxMessage;
+    decision.limits.idle_timeout = context_->options.idle_timeout;
+    if (decision.refusal) log_request(request, *decision.refusal, std::chrono::steady_clock::now());
+    return decision;
+  }
+
+  void on_websocket(const net::HttpRequest&, std::unique_ptr<net::WebSocket> socket) override {
+    if (context_->dropped) return;
+    exec_->accept(std::move(socket));
+  }
+
+ private:
+  static asio::awaitable<net::HttpResponse> handle(std::shared_ptr<Impl> self, const net::HttpRequest& request) {
+    const auto begin = std::chrono::steady_clock::now();
+    net::HttpResponse response;
+    if (path_of(request.target) == "/healthz") {
+      response.headers.emplace_back("Content-Type", "application/json");
+      response.status = self->context_->stopping ? 503 : 200;
+      response.body = self->context_->stopping ? R"({"status":"stopping"})" : R"({"status":"ok"})";
+      if (request.method == "HEAD") response.body.clear();
+    } else if (auto early = self->judge(request)) {
+      response = std::move(*early);
+    } else {
+      response = co_await serve(self->context_, self->sandboxes_, request);
+    }
+    self->log_request(request, response, begin);
+    co_return response;
+  }
+
+  [[nodiscard]] bool authenticated(const net::HttpRequest& request) const {
+    return tokens_.empty() || tokens_.accepts_header(net::find_header(request.headers, "Authorization"));
+  }
+
+  [[nodiscard]] static net::HttpResponse unauthenticated() {
+    return error_response(
+        ServiceError("unauthenticated", nullptr, "a valid token is required: Authorization: Bearer <token>").error());
+  }
+
+  [[nodiscard]] std::optional<net::HttpResponse> judge(const net::HttpRequest& request) const {
+    const std::string_view path = path_of(request.target);
+    if (path == "/healthz") {
+      if (request.method == "GET" || request.method == "HEAD") return std::nullopt;
+      return wrong_method("GET");
+    }
+    if (!authenticated(request)) return unauthenticated();
+    if (path.substr(0, kServicePath.size()) == kServicePath) return check_service_request(request);
+    if (path == protocol::kExecPath) {
+      if (request.method != "GET") return wrong_method("GET");
+      net::HttpResponse response = error_response(
+          ServiceError("failed_precondition", reason::kInvalidRequest, "this path takes a WebSocket upgrade only").error());
+      response.status = 426;
+      response.headers.emplace_back("Upgrade", "websocket");
+      return response;
+    }
+    net::HttpResponse response = error_response(
+        ServiceError("unimplemented", reason::kNotImplemented, "nothing is served at " + printable(path, 128)).error());
+    response.status = 404;
+    return response;
+  }
+
+  [[nodiscard]] std::optional<net::HttpResponse> judge_upgrade(const net::HttpRequest& request,
+                                                               const std::vector<std::string>& offered) const {
+    if (!authenticated(request)) return unauthenticated();
+    if (path_of(request.target) != protocol::kExecPath) {
+      net::HttpResponse response = error_response(
+          ServiceError("unimplemented", reason::kNotImplemented, "WebSockets are served at " + std::string(protocol::kExecPath))
+              .error());
+      response.status = 404;
+      return response;
+    }
+    if (std::find(offered.begin(), offered.end(), protocol::kExecSubprotocol) == offered.end()) {
+      return error_response(
+          invalid_field("Sec-WebSocket-Protocol", "must offer " + std::string(protocol::kExecSubprotocol)).error());
+    }
+    if (context_->stopping) return error_response(shutting_down().error());
+    return std::nullopt;
+  }
+
+  [[nodiscard]] static net::HttpResponse wrong_method(const char* allowed) {
+    net::HttpResponse response = error_response(
+        ServiceError("unimplemented", reason::kInvalidRequest, std::string("this path takes ") + allowed + " only").error());
+    response.status = 405;
+    response.headers.emplace_back("Allow", allowed);
+    return response;
+  }
+
+  void log_request(const net::HttpRequest& request, const net::HttpResponse& response,
+                   std::chrono::steady_clock::time_point begin) const {
+    if (!context_->options.log) return;
+    const auto elapsed = std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now() - begin).count();
+    // Never the query: whatever a client puts there is its own.
+    context_->log(LogLevel::info, printable(request.method, 16) + " " + printable(path_of(request.target), 128) + " " +
+                                      std::to_string(response.status) + " " + std::to_string(elapsed / 1000) + "." +
+                                      std::to_string(elapsed / 100 % 10) + " ms, " + std::to_string(request.body.size()) +
+                                      " bytes in, " + std::to_string(response.body.size()) + " out");
+  }
+
+  TokenSet tokens_;
+  std::shared_ptr<Context> context_;
+  std::shared_ptr<Sandboxes> sandboxes_;
+  std::unique_ptr<ExecTable> exec_;
+  std::unique_ptr<net::HttpServer> server_;
+};
+
+Gateway::Gateway(asio::any_io_executor executor, std::unique_ptr<runner::Runner> runner, GatewayOptions options) {
+  if (!runner) throw std::invalid_argument("a gateway needs a runner");
+  const GatewayOptions good = checked(std::move(options));
+  impl_ = std::make_shared<Impl>(executor, std::move(runner), good);
+}
+
+Gateway::~Gateway() { impl_->shut(); }
+
+net::ListenAddress Gateway::listen(const net::ListenAddress& address, const net::TlsServerOptions& tls) {
+  return impl_->listen(address, tls);
+}
+
+asio::awaitable<void> Gateway::stop(std::chrono::milliseconds grace) { return Impl::stop(impl_, grace); }
+
+Gateway::Counts Gateway::counts() const noexcept { return impl_->counts(); }
+
+}  // namespace cwsandbox::gateway

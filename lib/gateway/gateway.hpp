@@ -1,0 +1,94 @@
+// The gateway: the control plane and the exec stream over HTTP, served from one runner.
+//
+// Everything runs on one serialised executor (docs/decisions/gateway-single-threaded.md): a strand, or an io_context that one
+// thread runs. No member may be called from anywhere else.
+#pragma once
+
+#include "net/endpoint.hpp"
+#include "net/http_server.hpp"
+#include "runner/runner.hpp"
+
+#include <boost/asio/any_io_executor.hpp>
+#include <boost/asio/awaitable.hpp>
+#include <boost/system/error_code.hpp>
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace cwsandbox::gateway {
+
+namespace asio = boost::asio;
+using boost::system::error_code;
+
+enum class LogLevel : std::uint8_t { debug, info, warning, error };
+
+/// Called on the gateway's executor, a line at a time. No line holds a token, an environment or an argument beyond argv[0].
+using LogHook = std::function<void(LogLevel, const std::string&)>;
+
+struct GatewayOptions {
+  /// Accepted bearer tokens; only their digests are kept. At least one, unless `no_token` is set.
+  std::vector<std::string> tokens;
+  /// Serve without authentication. `listen` then refuses TCP addresses that others can reach.
+  bool no_token = false;
+
+  net::ServerLimits limits;
+  /// Silence on an exec connection after which its peer is taken for lost.
+  std::chrono::milliseconds idle_timeout = std::chrono::seconds(60);
+  /// How long a process outlives its connection, so that a repeated start or a resume finds it (P6, P7).
+  std::chrono::milliseconds orphan_grace = std::chrono::seconds(60);
+  std::size_t max_orphans = 1024;  ///< processes without a connection; beyond it the oldest is killed
+  std::size_t max_sandboxes = 1000;
+  std::size_t max_processes_per_sandbox = 4096;
+  std::size_t max_remembered = 1000;  ///< ended sandboxes that Get and List still know
+  /// The main command of a sandbox that asks for none.
+  std::vector<std::string> default_command = {"/bin/sh", "-c", "trap \"exit 0\" TERM INT; sleep infinity & wait"};
+  /// Between SIGTERM and SIGKILL when the request does not say.
+  std::chrono::milliseconds default_grace = std::chrono::seconds(10);
+  /// The longest grace time that a request may ask for.
+  std::chrono::milliseconds max_grace = std::chrono::minutes(10);
+  /// How long a process waits for its sandbox to leave CREATING.
+  std::chrono::milliseconds start_wait = std::chrono::seconds(60);
+  /// Time limit of a unary Exec without Connect-Timeout-Ms.
+  std::chrono::milliseconds unary_timeout = std::chrono::seconds(300);
+  /// Output that a unary Exec returns per stream: default and upper bound.
+  std::size_t default_output_bytes = 1024 * 1024;
+  std::size_t max_output_bytes = 16 * 1024 * 1024;
+  LogHook log;
+};
+
+class Gateway {
+ public:
+  /// Throws std::invalid_argument for options that contradict each other.
+  Gateway(asio::any_io_executor executor, std::unique_ptr<runner::Runner> runner, GatewayOptions options);
+  /// Drops everything at once: connections, processes, sandboxes.
+  ~Gateway();
+  Gateway(const Gateway&) = delete;
+  Gateway& operator=(const Gateway&) = delete;
+
+  /// Binds and starts to serve; returns the address bound. Throws std::invalid_argument for a TCP address that others can reach
+  /// unless there are both a token and TLS; otherwise what net::HttpServer::listen throws.
+  net::ListenAddress listen(const net::ListenAddress& address, const net::TlsServerOptions& tls = {});
+
+  /// Refuses new work, stops every sandbox (SIGTERM, SIGKILL after `grace`), lets clients collect what their processes left, then
+  /// closes everything. Completes when nothing is left; at most a few seconds after `grace`.
+  [[nodiscard]] asio::awaitable<void> stop(std::chrono::milliseconds grace);
+
+  struct Counts {
+    std::size_t sandboxes = 0;    ///< not ended
+    std::size_t processes = 0;    ///< started or starting, not finished
+    std::size_t connections = 0;  ///< exec connections
+    std::size_t orphans = 0;      ///< processes kept for a client that may come back
+  };
+  [[nodiscard]] Counts counts() const noexcept;
+
+ private:
+  class Impl;
+  std::shared_ptr<Impl> impl_;
+};
+
+}  // namespace cwsandbox::gateway

@@ -1,0 +1,556 @@
+#include "gateway/process_run.hpp"
+
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/detached.hpp>
+#include <boost/asio/error.hpp>
+#include <boost/asio/post.hpp>
+
+#include <csignal>
+#include <cstring>
+
+namespace cwsandbox::gateway {
+
+namespace {
+
+// How long after SIGKILL, or after the end of the sandbox, an exit report and the rest of the output may take. Both are there
+// within milliseconds; what takes longer is held by a process outside the group.
+constexpr std::chrono::seconds kDrain{2};
+// After a cancel nobody may be reading any more: output for which there is no room is given up this long after the leader's end.
+constexpr std::chrono::milliseconds kAbandon{500};
+// A pipe holds at most 1 MiB: what comes after that is being written now, by a process that left the group.
+constexpr std::uint64_t kMaxDrained = 1024 * 1024;
+// Chunks read in one go, so that one busy pipe does not keep the executor from everybody else.
+constexpr int kChunksPerTurn = 8;
+constexpr std::size_t kMaxEarlySignals = 16;
+
+std::uint64_t milliseconds_of(std::chrono::system_clock::time_point time) {
+  const auto count = std::chrono::duration_cast<std::chrono::milliseconds>(time.time_since_epoch()).count();
+  return count > 0 ? static_cast<std::uint64_t>(count) : 0;
+}
+
+const char* name_of(protocol::ExitStatus::Outcome outcome) noexcept {
+  using Outcome = protocol::ExitStatus::Outcome;
+  switch (outcome) {
+    case Outcome::exited:
+      return "exited";
+    case Outcome::signaled:
+      return "signaled";
+    case Outcome::timed_out:
+      return "timed_out";
+    case Outcome::cancelled:
+      return "cancelled";
+    case Outcome::failed:
+      return "failed";
+    case Outcome::lost:
+      break;
+  }
+  return "lost";
+}
+
+}  // namespace
+
+ProcessRun::ProcessRun(std::shared_ptr<Context> context, std::shared_ptr<SandboxRecord> sandbox, std::string id,
+                       std::string program, Limits limits)
+    : context_(std::move(context)),
+      record_(std::move(sandbox)),
+      id_(std::move(id)),
+      program_(std::move(program)),
+      limits_(limits),
+      begin_(std::chrono::steady_clock::now()),
+      timeout_timer_(context_->executor),
+      kill_timer_(context_->executor) {
+  record_->add(*this);
+}
+
+ProcessRun::~ProcessRun() {
+  if (phase_ != Phase::finished) record_->remove(*this);
+}
+
+void ProcessRun::start(runner::ProcessSpec spec) {
+  stdin_wanted_ = spec.use_stdin || spec.tty;
+  context_->runs.emplace(this, shared_from_this());
+  asio::co_spawn(context_->executor, run(shared_from_this(), std::move(spec)), asio::detached);
+}
+
+asio::awaitable<void> ProcessRun::run(std::shared_ptr<ProcessRun> self, runner::ProcessSpec spec) {
+  std::unique_ptr<runner::Process> process;
+  std::optional<protocol::ConnectError> refusal;
+  std::optional<protocol::ExitStatus> failure;
+  try {
+    const auto deadline = std::chrono::steady_clock::now() + self->context_->options.start_wait;
+    std::shared_ptr<runner::Sandbox> sandbox = co_await SandboxRecord::running(self->record_, deadline);
+    if (self->phase_ == Phase::finished) co_return;  // cancelled while it waited
+    self->phase_ = Phase::launching;
+    self->sandbox_ = sandbox;
+    process = co_await sandbox->start(std::move(spec));
+  } catch (const runner::StartFailed& e) {
+    failure.emplace();
+    failure->outcome = protocol::ExitStatus::Outcome::failed;
+    failure->error_name = errno_name(e.error());
+    failure->error_what = e.what_failed();
+    failure->message = e.what();
+  } catch (const runner::RunnerError& e) {
+    refusal = from_runner(e).error();
+  } catch (const ServiceError& e) {
+    refusal = e.error();
+  } catch (const std::exception&) {
+    refusal = ServiceError("internal", nullptr, "the process could not be started").error();
+  }
+  if (self->phase_ == Phase::finished || self->context_->dropped) {
+    if (process) process->signal_group(SIGKILL);
+    co_return;
+  }
+  if (failure) {
+    failure->end_time_ms = milliseconds_of(std::chrono::system_clock::now());
+    for (OutputState& output : self->outputs_) output.ended = true;
+    self->on_output_end(Output::std_out, false);
+    self->on_output_end(Output::std_err, false);
+    self->finish(*failure);
+  } else if (refusal) {
+    self->refuse(*refusal);
+  } else {
+    self->began(std::move(process));
+  }
+}
+
+void ProcessRun::began(std::unique_ptr<runner::Process> process) {
+  process_ = std::move(process);
+  phase_ = Phase::running;
+  start_time_ = std::chrono::system_clock::now();
+  state(Output::std_out).source = &process_->std_out();
+  state(Output::std_err).source = process_->std_err();
+  const auto self = shared_from_this();
+  on_started(process_->pid());
+  if (state(Output::std_err).source == nullptr) {
+    state(Output::std_err).ended = true;
+    on_output_end(Output::std_err, false);
+  }
+  std::weak_ptr<ProcessRun> weak = weak_from_this();
+  process_->on_exit([weak](const runner::ExitInfo& info) {
+    if (auto run = weak.lock()) run->leader_exited(info);
+  });
+  if (phase_ != Phase::running) return;
+  if (early_size_) process_->resize(early_size_->first, early_size_->second);
+  for (const int number : early_signals_) process_->signal_group(number);
+  early_signals_ = {};
+  if (why_ != Why::none) {
+    kill(why_, kill_grace_);
+  } else if (limits_.timeout.count() > 0) {
+    timeout_timer_.expires_after(limits_.timeout);
+    timeout_timer_.async_wait([weak](error_code ec) {
+      if (ec) return;
+      if (auto run = weak.lock()) run->on_timeout();
+    });
+  }
+  // A process that has just started has written nothing yet: waiting first spares a read that finds nothing.
+  for (const Output output : {Output::std_out, Output::std_err}) {
+    if (phase_ == Phase::running && !state(output).ended && !state(output).waiting) wait_readable(output);
+  }
+  if (phase_ == Phase::running) flush_stdin();
+}
+
+// ---- output ----
+
+void ProcessRun::pump() {
+  const auto self = shared_from_this();
+  pump(Output::std_out);
+  pump(Output::std_err);
+}
+
+void ProcessRun::pump(Output output) {
+  OutputState& s = state(output);
+  for (int turn = 0; phase_ == Phase::running && !s.ended && !s.waiting; ++turn) {
+    const std::size_t space = std::min(room(output), BufferPool::kSize);
+    if (space == 0) return;
+    if (turn == kChunksPerTurn) {
+      wait_readable(output);
+      return;
+    }
+    std::string buffer = context_->buffers.get();
+    error_code ec;
+    const std::size_t n = s.source->try_read(asio::buffer(buffer.data(), space), ec);
+    if (n == 0) {
+      context_->buffers.put(std::move(buffer));
+      if (ec != asio::error::would_block) {
+        end_output(output, false);  // the end, or a broken pipe or terminal: nothing more can come
+        return;
+      }
+      if (kill_ == Kill::drained) {
+        end_output(output, false);
+        return;
+      }
+      wait_readable(output);
+      if (timeout_passed_ && exit_ && why_ == Why::none) kill(Why::timeout, limits_.grace);  // somebody still holds the pipe
+      return;
+    }
+    s.bytes += n;
+    if (kill_ == Kill::drained && (s.drained += n) > kMaxDrained) {
+      context_->buffers.put(std::move(buffer));
+      end_output(output, true);
+      return;
+    }
+    if (n >= BufferPool::kSize / 2) {
+      buffer.resize(n);
+      on_output(output, std::move(buffer));
+    } else {
+      // A small piece gets storage of its size, or a window full of single bytes would hold a large buffer each.
+      std::string piece(buffer.data(), n);
+      context_->buffers.put(std::move(buffer));
+      on_output(output, std::move(piece));
+      if (n < space) {
+        if (phase_ == Phase::running && !s.ended && !s.waiting) {
+          if (kill_ == Kill::drained) continue;
+          wait_readable(output);
+        }
+        return;
+      }
+    }
+  }
+}
+
+void ProcessRun::wait_readable(Output output) {
+  OutputState& s = state(output);
+  s.waiting = true;
+  std::weak_ptr<ProcessRun> weak = weak_from_this();
+  s.source->async_wait([weak, output](error_code ec) {
+    const auto run = weak.lock();
+    if (!run || run->phase_ != Phase::running) return;
+    OutputState& mine = run->state(output);
+    if (mine.ended) return;
+    mine.waiting = false;
+    if (ec) {
+      run->end_output(output, false);
+    } else {
+      run->pump(output);
+    }
+  });
+}
+
+void ProcessRun::end_output(Output output, bool abandoned) {
+  OutputState& s = state(output);
+  if (s.ended) return;
+  s.ended = true;
+  s.waiting = false;
+  s.source->close();
+  on_output_end(output, abandoned);
+  finish_if_done();
+}
+
+// ---- input ----
+
+void ProcessRun::write_stdin(std::string_view bytes) {
+  if (stdin_closed_ || phase_ == Phase::finished || !stdin_wanted_) {
+    on_stdin_consumed(bytes.size());  // nobody will read it: the client is not held up, and it is not an error (IO-9)
+    return;
+  }
+  if (phase_ == Phase::running && stdin_.empty() && process_->std_in() != nullptr) {
+    while (!bytes.empty()) {
+      error_code ec;
+      const std::size_t n = process_->std_in()->try_write(asio::buffer(bytes.data(), bytes.size()), ec);
+      if (n > 0) {
+        bytes.remove_prefix(n);
+        stdin_bytes_ += n;
+        on_stdin_consumed(n);
+      } else if (ec == asio::error::would_block) {
+        break;
+      } else {
+        const std::size_t rest = bytes.size();
+        stdin_broken();
+        on_stdin_consumed(rest);
+        return;
+      }
+    }
+    if (bytes.empty()) return;
+  }
+  // Bounded by the stream's window, which counts what is written, not what has arrived.
+  while (!bytes.empty()) {
+    if (stdin_.empty() || stdin_.back().size() == BufferPool::kSize) {
+      stdin_.push_back(context_->buffers.get());
+      stdin_.back().clear();
+    }
+    std::string& block = stdin_.back();
+    const std::size_t n = std::min(bytes.size(), BufferPool::kSize - block.size());
+    block.append(bytes.substr(0, n));
+    bytes.remove_prefix(n);
+  }
+  if (phase_ == Phase::running) flush_stdin();
+}
+
+void ProcessRun::end_stdin() {
+  if (stdin_ended_) return;
+  stdin_ended_ = true;
+  if (phase_ == Phase::running) flush_stdin();
+}
+
+void ProcessRun::flush_stdin() {
+  runner::ByteSink* sink = process_ ? process_->std_in() : nullptr;
+  if (sink == nullptr) {
+    stdin_broken();
+    return;
+  }
+  if (stdin_closed_ || sink_waiting_) return;
+  while (!stdin_.empty()) {
+    const std::string& block = stdin_.front();
+    error_code ec;
+    const std::size_t n = sink->try_write(asio::buffer(block.data() + stdin_front_, block.size() - stdin_front_), ec);
+    if (n > 0) {
+      stdin_front_ += n;
+      stdin_bytes_ += n;
+      if (stdin_front_ == block.size()) {
+        context_->buffers.put(std::move(stdin_.front()));
+        stdin_.pop_front();
+        stdin_front_ = 0;
+      }
+      on_stdin_consumed(n);
+      continue;
+    }
+    if (ec != asio::error::would_block) {
+      stdin_broken();
+      return;
+    }
+    sink_waiting_ = true;
+    std::weak_ptr<ProcessRun> weak = weak_from_this();
+    sink->async_wait([weak](error_code wait_ec) {
+      const auto run = weak.lock();
+      if (!run || run->phase_ != Phase::running) return;
+      run->sink_waiting_ = false;
+      if (wait_ec) {
+        run->stdin_broken();
+      } else {
+        run->flush_stdin();
+      }
+    });
+    return;
+  }
+  if (stdin_ended_ && !stdin_closed_) {
+    stdin_closed_ = true;
+    sink->close();
+  }
+}
+
+void ProcessRun::stdin_broken() {
+  if (stdin_closed_) return;
+  stdin_closed_ = true;
+  for (std::string& block : stdin_) context_->buffers.put(std::move(block));
+  stdin_.clear();
+  stdin_front_ = 0;
+  if (process_ && process_->std_in() != nullptr) process_->std_in()->close();
+  on_stdin_closed();
+}
+
+// ---- control ----
+
+void ProcessRun::signal(int number) {
+  if (phase_ == Phase::running) {
+    process_->signal_group(number);
+  } else if (phase_ != Phase::finished && early_signals_.size() < kMaxEarlySignals) {
+    early_signals_.push_back(number);
+  }
+}
+
+void ProcessRun::resize(std::uint16_t width, std::uint16_t height) {
+  if (phase_ == Phase::running) {
+    process_->resize(width, height);
+  } else if (phase_ != Phase::finished) {
+    early_size_.emplace(width, height);
+  }
+}
+
+void ProcessRun::on_timeout() {
+  if (phase_ != Phase::running || why_ != Why::none) return;
+  if (exit_) {
+    // The leader ended in time. If every open output merely waits for a slow reader, nothing is overdue; whether somebody
+    // still holds a pipe shows when it has been read empty.
+    bool held = false;
+    for (const OutputState& s : outputs_) held = held || (!s.ended && s.waiting);
+    if (!held) {
+      timeout_passed_ = true;
+      return;
+    }
+  }
+  kill(Why::timeout, limits_.grace);
+}
+
+void ProcessRun::kill(Why why, std::chrono::milliseconds grace) {
+  if (phase_ == Phase::finished) return;
+  const auto self = shared_from_this();
+  grace = std::min(grace, context_->options.max_grace);
+  if (why_ == Why::none) why_ = why;
+  if (phase_ == Phase::waiting) {  // there is no process yet, and there will be none
+    for (const Output output : {Output::std_out, Output::std_err}) {
+      state(output).ended = true;
+      on_output_end(output, false);
+    }
+    protocol::ExitStatus status;
+    status.outcome = protocol::ExitStatus::Outcome::cancelled;
+    status.end_time_ms = milliseconds_of(std::chrono::system_clock::now());
+    finish(status);
+    return;
+  }
+  if (phase_ == Phase::launching) {
+    kill_grace_ = grace;
+    return;
+  }
+  timeout_timer_.cancel();
+  if (kill_ == Kill::no) {
+    kill_ = Kill::terminating;
+    if (grace.count() > 0) process_->signal_group(SIGTERM);
+    arm_kill(grace);
+  } else if (kill_ == Kill::terminating && kill_timer_.expiry() > std::chrono::steady_clock::now() + grace) {
+    arm_kill(grace);
+  }
+}
+
+void ProcessRun::arm_kill(std::chrono::milliseconds delay) {
+  if (delay.count() <= 0 && kill_ == Kill::terminating) {
+    on_kill_timer();
+    return;
+  }
+  kill_timer_.expires_after(delay);
+  std::weak_ptr<ProcessRun> weak = weak_from_this();
+  kill_timer_.async_wait([weak](error_code ec) {
+    if (ec) return;
+    if (auto run = weak.lock()) run->on_kill_timer();
+  });
+}
+
+void ProcessRun::on_kill_timer() {
+  if (phase_ != Phase::running) return;
+  const auto self = shared_from_this();
+  if (kill_ == Kill::terminating) {
+    kill_ = Kill::killed;
+    process_->signal_group(SIGKILL);
+    arm_kill(kDrain);
+  } else {
+    drain_over();
+  }
+}
+
+void ProcessRun::drain_over() {
+  kill_ = Kill::drained;
+  if (!exit_) exit_.emplace();  // lost: it should have been reported by now
+  for (const Output output : {Output::std_out, Output::std_err}) {
+    OutputState& s = state(output);
+    if (s.ended) continue;
+    if (s.waiting) {
+      s.waiting = false;
+      pump(output);  // what is in the pipe now still counts; the pump then ends it
+    } else if (why_ == Why::cancel) {
+      end_output(output, true);
+    }
+  }
+  finish_if_done();
+}
+
+void ProcessRun::sandbox_ended() {
+  const auto self = shared_from_this();
+  if (phase_ == Phase::waiting || phase_ == Phase::launching || phase_ == Phase::finished)
+    return;  // `running` or the runner says it
+  timeout_timer_.cancel();
+  if (kill_ == Kill::drained) return;
+  kill_ = Kill::killed;
+  arm_kill(kDrain);
+}
+
+void ProcessRun::leader_exited(const runner::ExitInfo& info) {
+  if (exit_ || phase_ == Phase::finished) return;
+  const auto self = shared_from_this();
+  exit_ = info;
+  finish_if_done();
+  if (phase_ == Phase::running) on_ended(status());
+  if (phase_ == Phase::running && why_ == Why::cancel && kill_ == Kill::terminating &&
+      kill_timer_.expiry() > std::chrono::steady_clock::now() + kAbandon) {
+    // The grace time goes on only for others that hold an output open; nobody waits for a reader that does not read.
+    bool held = false;
+    for (const OutputState& s : outputs_) held = held || (!s.ended && s.waiting);
+    if (!held) arm_kill(kAbandon);
+  }
+}
+
+protocol::ExitStatus ProcessRun::status() const {
+  protocol::ExitStatus status;
+  switch (exit_->kind) {
+    case runner::ExitInfo::Kind::exited:
+      status.outcome = protocol::ExitStatus::Outcome::exited;
+      status.code = exit_->value;
+      break;
+    case runner::ExitInfo::Kind::signaled:
+      status.outcome = protocol::ExitStatus::Outcome::signaled;
+      status.signal = exit_->value;
+      break;
+    case runner::ExitInfo::Kind::lost:
+      status.outcome = protocol::ExitStatus::Outcome::lost;
+      break;
+  }
+  if (why_ == Why::timeout) status.outcome = protocol::ExitStatus::Outcome::timed_out;
+  if (why_ == Why::cancel) status.outcome = protocol::ExitStatus::Outcome::cancelled;
+  status.start_time_ms = milliseconds_of(start_time_);
+  status.end_time_ms = milliseconds_of(exit_->time);
+  if (status.end_time_ms == 0) status.end_time_ms = milliseconds_of(std::chrono::system_clock::now());
+  return status;
+}
+
+void ProcessRun::finish_if_done() {
+  if (phase_ != Phase::running || !exit_) return;
+  for (const OutputState& s : outputs_) {
+    if (!s.ended) return;
+  }
+  // Who was told to go and let go of the outputs may still be there: after a cancel or a timeout nothing of the group is left.
+  if (why_ != Why::none) process_->signal_group(SIGKILL);
+  finish(status());
+}
+
+void ProcessRun::finish(const protocol::ExitStatus& status) {
+  const auto self = shared_from_this();
+  stdin_broken();
+  std::string outcome = name_of(status.outcome);
+  if (status.code) outcome += " " + std::to_string(*status.code);
+  if (status.signal) outcome += " signal " + std::to_string(*status.signal);
+  if (!status.error_name.empty()) outcome += " " + status.error_name;
+  retire(outcome);
+  on_finished(status);
+}
+
+void ProcessRun::refuse(const protocol::ConnectError& error) {
+  const auto self = shared_from_this();
+  stdin_broken();
+  retire("refused " + error.code);
+  on_refused(error);
+}
+
+void ProcessRun::retire(const std::string& outcome) {
+  phase_ = Phase::finished;
+  timeout_timer_.cancel();
+  kill_timer_.cancel();
+  record_->remove(*this);
+  context_->runs.erase(this);
+  const auto elapsed = std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now() - begin_).count();
+  context_->log(LogLevel::info, "process " + printable(id_, 64) + " sandbox " + record_->id() + " \"" + printable(program_, 128) +
+                                    "\" " + outcome + ", " + std::to_string(elapsed / 1000) + "." +
+                                    std::to_string(elapsed / 100 % 10) + " ms, stdin " + std::to_string(stdin_bytes_) +
+                                    ", stdout " + std::to_string(outputs_[0].bytes) + ", stderr " +
+                                    std::to_string(outputs_[1].bytes) + " bytes");
+  // Not destroyed here: we may be inside one of its own calls.
+  if (process_ || sandbox_) {
+    asio::post(context_->executor, [sandbox = std::move(sandbox_), process = std::move(process_)]() mutable {
+      process.reset();
+      sandbox.reset();
+    });
+  }
+  context_->changed.notify();
+}
+
+void ProcessRun::drop() noexcept {
+  if (phase_ == Phase::finished) return;
+  const auto self = shared_from_this();
+  phase_ = Phase::finished;
+  timeout_timer_.cancel();
+  kill_timer_.cancel();
+  record_->remove(*this);
+  context_->runs.erase(this);
+  if (process_) process_->signal_group(SIGKILL);
+  process_.reset();
+  sandbox_.reset();
+}
+
+}  // namespace cwsandbox::gateway

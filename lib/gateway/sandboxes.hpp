@@ -1,0 +1,118 @@
+// The sandboxes of a gateway: their states, from CREATING to the end, and what is remembered of those that have ended.
+#pragma once
+
+#include "gateway/context.hpp"
+#include "gateway/errors.hpp"
+#include "gateway/text.hpp"
+#include "protocol/messages.hpp"
+#include "runner/runner.hpp"
+
+#include <boost/asio/awaitable.hpp>
+#include <boost/asio/steady_timer.hpp>
+
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <unordered_map>
+#include <unordered_set>
+
+namespace cwsandbox::gateway {
+
+class ProcessRun;
+class Sandboxes;
+
+/// One sandbox. States only move forward: CREATING → RUNNING → COMPLETED or FAILED, or → TERMINATING → TERMINATED.
+class SandboxRecord : public std::enable_shared_from_this<SandboxRecord> {
+ public:
+  SandboxRecord(std::shared_ptr<Context> context, Sandboxes& owner, std::uint64_t sequence, protocol::Sandbox view);
+  ~SandboxRecord();
+
+  [[nodiscard]] const std::string& id() const noexcept { return view_.sandbox_id; }
+  [[nodiscard]] std::uint64_t sequence() const noexcept { return sequence_; }
+  [[nodiscard]] const protocol::Sandbox& view() const noexcept { return view_; }
+  [[nodiscard]] protocol::State state() const noexcept { return view_.status.state; }
+  [[nodiscard]] bool terminal() const noexcept { return protocol::is_terminal(state()); }
+
+  /// The sandbox once it is RUNNING. Throws ServiceError when it has ended, is ending, or is not ready by the deadline.
+  [[nodiscard]] static asio::awaitable<std::shared_ptr<runner::Sandbox>> running(std::shared_ptr<SandboxRecord> self,
+                                                                                 std::chrono::steady_clock::time_point deadline);
+
+  /// SIGTERM now, SIGKILL after `grace`; returns at once, the end shows in the state. A second call can only shorten the grace.
+  void stop(std::chrono::milliseconds grace, const std::string& why);
+  /// Everything in it dies now; no state is kept.
+  void drop() noexcept;
+
+  // processes that live in it
+  void add(ProcessRun& run) { runs_.insert(&run); }
+  void remove(ProcessRun& run) { runs_.erase(&run); }
+  [[nodiscard]] std::size_t processes() const noexcept { return runs_.size(); }
+
+ private:
+  friend class Sandboxes;
+  static asio::awaitable<void> create(std::shared_ptr<SandboxRecord> self, std::shared_ptr<runner::Runner> runner,
+                                      runner::SandboxSpec spec);
+  static asio::awaitable<void> stop_runner(std::shared_ptr<SandboxRecord> self, std::shared_ptr<runner::Sandbox> sandbox,
+                                           std::chrono::milliseconds grace);
+  void began(std::unique_ptr<runner::Sandbox> sandbox);
+  void main_exited(const runner::ExitInfo& info);
+  void end(protocol::State state, const std::string& why);
+  void arm_lifetime();
+
+  std::shared_ptr<Context> context_;
+  Sandboxes* owner_;  // outlives its records' work: null once dropped
+  std::uint64_t sequence_;
+  protocol::Sandbox view_;
+  std::shared_ptr<runner::Sandbox> sandbox_;
+  std::unordered_set<ProcessRun*> runs_;
+  Waiters changed_;
+  asio::steady_timer lifetime_;
+  std::optional<std::chrono::milliseconds> stop_grace_;  // set: a stop was asked for
+};
+
+class Sandboxes {
+ public:
+  Sandboxes(std::shared_ptr<Context> context, std::unique_ptr<runner::Runner> runner);
+  ~Sandboxes();
+  Sandboxes(const Sandboxes&) = delete;
+  Sandboxes& operator=(const Sandboxes&) = delete;
+
+  // The methods of SandboxService. All throw ServiceError.
+  [[nodiscard]] protocol::Sandbox create(const protocol::CreateSandboxRequest& request);
+  [[nodiscard]] protocol::Sandbox get(const protocol::GetSandboxRequest& request);
+  [[nodiscard]] protocol::ListSandboxesResponse list(const protocol::ListSandboxesRequest& request);
+  [[nodiscard]] protocol::DeleteSandboxResponse remove(const protocol::DeleteSandboxRequest& request);
+
+  [[nodiscard]] std::shared_ptr<SandboxRecord> find(const std::string& id) const;
+  [[nodiscard]] std::size_t active() const noexcept { return active_; }
+  void stop_all(std::chrono::milliseconds grace, const std::string& why);
+  void drop_all() noexcept;
+
+ private:
+  friend class SandboxRecord;
+  void on_ended(SandboxRecord& record);
+  std::shared_ptr<Context> context_;
+  std::shared_ptr<runner::Runner> runner_;  // shared: a creation under way may outlive the gateway
+  std::map<std::uint64_t, std::shared_ptr<SandboxRecord>> by_sequence_;
+  std::unordered_map<std::string, std::shared_ptr<SandboxRecord>> by_id_;
+  struct Made {
+    std::string sandbox_id;
+    Digest fingerprint;
+  };
+  std::unordered_map<std::string, Made> by_request_;
+  std::unordered_map<std::string, std::string> request_of_;  // sandbox id → request id
+  std::deque<std::uint64_t> ended_;                          // oldest first
+  std::uint64_t next_sequence_ = 1;
+  std::size_t active_ = 0;
+};
+
+/// Rules for what may be run; the field names are those of the JSON.
+void check_environment(const std::map<std::string, std::string>& env, const std::string& field,
+                       std::vector<protocol::FieldViolation>& violations);
+void check_command(const std::vector<std::string>& command, const std::string& field,
+                   std::vector<protocol::FieldViolation>& violations);
+void check_directory(const std::string& directory, const std::string& field, std::vector<protocol::FieldViolation>& violations);
+
+}  // namespace cwsandbox::gateway

@@ -1,0 +1,268 @@
+#include "gateway/service.hpp"
+
+#include "gateway/errors.hpp"
+#include "gateway/process_run.hpp"
+#include "gateway/text.hpp"
+
+#include <boost/asio/steady_timer.hpp>
+
+#include <array>
+#include <charconv>
+
+namespace cwsandbox::gateway {
+
+namespace {
+
+constexpr std::array<std::string_view, 5> kMethods = {"CreateSandbox", "GetSandbox", "ListSandboxes", "DeleteSandbox", "Exec"};
+// Known to the API, not to this gateway: named in the error, so that nobody looks for a typing mistake.
+constexpr std::array<std::string_view, 10> kOtherMethods = {"CreateSandboxFromTemplate",
+                                                            "PurgeSandboxes",
+                                                            "StreamExec",
+                                                            "StreamLogs",
+                                                            "WriteFile",
+                                                            "ReadFile",
+                                                            "CreateFileSystemSnapshot",
+                                                            "GetFileSystemSnapshot",
+                                                            "ListFileSystemSnapshots",
+                                                            "DeleteFileSystemSnapshot"};
+
+// A command whose caller gave up is not waited for: its group gets this long to end by itself.
+constexpr std::chrono::seconds kGraceAfterDeadline{2};
+
+template <std::size_t N>
+bool contains(const std::array<std::string_view, N>& names, std::string_view name) noexcept {
+  for (const auto& n : names) {
+    if (n == name) return true;
+  }
+  return false;
+}
+
+std::string_view path_of(std::string_view target) noexcept { return target.substr(0, target.find('?')); }
+
+std::string lower(std::string_view text) {
+  std::string out(text);
+  for (char& c : out) {
+    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
+  }
+  return out;
+}
+
+bool is_json(std::string_view content_type) {
+  const std::string type = lower(content_type.substr(0, content_type.find(';')));
+  const std::size_t from = type.find_first_not_of(" \t");
+  if (from == std::string::npos) return false;
+  const std::size_t to = type.find_last_not_of(" \t");
+  return std::string_view(type).substr(from, to - from + 1) == "application/json";
+}
+
+// Connect-Timeout-Ms: a positive integer of at most ten digits.
+std::optional<std::chrono::milliseconds> timeout_of(const net::Headers& headers) {
+  const std::string_view text = net::find_header(headers, "Connect-Timeout-Ms");
+  if (text.empty()) return std::nullopt;
+  std::int64_t value = 0;
+  const auto parsed = std::from_chars(text.data(), text.data() + text.size(), value);
+  const bool digits = text.find_first_not_of("0123456789") == std::string_view::npos;
+  if (!digits || text.size() > 10 || parsed.ec != std::errc() || value <= 0)
+    throw invalid_field("Connect-Timeout-Ms", "not a positive number of at most ten digits");
+  return std::chrono::milliseconds(value);
+}
+
+net::HttpResponse json_response(std::string body) {
+  net::HttpResponse response;
+  response.headers.emplace_back("Content-Type", "application/json");
+  response.body = std::move(body);
+  return response;
+}
+
+/// A process whose output is collected, up to a bound, for one answer.
+class CollectedRun final : public ProcessRun {
+ public:
+  CollectedRun(std::shared_ptr<Context> context, std::shared_ptr<SandboxRecord> sandbox, const std::string& program, Limits limits,
+               std::size_t max_bytes)
+      : ProcessRun(context, std::move(sandbox), "exec-" + random_hex(6), program, limits),
+        ended_(context->executor),
+        max_bytes_(max_bytes) {}
+
+  [[nodiscard]] static asio::awaitable<void> done(std::shared_ptr<CollectedRun> self,
+                                                  std::chrono::steady_clock::time_point deadline) {
+    while (!self->status_ && !self->error_ && std::chrono::steady_clock::now() < deadline)
+      co_await self->ended_.wait_until(deadline);
+  }
+
+  std::optional<protocol::ExitStatus> status_;
+  std::optional<protocol::ConnectError> error_;
+  std::array<std::string, 2> kept_;
+  std::array<std::uint64_t, 2> produced_{};
+
+ protected:
+  std::size_t room(Output) override { return BufferPool::kSize; }
+  void on_started(std::uint64_t) override {}
+  void on_output(Output output, std::string chunk) override {
+    const auto i = static_cast<std::size_t>(output);
+    produced_[i] += chunk.size();
+    kept_[i].append(chunk, 0, std::min(chunk.size(), max_bytes_ - kept_[i].size()));
+  }
+  void on_output_end(Output, bool) override {}
+  void on_stdin_consumed(std::size_t) override {}
+  void on_stdin_closed() override {}
+  void on_refused(const protocol::ConnectError& error) override {
+    error_ = error;
+    ended_.notify();
+  }
+  void on_finished(const protocol::ExitStatus& status) override {
+    status_ = status;
+    ended_.notify();
+  }
+
+ private:
+  Waiters ended_;
+  std::size_t max_bytes_;
+};
+
+asio::awaitable<protocol::ExecResponse> exec(std::shared_ptr<Context> context, std::shared_ptr<Sandboxes> sandboxes,
+                                             protocol::ExecRequest request, std::optional<std::chrono::milliseconds> timeout) {
+  if (context->stopping) throw shutting_down();
+  if (request.sandbox_id.empty()) throw invalid_field("sandboxId", "is required");
+  std::vector<protocol::FieldViolation> violations;
+  check_command(request.command, "command", violations);
+  check_environment(request.env, "env", violations);
+  if (!violations.empty()) throw invalid_fields(std::move(violations));
+  if (request.max_output_bytes < 0) throw invalid_field("maxOutputBytes", "is negative");
+  std::shared_ptr<SandboxRecord> sandbox = sandboxes->find(request.sandbox_id);
+  if (!sandbox) throw sandbox_not_found(request.sandbox_id);
+  if (!request.container.empty() && request.container != sandbox->view().spec.containers[0].name)
+    throw invalid_field("container", "the sandbox has no container of this name");
+  if (sandbox->processes() >= context->options.max_processes_per_sandbox) {
+    throw ServiceError("resource_exhausted", reason::kCapacityExhausted, "the sandbox runs its maximum of processes",
+                       {{"sandbox_id", request.sandbox_id}})
+        .with_retry(std::chrono::seconds(1));
+  }
+  std::size_t bytes = context->options.default_output_bytes;
+  if (request.max_output_bytes > 0) bytes = static_cast<std::size_t>(request.max_output_bytes);
+  bytes = std::min(bytes, context->options.max_output_bytes);
+
+  const auto deadline = std::chrono::steady_clock::now() + timeout.value_or(context->options.unary_timeout);
+  ProcessRun::Limits limits;
+  limits.grace = context->options.default_grace;
+  auto run = std::make_shared<CollectedRun>(context, sandbox, request.command.front(), limits, bytes);
+  // However this call ends, also by being destroyed with its connection: the command does not outlive it for long.
+  struct Guard {
+    std::shared_ptr<CollectedRun> run;
+    std::shared_ptr<Context> context;
+    ~Guard() {
+      if (!run->finished() && !context->dropped) run->cancel(kGraceAfterDeadline);
+    }
+  };
+  Guard guard{run, context};
+  runner::ProcessSpec spec;
+  spec.command = std::move(request.command);
+  spec.env = std::move(request.env);
+  run->start(std::move(spec));
+  co_await CollectedRun::done(run, deadline);
+
+  if (run->error_) throw ServiceError(*run->error_);
+  if (!run->status_) {
+    if (context->dropped) throw shutting_down();
+    throw ServiceError("deadline_exceeded", reason::kCommandTimeout, "the command did not end in time and was killed",
+                       {{"sandbox_id", sandbox->id()}});
+  }
+  const protocol::ExitStatus& status = *run->status_;
+  if (status.outcome == protocol::ExitStatus::Outcome::failed) {
+    throw ServiceError("failed_precondition", reason::kCommandNotStarted, status.message,
+                       {{"errno", status.error_name}, {"what", status.error_what}});
+  }
+  if (!status.code && !status.signal) {
+    throw ServiceError("unavailable", reason::kBackendUnavailable, "the sandbox ended, and nobody knows how the command did",
+                       {{"sandbox_id", sandbox->id()}});
+  }
+  protocol::ExecResponse response;
+  response.exit_code = status.code ? *status.code : 128 + *status.signal;
+  response.stdout_bytes_produced = static_cast<std::int64_t>(run->produced_[0]);
+  response.stderr_bytes_produced = static_cast<std::int64_t>(run->produced_[1]);
+  response.stdout_truncated = run->produced_[0] > run->kept_[0].size();
+  response.stderr_truncated = run->produced_[1] > run->kept_[1].size();
+  response.std_out = std::move(run->kept_[0]);
+  response.std_err = std::move(run->kept_[1]);
+  co_return response;
+}
+
+}  // namespace
+
+net::HttpResponse error_response(const protocol::ConnectError& error) {
+  net::HttpResponse response = json_response(protocol::encode_error(error));
+  response.status = protocol::http_status(error.code);
+  if (error.code == "unauthenticated") response.headers.emplace_back("WWW-Authenticate", "Bearer");
+  if (error.retry_delay) {
+    const auto seconds = std::chrono::ceil<std::chrono::seconds>(*error.retry_delay).count();
+    response.headers.emplace_back("Retry-After", std::to_string(seconds));
+  }
+  return response;
+}
+
+std::optional<net::HttpResponse> check_service_request(const net::HttpRequest& request) {
+  try {
+    const std::string_view method = path_of(request.target).substr(kServicePath.size());
+    if (!contains(kMethods, method)) {
+      const std::string name = "coreweave.sandbox.v1.SandboxService/" + printable(method, 64);
+      throw ServiceError("unimplemented", reason::kNotImplemented,
+                         contains(kOtherMethods, method) ? "this gateway does not serve " + name : "there is no method " + name);
+    }
+    if (request.method != "POST") {
+      net::HttpResponse response =
+          error_response(ServiceError("unimplemented", reason::kInvalidRequest, "methods are called with POST").error());
+      response.status = 405;
+      response.headers.emplace_back("Allow", "POST");
+      return response;
+    }
+    if (!is_json(net::find_header(request.headers, "Content-Type"))) {
+      net::HttpResponse response =
+          error_response(ServiceError("unknown", reason::kInvalidRequest, "the content type must be application/json").error());
+      response.status = 415;
+      response.headers.emplace_back("Accept-Post", "application/json");
+      return response;
+    }
+    const std::string_view encoding = net::find_header(request.headers, "Content-Encoding");
+    if (!encoding.empty() && lower(encoding) != "identity")
+      throw ServiceError("unimplemented", reason::kInvalidRequest, "bodies may not be compressed; supported encodings: identity");
+    const std::string_view version = net::find_header(request.headers, "Connect-Protocol-Version");
+    if (!version.empty() && version != "1") throw invalid_field("Connect-Protocol-Version", "must be \"1\"");
+    static_cast<void>(timeout_of(request.headers));
+  } catch (const ServiceError& e) {
+    return error_response(e.error());
+  }
+  return std::nullopt;
+}
+
+asio::awaitable<net::HttpResponse> serve(std::shared_ptr<Context> context, std::shared_ptr<Sandboxes> sandboxes,
+                                         const net::HttpRequest& request) {
+  const std::string_view method = path_of(request.target).substr(kServicePath.size());
+  net::HttpResponse response;
+  try {
+    if (method == "CreateSandbox") {
+      response = json_response(to_json(sandboxes->create(protocol::parse_create_sandbox_request(request.body))));
+    } else if (method == "GetSandbox") {
+      response = json_response(to_json(sandboxes->get(protocol::parse_get_sandbox_request(request.body))));
+    } else if (method == "ListSandboxes") {
+      response = json_response(to_json(sandboxes->list(protocol::parse_list_sandboxes_request(request.body))));
+    } else if (method == "DeleteSandbox") {
+      response = json_response(to_json(sandboxes->remove(protocol::parse_delete_sandbox_request(request.body))));
+    } else {
+      const auto timeout = timeout_of(request.headers);
+      protocol::ExecRequest parsed = protocol::parse_exec_request(request.body);
+      const protocol::ExecResponse answer = co_await exec(context, sandboxes, std::move(parsed), timeout);
+      response = json_response(to_json(answer));
+    }
+  } catch (const protocol::ParseError& e) {
+    response = error_response(invalid_field(e.field, e.what()).error());
+  } catch (const ServiceError& e) {
+    response = error_response(e.error());
+  } catch (const runner::RunnerError& e) {
+    response = error_response(from_runner(e).error());
+  } catch (const std::exception& e) {
+    context->log(LogLevel::error, "internal error in " + printable(method, 64) + ": " + printable(e.what(), 256));
+    response = error_response(ServiceError("internal", nullptr, "internal error").error());
+  }
+  co_return response;
+}
+
+}  // namespace cwsandbox::gateway
