@@ -10,9 +10,9 @@ namespace cwsandbox::net {
 struct Endpoint {
   enum class Scheme : std::uint8_t { http, https, unix_socket, local };
   Scheme scheme = Scheme::local;
-  std::string host;          ///< http and https: name or address, no brackets
-  std::uint16_t port = 0;    ///< http 80, https 443 unless given
-  std::string path;          ///< unix: the socket's path
+  std::string host;        ///< http and https: name or address, no brackets
+  std::uint16_t port = 0;  ///< http 80, https 443 unless given
+  std::string path;        ///< unix: the socket's path
 
   [[nodiscard]] bool tls() const noexcept { return scheme == Scheme::https; }
   /// What goes into the Host header.

@@ -15,8 +15,8 @@ using Headers = std::vector<std::pair<std::string, std::string>>;
 
 struct HttpRequest {
   std::string method = "POST";
-  std::string target;   ///< origin form: path and query
-  Headers headers;      ///< without Host, Content-Length, Connection: those are the connection's business
+  std::string target;  ///< origin form: path and query
+  Headers headers;     ///< without Host, Content-Length, Connection: those are the connection's business
   std::string body;
 };
 

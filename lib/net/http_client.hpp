@@ -7,6 +7,7 @@
 
 #include <boost/asio/awaitable.hpp>
 
+#include <memory>
 #include <stdexcept>
 
 namespace cwsandbox::net {

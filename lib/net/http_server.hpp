@@ -8,17 +8,19 @@
 #include <boost/asio/awaitable.hpp>
 
 #include <functional>
+#include <optional>
+#include <vector>
 
 namespace cwsandbox::net {
 
 struct ServerLimits {
-  std::size_t max_header = 64 * 1024;             ///< bytes of request line and headers; 431 above it
-  std::size_t max_body = 8 * 1024 * 1024;         ///< bytes; 413 above it
-  std::size_t max_connections = 4096;             ///< over all listeners; further ones get 503 and are closed
+  std::size_t max_header = 64 * 1024;      ///< bytes of request line and headers; 431 above it
+  std::size_t max_body = 8 * 1024 * 1024;  ///< bytes; 413 above it
+  std::size_t max_connections = 4096;      ///< over all listeners; further ones get 503 and are closed
   std::chrono::steady_clock::duration header_timeout = std::chrono::seconds(10);  ///< also the TLS handshake
   std::chrono::steady_clock::duration body_timeout = std::chrono::seconds(60);
   std::chrono::steady_clock::duration write_timeout = std::chrono::seconds(60);
-  std::chrono::steady_clock::duration keep_alive = std::chrono::seconds(60);      ///< between requests
+  std::chrono::steady_clock::duration keep_alive = std::chrono::seconds(60);  ///< between requests
   std::chrono::steady_clock::duration close_timeout = std::chrono::seconds(5);
 };
 

@@ -21,7 +21,7 @@ using IoHandler = asio::any_completion_handler<void(error_code)>;
 /// no allocation; `take` hands the bytes over without a copy when they fill their storage well.
 class IncomingMessage {
  public:
-  [[nodiscard]] bool empty() const noexcept { return empty_; }      ///< a message of no bytes at all
+  [[nodiscard]] bool empty() const noexcept { return empty_; }  ///< a message of no bytes at all
   [[nodiscard]] bool is_text() const noexcept { return text_; }
   [[nodiscard]] std::uint8_t channel() const noexcept { return channel_; }
   [[nodiscard]] std::string_view payload() const noexcept { return {storage_.data(), size_}; }
@@ -30,7 +30,7 @@ class IncomingMessage {
 
  private:
   friend class WebSocket;
-  std::string storage_;      // sized to capacity; size_ bytes are valid
+  std::string storage_;  // sized to capacity; size_ bytes are valid
   std::size_t size_ = 0;
   std::uint8_t channel_ = 0;
   bool empty_ = true, text_ = false;
@@ -64,7 +64,10 @@ class WebSocket {
   static std::string& storage(IncomingMessage& m) noexcept { return m.storage_; }
   static std::size_t& size(IncomingMessage& m) noexcept { return m.size_; }
   static std::uint8_t& channel(IncomingMessage& m) noexcept { return m.channel_; }
-  static void set_kind(IncomingMessage& m, bool empty, bool text) noexcept { m.empty_ = empty; m.text_ = text; }
+  static void set_kind(IncomingMessage& m, bool empty, bool text) noexcept {
+    m.empty_ = empty;
+    m.text_ = text;
+  }
 };
 
 }  // namespace cwsandbox::net

@@ -1,0 +1,536 @@
+#include "net/http_server.hpp"
+
+#include "net/any_byte_stream.hpp"
+#include "net/http_wire.hpp"
+#include "net/tls.hpp"
+#include "net/watchdog.hpp"
+#include "net/websocket_stream.hpp"
+
+#include <boost/asio/basic_socket_acceptor.hpp>
+#include <boost/asio/bind_cancellation_slot.hpp>
+#include <boost/asio/cancellation_signal.hpp>
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/local/stream_protocol.hpp>
+#include <boost/asio/redirect_error.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <boost/asio/this_coro.hpp>
+#include <boost/asio/use_awaitable.hpp>
+#include <boost/asio/write.hpp>
+#include <boost/beast/core/flat_buffer.hpp>
+
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <list>
+#include <optional>
+#include <system_error>
+
+namespace cwsandbox::net {
+
+namespace {
+
+using Acceptor = asio::basic_socket_acceptor<asio::generic::stream_protocol>;
+
+// What is read and dropped of a request that was answered early, so that its connection can be kept.
+constexpr std::size_t kMaxSkippedBody = 64 * 1024;
+// Connections over the limit that are being told so, at once; further ones are just closed.
+constexpr std::size_t kMaxRefusals = 64;
+// How long accepting rests when the process or the system has run out of something.
+constexpr std::chrono::milliseconds kAcceptRest{100};
+
+[[noreturn]] void fail(int error, const std::string& what) { throw std::system_error(error, std::system_category(), what); }
+
+bool somebody_listens(const std::string& path, const asio::any_io_executor& executor) {
+  Socket probe(executor);
+  const asio::generic::stream_protocol::endpoint to = asio::local::stream_protocol::endpoint(path);
+  error_code ec;
+  if (probe.open(to.protocol(), ec); ec) return true;
+  probe.non_blocking(true, ec);  // a full backlog would block; it means that somebody listens
+  const int rc = ::connect(probe.native_handle(), to.data(), static_cast<socklen_t>(to.size()));
+  return rc == 0 || (errno != ECONNREFUSED && errno != ENOENT);
+}
+
+}  // namespace
+
+struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
+  Impl(asio::any_io_executor ex, HttpHandler& h, const ServerLimits& l)
+      : executor(std::move(ex)), handler(&h), limits(l), drained(executor) {}
+
+  struct Listener {
+    explicit Listener(const asio::any_io_executor& executor) : acceptor(executor), rest(executor) {}
+    Acceptor acceptor;
+    asio::steady_timer rest;
+    std::shared_ptr<TlsContext> tls;
+    bool tcp = false;
+    std::string path;  // of a Unix socket, with what identifies the file as ours
+    dev_t device = 0;
+    ino_t inode = 0;
+  };
+
+  // Counts as a connection for as long as it lives; a WebSocket takes it along.
+  struct Seat {
+    explicit Seat(std::shared_ptr<Impl> s) : server(std::move(s)) { ++server->seats; }
+    ~Seat() { --server->seats; }
+    Seat(const Seat&) = delete;
+    Seat& operator=(const Seat&) = delete;
+    std::shared_ptr<Impl> server;
+  };
+
+  struct Session {
+    std::shared_ptr<Transport> transport;
+    std::shared_ptr<Seat> seat;
+    std::optional<Watchdog> watchdog;
+    boost::beast::flat_buffer buffer;
+    asio::cancellation_signal cancel;
+    bool idle = false;    // between requests: may be closed without loss
+    bool gentle = false;  // a deadline ends the read under way, not the connection
+    std::list<std::shared_ptr<Session>>::iterator place;
+  };
+
+  const asio::any_io_executor executor;
+  HttpHandler* handler;  // null once the server is gone
+  const ServerLimits limits;
+  std::list<std::shared_ptr<Listener>> listeners;
+  std::list<std::shared_ptr<Session>> sessions;
+  std::size_t seats = 0, refusals = 0;
+  bool stopping = false;
+  asio::steady_timer drained;  // cancelled when the last session has gone
+
+  // ---- Listening ----------------------------------------------------------------------------------------------------------
+
+  ListenAddress listen(const ListenAddress& address, const TlsServerOptions& tls) {
+    const auto shown = address.is_unix ? "unix:" + address.path : "tcp:" + address.host + ":" + std::to_string(address.port);
+    auto listener = std::make_shared<Listener>(executor);
+    if (!tls.certificate_file.empty() || !tls.key_file.empty()) listener->tls = make_tls_server_context(tls);
+    ListenAddress bound = address;
+    if (address.is_unix) {
+      bind_unix(*listener, address.path, shown);
+    } else {
+      bind_tcp(*listener, bound, shown);
+    }
+    error_code ec;
+    if (listener->acceptor.listen(asio::socket_base::max_listen_connections, ec); ec) fail(ec.value(), "cannot listen on " + shown);
+    listeners.push_back(listener);
+    asio::co_spawn(executor, accept_loop(shared_from_this(), listener), [](const std::exception_ptr&) {});
+    return bound;
+  }
+
+  static void bind_tcp(Listener& listener, ListenAddress& address, const std::string& shown) {
+    error_code ec;
+    const auto ip = asio::ip::make_address(address.host, ec);
+    if (ec) fail(EINVAL, "cannot listen on " + shown);
+    const asio::generic::stream_protocol::endpoint at = asio::ip::tcp::endpoint(ip, address.port);
+    if (listener.acceptor.open(at.protocol(), ec); ec) fail(ec.value(), "cannot listen on " + shown);
+    listener.acceptor.set_option(asio::socket_base::reuse_address(true), ec);
+    if (listener.acceptor.bind(at, ec); ec) fail(ec.value(), "cannot listen on " + shown);
+    const auto local = listener.acceptor.local_endpoint(ec);
+    if (ec) fail(ec.value(), "cannot listen on " + shown);
+    asio::ip::tcp::endpoint exact;
+    exact.resize(local.size());
+    std::copy_n(static_cast<const char*>(static_cast<const void*>(local.data())), local.size(),
+                static_cast<char*>(static_cast<void*>(exact.data())));
+    address.port = exact.port();
+    listener.tcp = true;
+  }
+
+  void bind_unix(Listener& listener, const std::string& path, const std::string& shown) const {
+    sockaddr_un limit{};
+    if (path.empty() || path.size() >= sizeof(limit.sun_path)) fail(ENAMETOOLONG, "cannot listen on " + shown);
+    struct stat info{};
+    if (::lstat(path.c_str(), &info) == 0) {
+      if (!S_ISSOCK(info.st_mode)) fail(EEXIST, "cannot listen on " + shown + ": the path exists and is not a socket");
+      if (somebody_listens(path, executor)) fail(EADDRINUSE, "cannot listen on " + shown);
+      ::unlink(path.c_str());  // left behind by a process that is gone
+    }
+    error_code ec;
+    const asio::generic::stream_protocol::endpoint at = asio::local::stream_protocol::endpoint(path);
+    if (listener.acceptor.open(at.protocol(), ec); ec) fail(ec.value(), "cannot listen on " + shown);
+    // The file takes the socket's own mode, so there is no moment in which others could connect. Nobody can before `listen` anyway.
+    ::fchmod(listener.acceptor.native_handle(), S_IRUSR | S_IWUSR);
+    if (listener.acceptor.bind(at, ec); ec) fail(ec.value(), "cannot listen on " + shown);
+    if (::chmod(path.c_str(), S_IRUSR | S_IWUSR) != 0 || ::lstat(path.c_str(), &info) != 0) {
+      const int error = errno;
+      ::unlink(path.c_str());
+      fail(error, "cannot listen on " + shown);
+    }
+    listener.path = path;
+    listener.device = info.st_dev;
+    listener.inode = info.st_ino;
+  }
+
+  void close_listeners() noexcept {
+    error_code ignored;
+    for (const auto& listener : listeners) {
+      struct stat info{};
+      // Only our own file: another server may have taken the path over.
+      if (!listener->path.empty() && ::lstat(listener->path.c_str(), &info) == 0 && info.st_dev == listener->device &&
+          info.st_ino == listener->inode)
+        ::unlink(listener->path.c_str());
+      listener->acceptor.close(ignored);
+      listener->rest.cancel();
+    }
+    listeners.clear();
+  }
+
+  static asio::awaitable<void> accept_loop(std::shared_ptr<Impl> self, std::shared_ptr<Listener> listener) {
+    error_code ec;
+    auto token = asio::redirect_error(asio::use_awaitable, ec);
+    while (listener->acceptor.is_open()) {
+      Socket socket(self->executor);
+      co_await listener->acceptor.async_accept(socket, token);
+      if (!listener->acceptor.is_open()) break;
+      if (ec == asio::error::connection_aborted || ec == boost::system::errc::protocol_error || ec == asio::error::interrupted)
+        continue;
+      if (ec) {
+        // Out of descriptors or memory, most likely: others give some back meanwhile.
+        listener->rest.expires_after(kAcceptRest);
+        co_await listener->rest.async_wait(token);
+        continue;
+      }
+      if (listener->tcp) socket.set_option(asio::ip::tcp::no_delay(true), ec);
+      self->admit(std::move(socket), listener->tls);
+    }
+  }
+
+  void admit(Socket socket, const std::shared_ptr<TlsContext>& tls) {
+    if (seats >= limits.max_connections) {
+      // Behind TLS nothing can be said before a handshake, which is what there is no room for.
+      if (tls || refusals >= kMaxRefusals) return;
+      ++refusals;
+      auto self = shared_from_this();
+      asio::co_spawn(executor, refuse(make_plain_transport(std::move(socket))),
+                     [self](const std::exception_ptr&) { --self->refusals; });
+      return;
+    }
+    auto session = std::make_shared<Session>();
+    session->seat = std::make_shared<Seat>(shared_from_this());
+    std::shared_ptr<TlsTransport> secure;
+    if (tls) {
+      secure = make_tls_transport(std::move(socket), tls);
+      session->transport = secure;
+    } else {
+      session->transport = make_plain_transport(std::move(socket));
+    }
+    Session* raw = session.get();  // the watchdog belongs to the session
+    session->watchdog.emplace(executor, [raw] {
+      if (!raw->transport) return;
+      if (raw->gentle) {
+        raw->transport->cancel();
+      } else {
+        raw->transport->close();
+      }
+    });
+    session->place = sessions.insert(sessions.end(), session);
+    auto self = shared_from_this();
+    auto ended = [self, session](const std::exception_ptr&) {
+      // A WebSocket has taken the transport along; else this is the end of it.
+      session->watchdog.reset();
+      if (session->transport) session->transport->close();
+      session->transport.reset();
+      session->seat.reset();
+      if (self->handler == nullptr) return;  // the server is gone, and its list with it
+      self->sessions.erase(session->place);
+      if (self->sessions.empty()) self->drained.cancel();
+    };
+    asio::co_spawn(executor, serve(self, session, secure), asio::bind_cancellation_slot(session->cancel.slot(), std::move(ended)));
+  }
+
+  static asio::awaitable<void> refuse(std::shared_ptr<Transport> transport) {
+    const auto response = error_response(503, "unavailable", "too many connections");
+    const auto text = write_response_head(response, false, 11) + response.body;
+    AnyByteStream stream(transport);
+    error_code ec;
+    auto token = asio::redirect_error(asio::use_awaitable, ec);
+    const auto buffer = asio::buffer(text);
+    co_await stream.async_write_some(buffer, token);  // fits a fresh socket's buffer
+    co_await end_gently(transport);
+  }
+
+  static asio::awaitable<void> end_gently(std::shared_ptr<Transport> transport) {
+    error_code ec;
+    auto token = asio::redirect_error(asio::use_awaitable, ec);
+    auto initiate = [&transport](auto done) { transport->async_linger(IoHandler(std::move(done))); };
+    co_await asio::async_initiate<decltype(token)&, void(error_code)>(initiate, token);
+  }
+
+  // ---- A connection -------------------------------------------------------------------------------------------------------
+
+  // Reads more; false when the connection is over.
+  static asio::awaitable<bool> fill(std::shared_ptr<Session> session, std::size_t most) {
+    AnyByteStream stream(session->transport);
+    error_code ec;
+    auto token = asio::redirect_error(asio::use_awaitable, ec);
+    const auto space = session->buffer.prepare(most);
+    const std::size_t n = co_await stream.async_read_some(space, token);
+    session->buffer.commit(n);
+    co_return !ec && n > 0;
+  }
+
+  static asio::awaitable<bool> send(std::shared_ptr<Impl> self, std::shared_ptr<Session> session, std::string head,
+                                    std::string body) {
+    session->watchdog->expires_after(self->limits.write_timeout);
+    AnyByteStream stream(session->transport);
+    error_code ec;
+    auto token = asio::redirect_error(asio::use_awaitable, ec);
+    const std::array<asio::const_buffer, 2> message{asio::buffer(head), asio::buffer(body)};
+    co_await asio::async_write(stream, message, token);
+    co_return !ec;
+  }
+
+  static asio::awaitable<bool> answer(std::shared_ptr<Impl> self, std::shared_ptr<Session> session, HttpResponse response,
+                                      bool keep_alive, unsigned version, bool head_only) {
+    std::string head;
+    bool sound = true;
+    try {
+      head = write_response_head(response, keep_alive, version);
+    } catch (const std::invalid_argument&) {
+      sound = false;  // a header of the owner's would have broken the framing
+    }
+    if (!sound) {
+      response = error_response(500, "internal", "internal error");
+      head = write_response_head(response, keep_alive, version);
+    }
+    if (head_only || response.status == 204 || response.status == 304) response.body.clear();
+    co_return co_await send(self, session, std::move(head), std::move(response.body));
+  }
+
+  // The last answer on this connection.
+  static asio::awaitable<void> answer_and_end(std::shared_ptr<Impl> self, std::shared_ptr<Session> session, HttpResponse response) {
+    const bool sent = co_await answer(self, session, std::move(response), false, 11, false);
+    if (sent) co_await end_gently(session->transport);
+  }
+
+  // Feeds the reader with what has been read; true when a complaint is due, which it stores.
+  static bool complains(RequestReader& reader, Session& session, std::optional<HttpResponse>& complaint) {
+    while (session.buffer.size() > 0 && !reader.done()) {
+      const bool had_header = reader.header_done();
+      std::size_t consumed = 0;
+      const auto data = session.buffer.cdata();
+      const auto result = reader.put({static_cast<const char*>(data.data()), data.size()}, consumed);
+      session.buffer.consume(consumed);
+      if (result == ParseResult::malformed) complaint = error_response(400, "invalid_argument", "malformed HTTP request");
+      if (result == ParseResult::header_too_large)
+        complaint = error_response(431, "resource_exhausted", "the request header is too large");
+      if (result == ParseResult::body_too_large)
+        complaint = error_response(413, "resource_exhausted", "the request body is too large");
+      if (result != ParseResult::progress || consumed == 0 || (!had_header && reader.header_done())) break;
+    }
+    return complaint.has_value();
+  }
+
+  static asio::awaitable<void> serve(std::shared_ptr<Impl> self, std::shared_ptr<Session> session,
+                                     std::shared_ptr<TlsTransport> secure) {
+    if (secure) {
+      session->watchdog->expires_after(self->limits.header_timeout);
+      error_code ec;
+      auto token = asio::redirect_error(asio::use_awaitable, ec);
+      const std::string no_host;
+      auto initiate = [&secure, &no_host](auto handler) { secure->async_handshake(no_host, IoHandler(std::move(handler))); };
+      co_await asio::async_initiate<decltype(token)&, void(error_code)>(initiate, token);
+      if (ec) co_return;
+      secure.reset();
+    }
+    bool first = true;
+    for (;;) {
+      if (!co_await serve_one(self, session, first)) co_return;
+      first = false;
+    }
+  }
+
+  // Reads the rest of a request's header or body. True when `reader` has what is asked for; else `complaint` holds the last answer
+  // on this connection, if there can be one.
+  static asio::awaitable<bool> read_on(std::shared_ptr<Session> session, RequestReader& reader, bool whole,
+                                       std::optional<HttpResponse>& complaint) {
+    // A deadline here ends the read only: the peer is told.
+    session->gentle = true;
+    std::size_t chunk = 4 * 1024;
+    for (;;) {
+      if (complains(reader, *session, complaint)) break;
+      if (whole ? reader.done() : reader.header_done()) break;
+      const auto before = session->buffer.size();
+      if (!co_await fill(session, chunk)) {
+        if (session->watchdog->fired())
+          complaint = error_response(408, "deadline_exceeded",
+                                     whole ? "the request body came too slowly" : "the request header came too slowly");
+        session->gentle = false;
+        co_return false;
+      }
+      if (session->buffer.size() - before == chunk) chunk = 64 * 1024;
+    }
+    session->gentle = false;
+    co_return !complaint;
+  }
+
+  // One request and its answer. False when the connection has ended or has become a WebSocket.
+  static asio::awaitable<bool> serve_one(std::shared_ptr<Impl> self, std::shared_ptr<Session> session, bool first) {
+    const auto& limits = self->limits;
+    if (session->buffer.size() == 0) {
+      if (self->stopping) co_return false;
+      session->buffer.shrink_to_fit();
+      session->idle = true;
+      session->watchdog->expires_after(first ? limits.header_timeout : limits.keep_alive);
+      const bool more = co_await fill(session, 4 * 1024);
+      session->idle = false;
+      if (!more) co_return false;
+    }
+
+    RequestReader reader(limits.max_header, limits.max_body);
+    std::optional<HttpResponse> complaint;
+    session->watchdog->expires_after(limits.header_timeout);
+    if (!co_await read_on(session, reader, false, complaint)) {
+      if (complaint) co_await answer_and_end(self, session, std::move(*complaint));
+      co_return false;
+    }
+    if (const auto why = reader.complaint(); !why.empty()) {
+      auto response = error_response(400, "invalid_argument", why);
+      co_await answer_and_end(self, session, std::move(response));
+      co_return false;
+    }
+
+    auto request = std::make_shared<HttpRequest>(reader.head());
+    if (reader.websocket_upgrade() && request->method == "GET") co_return co_await upgrade(self, session, reader, request);
+
+    const bool head_only = request->method == "HEAD";
+    std::optional<HttpResponse> response;
+    if (self->handler == nullptr) co_return false;
+    try {
+      response = self->handler->early_answer(*request);
+    } catch (...) {
+      response = error_response(500, "internal", "internal error");
+    }
+    if (response) {
+      const auto length = reader.content_length();
+      const bool skip = length && *length <= kMaxSkippedBody && !reader.expects_continue();
+      const bool keep = reader.keep_alive() && !self->stopping && (!reader.has_body() || skip);
+      if (!co_await answer(self, session, std::move(*response), keep, reader.version(), head_only)) co_return false;
+      if (!keep) {
+        co_await end_gently(session->transport);
+        co_return false;
+      }
+      if (reader.done()) co_return true;
+      reader.read_body();
+      session->watchdog->expires_after(limits.body_timeout);
+      co_return co_await read_on(session, reader, true, complaint);
+    }
+
+    if (!reader.done()) {
+      reader.read_body();
+      if (reader.expects_continue() && session->buffer.size() == 0) {
+        std::string go_on = "HTTP/1.1 100 Continue\r\n\r\n";
+        std::string nothing;
+        if (!co_await send(self, session, std::move(go_on), std::move(nothing))) co_return false;
+      }
+      session->watchdog->expires_after(limits.body_timeout);
+      if (!co_await read_on(session, reader, true, complaint)) {
+        if (complaint) co_await answer_and_end(self, session, std::move(*complaint));
+        co_return false;
+      }
+    }
+    request->body = reader.take_body();
+
+    session->watchdog->disarm();
+    if (self->handler == nullptr) co_return false;
+    try {
+      response = co_await self->handler->handle(*request);
+    } catch (...) {
+      response = error_response(500, "internal", "internal error");
+    }
+    if (self->handler == nullptr) co_return false;
+    const bool keep = reader.keep_alive() && !self->stopping;
+    if (!co_await answer(self, session, std::move(*response), keep, reader.version(), head_only)) co_return false;
+    if (!keep) co_await end_gently(session->transport);
+    co_return keep;
+  }
+
+  static asio::awaitable<bool> upgrade(std::shared_ptr<Impl> self, std::shared_ptr<Session> session, RequestReader& reader,
+                                       std::shared_ptr<HttpRequest> request) {
+    std::optional<HttpResponse> refusal;
+    HttpHandler::UpgradeDecision decision;
+    if (find_header(request->headers, "Sec-WebSocket-Version") != "13") {
+      refusal = error_response(426, "invalid_argument", "only WebSocket version 13 is spoken here");
+      refusal->headers.emplace_back("Sec-WebSocket-Version", "13");
+      refusal->headers.emplace_back("Upgrade", "websocket");
+    } else if (find_header(request->headers, "Sec-WebSocket-Key").size() != 24) {
+      refusal = error_response(400, "invalid_argument", "the WebSocket key is missing or malformed");
+    } else if (reader.has_body() || session->buffer.size() != 0) {
+      refusal = error_response(400, "invalid_argument", "nothing may follow a WebSocket handshake before its answer");
+    } else {
+      if (self->handler == nullptr) co_return false;
+      const auto offered = header_list(request->headers, "Sec-WebSocket-Protocol");
+      try {
+        decision = self->handler->on_upgrade(*request, offered);
+        refusal = std::move(decision.refusal);
+      } catch (...) {
+        refusal = error_response(500, "internal", "internal error");
+      }
+    }
+    if (refusal) {
+      const bool keep = reader.keep_alive() && !self->stopping && !reader.has_body();
+      if (!co_await answer(self, session, std::move(*refusal), keep, 11, false)) co_return false;
+      if (!keep) co_await end_gently(session->transport);
+      co_return keep;
+    }
+    session->watchdog->expires_after(self->limits.header_timeout);
+    auto result = co_await accept_websocket(session->transport, request->target, reader.all_headers(), decision.subprotocol,
+                                            decision.limits, session->seat);
+    session->watchdog->disarm();
+    if (result.error || self->handler == nullptr) co_return false;
+    session->transport.reset();
+    try {
+      self->handler->on_websocket(*request, std::move(result.socket));
+    } catch (...) {
+      // The socket went down with the exception; the server goes on.
+    }
+    co_return false;
+  }
+
+  // ---- Ending -------------------------------------------------------------------------------------------------------------
+
+  void drop_sessions() noexcept {
+    const auto all = sessions;  // ending one takes it off the list
+    for (const auto& session : all) {
+      if (session->transport) session->transport->close();
+      session->cancel.emit(asio::cancellation_type::terminal);
+    }
+  }
+
+  static asio::awaitable<void> stop(std::shared_ptr<Impl> self, Watchdog::Clock::duration deadline) {
+    self->stopping = true;
+    self->close_listeners();
+    for (const auto& session : self->sessions)
+      if (session->idle && session->transport) session->transport->close();
+    error_code ec;
+    auto token = asio::redirect_error(asio::use_awaitable, ec);
+    const auto until = Watchdog::Clock::now() + deadline;
+    while (!self->sessions.empty() && Watchdog::Clock::now() < until) {
+      self->drained.expires_at(until);
+      co_await self->drained.async_wait(token);
+    }
+    self->drop_sessions();
+  }
+};
+
+HttpServer::HttpServer(asio::any_io_executor executor, HttpHandler& handler, ServerLimits limits)
+    : impl_(std::make_shared<Impl>(std::move(executor), handler, limits)) {}
+
+HttpServer::~HttpServer() {
+  impl_->close_listeners();
+  impl_->handler = nullptr;
+  impl_->drop_sessions();
+  impl_->sessions.clear();  // each holds its server
+  impl_->drained.cancel();
+}
+
+ListenAddress HttpServer::listen(const ListenAddress& address, const TlsServerOptions& tls) { return impl_->listen(address, tls); }
+
+asio::awaitable<void> HttpServer::stop(std::chrono::steady_clock::duration deadline) { return Impl::stop(impl_, deadline); }
+
+std::size_t HttpServer::connections() const noexcept { return impl_->seats; }
+
+}  // namespace cwsandbox::net

@@ -1,0 +1,255 @@
+#include "net/http_wire.hpp"
+
+#include <boost/asio/buffer.hpp>
+#include <boost/beast/http/parser.hpp>
+#include <boost/beast/http/rfc7230.hpp>
+#include <boost/beast/http/string_body.hpp>
+
+#include <algorithm>
+#include <limits>
+#include <stdexcept>
+
+namespace cwsandbox::net {
+
+namespace http = boost::beast::http;
+
+namespace {
+
+constexpr std::size_t kMaxResponseHeader = 64 * 1024;
+
+std::string_view view(boost::beast::string_view text) { return {text.data(), text.size()}; }
+
+bool token_char(char c) {
+  if ((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9')) return true;
+  return std::string_view("!#$%&'*+-.^_`|~").find(c) != std::string_view::npos;
+}
+
+bool is_token(std::string_view text) { return !text.empty() && std::all_of(text.begin(), text.end(), token_char); }
+
+ParseResult result_of(boost::system::error_code ec) {
+  if (!ec) return ParseResult::progress;
+  if (ec == http::error::need_more) return ParseResult::need_more;
+  if (ec == http::error::header_limit) return ParseResult::header_too_large;
+  if (ec == http::error::body_limit) return ParseResult::body_too_large;
+  return ParseResult::malformed;
+}
+
+template <typename Parser>
+ParseResult feed(Parser& parser, std::string_view bytes, std::size_t& consumed) {
+  boost::system::error_code ec;
+  consumed = parser.put(boost::asio::const_buffer(bytes.data(), bytes.size()), ec);
+  return result_of(ec);
+}
+
+// Headers that belong to the connection and are not the application's business.
+bool of_connection(std::string_view name) {
+  for (const std::string_view own : {"host", "content-length", "connection", "transfer-encoding", "keep-alive", "expect"})
+    if (same_token(name, own)) return true;
+  return false;
+}
+
+template <typename Fields>
+Headers copy_headers(const Fields& fields, bool all) {
+  Headers out;
+  for (const auto& field : fields) {
+    const auto name = view(field.name_string());
+    if (all || !of_connection(name)) out.emplace_back(name, view(field.value()));
+  }
+  return out;
+}
+
+std::uint32_t clamp_header(std::size_t n) {
+  return static_cast<std::uint32_t>(std::min<std::size_t>(n, std::numeric_limits<std::uint32_t>::max()));
+}
+
+}  // namespace
+
+bool same_token(std::string_view a, std::string_view b) noexcept {
+  const auto low = [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; };
+  return a.size() == b.size() && std::equal(a.begin(), a.end(), b.begin(), [&](char x, char y) { return low(x) == low(y); });
+}
+
+std::string_view find_header(const Headers& headers, std::string_view name) noexcept {
+  for (const auto& [key, value] : headers)
+    if (same_token(key, name)) return value;
+  return {};
+}
+
+std::vector<std::string> header_list(const Headers& headers, std::string_view name) {
+  std::vector<std::string> out;
+  for (const auto& [key, value] : headers) {
+    if (!same_token(key, name)) continue;
+    std::string_view rest = value;
+    while (!rest.empty()) {
+      const auto comma = std::min(rest.find(','), rest.size());
+      auto item = rest.substr(0, comma);
+      while (!item.empty() && (item.front() == ' ' || item.front() == '\t')) item.remove_prefix(1);
+      while (!item.empty() && (item.back() == ' ' || item.back() == '\t')) item.remove_suffix(1);
+      if (!item.empty()) out.emplace_back(item);
+      rest.remove_prefix(std::min(comma + 1, rest.size()));
+    }
+  }
+  return out;
+}
+
+struct RequestReader::Impl {
+  http::request_parser<http::string_body> parser;
+};
+
+RequestReader::RequestReader(std::size_t max_header, std::size_t max_body) : impl_(std::make_unique<Impl>()) {
+  impl_->parser.header_limit(clamp_header(max_header));
+  impl_->parser.body_limit(max_body);
+  impl_->parser.eager(false);
+}
+RequestReader::~RequestReader() = default;
+
+ParseResult RequestReader::put(std::string_view bytes, std::size_t& consumed) { return feed(impl_->parser, bytes, consumed); }
+void RequestReader::read_body() { impl_->parser.eager(true); }
+bool RequestReader::header_done() const { return impl_->parser.is_header_done(); }
+bool RequestReader::done() const { return impl_->parser.is_done(); }
+
+std::string_view RequestReader::complaint() const {
+  const auto& message = impl_->parser.get();
+  if (message.version() != 10 && message.version() != 11) return "unsupported HTTP version";
+  const auto target = view(message.target());
+  if (!target.starts_with('/') && target != "*" && !target.starts_with("http://") && !target.starts_with("https://"))
+    return "malformed request target";
+  const auto hosts = message.count(http::field::host);
+  if (hosts > 1 || (hosts == 0 && message.version() == 11)) return "a request needs exactly one Host header";
+  return {};
+}
+bool RequestReader::keep_alive() const { return impl_->parser.keep_alive(); }
+bool RequestReader::has_body() const {
+  const auto length = impl_->parser.content_length();
+  return impl_->parser.chunked() || (length && *length != 0);
+}
+std::optional<std::uint64_t> RequestReader::content_length() const {
+  if (impl_->parser.chunked()) return std::nullopt;
+  const auto length = impl_->parser.content_length();
+  return length ? *length : 0;
+}
+bool RequestReader::expects_continue() const {
+  return version() == 11 && same_token(view(impl_->parser.get()[http::field::expect]), "100-continue");
+}
+bool RequestReader::websocket_upgrade() const {
+  const auto& message = impl_->parser.get();
+  return message.version() == 11 && http::token_list(message[http::field::connection]).exists("upgrade") &&
+         http::token_list(message[http::field::upgrade]).exists("websocket");
+}
+unsigned RequestReader::version() const { return impl_->parser.get().version(); }
+
+HttpRequest RequestReader::head() const {
+  const auto& message = impl_->parser.get();
+  HttpRequest out;
+  out.method = std::string(view(message.method_string()));
+  auto target = view(message.target());
+  if (target.starts_with("http")) {  // absolute form
+    const auto start = target.find('/', target.find("//") + 2);
+    target = start == std::string_view::npos ? std::string_view("/") : target.substr(start);
+  }
+  out.target = std::string(target);
+  out.headers = copy_headers(message, false);
+  return out;
+}
+Headers RequestReader::all_headers() const { return copy_headers(impl_->parser.get(), true); }
+std::string RequestReader::take_body() { return std::move(impl_->parser.get().body()); }
+
+struct ResponseReader::Impl {
+  http::response_parser<http::string_body> parser;
+};
+
+ResponseReader::ResponseReader(std::size_t max_body, bool head_request) : impl_(std::make_unique<Impl>()) {
+  impl_->parser.header_limit(clamp_header(kMaxResponseHeader));
+  impl_->parser.body_limit(max_body);
+  impl_->parser.eager(true);
+  impl_->parser.skip(head_request);
+}
+ResponseReader::~ResponseReader() = default;
+
+ParseResult ResponseReader::put(std::string_view bytes, std::size_t& consumed) { return feed(impl_->parser, bytes, consumed); }
+ParseResult ResponseReader::put_eof() {
+  boost::system::error_code ec;
+  if (!impl_->parser.is_header_done()) return ParseResult::malformed;
+  impl_->parser.put_eof(ec);
+  return result_of(ec);
+}
+bool ResponseReader::done() const { return impl_->parser.is_done(); }
+bool ResponseReader::interim() const {
+  const auto status = impl_->parser.get().result_int();
+  return status >= 100 && status < 200 && status != 101;
+}
+bool ResponseReader::keep_alive() const { return impl_->parser.keep_alive(); }
+HttpResponse ResponseReader::take() {
+  auto& message = impl_->parser.get();
+  HttpResponse out;
+  out.status = message.result_int();
+  out.headers = copy_headers(message, false);
+  out.body = std::move(message.body());
+  return out;
+}
+
+void check_target(std::string_view target) {
+  if (!target.starts_with('/') || std::any_of(target.begin(), target.end(), [](char c) { return c <= ' ' || c == '\x7f'; }))
+    throw std::invalid_argument("the request's target is not a path");
+}
+
+void check_header(std::string_view name, std::string_view value) {
+  if (!is_token(name)) throw std::invalid_argument("a header's name holds a character that is not allowed");
+  for (const char c : value)
+    if (c == '\r' || c == '\n' || c == '\0')
+      throw std::invalid_argument("the value of header \"" + std::string(name) + "\" holds a line break or a zero byte");
+}
+
+namespace {
+
+void append_headers(std::string& out, const Headers& headers) {
+  for (const auto& [name, value] : headers) {
+    check_header(name, value);
+    if (of_connection(name)) continue;
+    out.append(name).append(": ").append(value).append("\r\n");
+  }
+}
+
+}  // namespace
+
+std::string write_request_head(const HttpRequest& request, std::string_view host) {
+  if (!is_token(request.method)) throw std::invalid_argument("the request's method is not a token");
+  check_target(request.target);
+  std::string out;
+  out.reserve(512);
+  out.append(request.method).append(" ").append(request.target).append(" HTTP/1.1\r\nHost: ").append(host).append("\r\n");
+  append_headers(out, request.headers);
+  // A method that carries a body says so even when it is empty.
+  if (!request.body.empty() || request.method == "POST" || request.method == "PUT" || request.method == "PATCH")
+    out.append("Content-Length: ").append(std::to_string(request.body.size())).append("\r\n");
+  out.append("\r\n");
+  return out;
+}
+
+std::string write_response_head(const HttpResponse& response, bool keep_alive, unsigned version) {
+  std::string out;
+  out.reserve(256);
+  const auto reason = view(http::obsolete_reason(http::int_to_status(response.status)));
+  out.append("HTTP/1.1 ").append(std::to_string(response.status)).append(" ").append(reason).append("\r\nServer: cwsandboxd\r\n");
+  append_headers(out, response.headers);
+  const bool no_body = response.status == 204 || response.status == 304 || response.status < 200;
+  if (!no_body) out.append("Content-Length: ").append(std::to_string(response.body.size())).append("\r\n");
+  if (!keep_alive) {
+    out.append("Connection: close\r\n");
+  } else if (version == 10) {
+    out.append("Connection: keep-alive\r\n");
+  }
+  out.append("\r\n");
+  return out;
+}
+
+HttpResponse error_response(unsigned status, std::string_view code, std::string_view message) {
+  HttpResponse out;
+  out.status = status;
+  out.headers.emplace_back("Content-Type", "application/json");
+  // The texts are this folder's own constants; nothing in them needs escaping.
+  out.body.append("{\"code\":\"").append(code).append("\",\"message\":\"").append(message).append("\"}");
+  return out;
+}
+
+}  // namespace cwsandbox::net

@@ -1,0 +1,93 @@
+// HTTP/1.1 messages as bytes: Beast's parser behind a plain face (compiled once), and the writer.
+#pragma once
+
+#include "net/http.hpp"
+
+#include <cstddef>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace cwsandbox::net {
+
+enum class ParseResult { need_more, progress, header_too_large, body_too_large, malformed };
+
+/// Reads one message. Feed bytes with `put`; what it does not consume must be fed again, with more behind it.
+class RequestReader {
+ public:
+  RequestReader(std::size_t max_header, std::size_t max_body);
+  ~RequestReader();
+  RequestReader(const RequestReader&) = delete;
+  RequestReader& operator=(const RequestReader&) = delete;
+
+  /// Stops after the header; `read_body` lets it go on.
+  ParseResult put(std::string_view bytes, std::size_t& consumed);
+  void read_body();
+  [[nodiscard]] bool header_done() const;
+  [[nodiscard]] bool done() const;
+
+  // After the header.
+  /// Empty when the header is sound, else why it answers 400.
+  [[nodiscard]] std::string_view complaint() const;
+  [[nodiscard]] bool keep_alive() const;
+  [[nodiscard]] bool has_body() const;
+  /// Bytes of the body when announced; nullopt when chunked.
+  [[nodiscard]] std::optional<std::uint64_t> content_length() const;
+  [[nodiscard]] bool expects_continue() const;
+  [[nodiscard]] bool websocket_upgrade() const;
+  [[nodiscard]] unsigned version() const;  ///< 10 or 11
+  /// Method, target and headers, without those of the connection.
+  [[nodiscard]] HttpRequest head() const;
+  /// Every header, for the WebSocket handshake.
+  [[nodiscard]] Headers all_headers() const;
+  [[nodiscard]] std::string take_body();
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+class ResponseReader {
+ public:
+  ResponseReader(std::size_t max_body, bool head_request);
+  ~ResponseReader();
+  ResponseReader(const ResponseReader&) = delete;
+  ResponseReader& operator=(const ResponseReader&) = delete;
+
+  ParseResult put(std::string_view bytes, std::size_t& consumed);
+  /// The connection ended: completes a body that lasts until then.
+  ParseResult put_eof();
+  [[nodiscard]] bool done() const;
+  [[nodiscard]] bool interim() const;  ///< 100 Continue and its kind: the real answer follows
+  [[nodiscard]] bool keep_alive() const;
+  [[nodiscard]] HttpResponse take();
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+/// The header block of a request. Throws std::invalid_argument for a method, target or header that would break the framing;
+/// the text names the header, never its value.
+[[nodiscard]] std::string write_request_head(const HttpRequest& request, std::string_view host);
+
+/// The header block of an answer. Throws as above.
+[[nodiscard]] std::string write_response_head(const HttpResponse& response, bool keep_alive, unsigned version);
+
+/// An error in the shape of the Connect protocol.
+[[nodiscard]] HttpResponse error_response(unsigned status, std::string_view code, std::string_view message);
+
+/// Throws std::invalid_argument for anything but a path (and query) without blanks.
+void check_target(std::string_view target);
+
+/// Throws std::invalid_argument for a header that would break the framing.
+void check_header(std::string_view name, std::string_view value);
+
+/// The elements of a comma separated header, over all its lines.
+[[nodiscard]] std::vector<std::string> header_list(const Headers& headers, std::string_view name);
+
+[[nodiscard]] bool same_token(std::string_view a, std::string_view b) noexcept;  ///< ASCII case ignored
+
+}  // namespace cwsandbox::net

@@ -1,0 +1,30 @@
+// TLS (1.2 and newer) below the HTTP and WebSocket layers.
+#pragma once
+
+#include "net/any_byte_stream.hpp"
+#include "net/http_client.hpp"
+#include "net/http_server.hpp"
+
+#include <memory>
+#include <string>
+
+namespace cwsandbox::net {
+
+/// Certificates and settings, shared by connections of any thread.
+class TlsContext;
+
+/// Throws std::runtime_error that names the file that cannot be used.
+[[nodiscard]] std::shared_ptr<TlsContext> make_tls_client_context(const TlsClientOptions& options);
+[[nodiscard]] std::shared_ptr<TlsContext> make_tls_server_context(const TlsServerOptions& options);
+
+class TlsTransport : public Transport {
+ public:
+  /// As a client `host` is sent (SNI) and checked against the certificate; as a server it is ignored.
+  virtual void async_handshake(const std::string& host, IoHandler handler) = 0;
+  /// After a failed handshake: why the peer's certificate was refused, or empty.
+  [[nodiscard]] virtual std::string refusal() const = 0;
+};
+
+[[nodiscard]] std::shared_ptr<TlsTransport> make_tls_transport(Socket socket, std::shared_ptr<TlsContext> context);
+
+}  // namespace cwsandbox::net
