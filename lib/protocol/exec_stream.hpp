@@ -36,11 +36,19 @@ enum class Channel : std::uint8_t {
   close = 255,  ///< both ways: end of one stream; payload is one byte, the stream's channel
 };
 
-inline constexpr std::size_t kMaxDataPayload = 64 * 1024;    ///< bytes of payload of a data message
-inline constexpr std::size_t kMaxControlPayload = 64 * 1024;  ///< bytes of a control message other than start
+inline constexpr std::size_t kMaxDataPayload = 64 * 1024;         ///< bytes of payload of a data message
+inline constexpr std::size_t kMaxControlPayload = 64 * 1024;      ///< bytes of a control message other than start
 inline constexpr std::size_t kMaxStartPayload = 4 * 1024 * 1024;  ///< start carries argv and env; the kernel's limit is about 2 MiB
 inline constexpr std::size_t kMaxMessage = 1 + kMaxStartPayload;
 inline constexpr std::uint64_t kDefaultWindow = 1024 * 1024;  ///< bytes per stream before the peer must grant more
+/// A limit may lie this far beyond what was received, and no farther: it bounds what a peer can make us hold.
+inline constexpr std::uint64_t kMaxWindow = 8 * 1024 * 1024;
+/// What a client may send of stdin before it has seen `started`; every server takes as much.
+inline constexpr std::uint64_t kInitialStdinWindow = 64 * 1024;
+/// Integers on the wire are exact, not negative and below 2^53, so that every JSON reader holds them.
+inline constexpr std::uint64_t kMaxInteger = (std::uint64_t{1} << 53) - 1;
+/// Signals that the client keeps to send them again after a reconnect; the server takes none of them twice.
+inline constexpr std::size_t kMaxKeptSignals = 64;
 
 /// WebSocket close codes that the exec stream uses.
 enum class CloseCode : std::uint16_t {
@@ -49,7 +57,7 @@ enum class CloseCode : std::uint16_t {
   protocol_error = 1002,  ///< a message broke the rules; the reason says which
   unsupported = 1003,     ///< a text message
   too_big = 1009,
-  superseded = 4001,      ///< a newer connection took this process over
+  superseded = 4001,  ///< a newer connection took this process over
 };
 
 /// Why a peer is at fault. `reason` names the channel, field or offset; it fits a close frame (at most 123 bytes).
@@ -64,13 +72,14 @@ struct StartRequest {
   std::string sandbox_id;
   std::vector<std::string> command;
   std::map<std::string, std::string> env;
-  std::string cwd;               ///< empty: the sandbox's working directory
-  bool use_stdin = false;        ///< false: the process reads end-of-file at once
+  std::string cwd;         ///< empty: the sandbox's working directory
+  bool use_stdin = false;  ///< false: the process reads end-of-file at once
   bool tty = false;
   std::uint16_t tty_width = 0, tty_height = 0;
-  std::uint64_t timeout_ms = 0;  ///< 0: none. Enforced by the gateway from the moment the process has started.
+  std::uint64_t timeout_ms = 0;     ///< 0: none. Enforced by the gateway from the moment the process has started.
   std::uint64_t grace_ms = 10'000;  ///< between SIGTERM and SIGKILL, for cancel and timeout
   std::uint64_t stdout_limit = kDefaultWindow, stderr_limit = kDefaultWindow;  ///< initial limits
+  std::uint64_t attempt = 0;  ///< counts the client's connections for this process; a lower one than seen before is stale
 };
 
 /// How a process ended. Times are milliseconds since the Unix epoch, 0 when unknown.
@@ -95,12 +104,16 @@ struct ExitStatus {
 
 /// An error before a process exists (unknown sandbox, …), in the words of the Connect protocol.
 struct StatusError {
-  std::string code;      ///< e.g. "not_found"
+  std::string code;  ///< e.g. "not_found"
   std::string message;
-  std::string reason;    ///< e.g. "CWSANDBOX_SANDBOX_NOT_FOUND"; may be empty
+  std::string reason;  ///< e.g. "CWSANDBOX_SANDBOX_NOT_FOUND"; may be empty
   std::map<std::string, std::string> metadata;
   std::optional<std::uint64_t> retry_delay_ms;
 };
+
+/// What is wrong with a request, or nothing: an `invalid_argument` whose metadata names the `field`. Both ends ask: the client
+/// before it sends, the server before it starts. (An empty command, a relative cwd, a NUL, an environment name with '=', ...)
+[[nodiscard]] std::optional<StatusError> validate(const StartRequest& request);
 
 /// One message to write: `head` then `body`, to be sent as one binary message. Both stay valid until `on_sent`.
 struct OutMessage {
@@ -113,11 +126,14 @@ class OutboundStream {
  public:
   explicit OutboundStream(std::uint64_t limit) noexcept : limit_(limit) {}
 
-  /// Appends bytes (no copy). Precondition: not finished. Empty chunks are dropped.
+  /// Appends bytes. Precondition: not finished. Empty chunks are dropped. No copy, unless the chunk is small or would waste
+  /// more than half of its storage: such bytes join the last chunk, so that memory stays in proportion to bytes.
   void push(std::string chunk);
+  /// The same for bytes that lie in somebody else's buffer.
+  void push_copy(std::string_view bytes);
   /// No more bytes will come; the end is sent after the last of them.
   void finish() noexcept { finished_ = true; }
-  /// Drops what was not sent and sends the end at once (the reader of our bytes has gone).
+  /// Drops what was not sent and sends the end at once (the reader of our bytes has gone). What is in flight stays valid.
   void abandon() noexcept;
 
   [[nodiscard]] bool has_data_to_send() const noexcept { return sent_ < end_ && sent_ < limit_; }
@@ -129,9 +145,14 @@ class OutboundStream {
   /// The peer's word. Offsets only grow; a repeated or older message is harmless. False: it acknowledges bytes never sent.
   [[nodiscard]] bool on_window(std::uint64_t received, std::uint64_t limit);
   /// A new connection: sends again from `received`. False: those bytes are gone, or were never sent.
+  /// The end, if it was sent, is sent again: it is harmless twice.
   [[nodiscard]] bool rewind(std::uint64_t received);
+  [[nodiscard]] bool can_rewind(std::uint64_t received) const noexcept { return received >= acknowledged_ && received <= sent_; }
+  /// The peer wants no more of it, sent or not: frees everything but what is in flight. Acknowledges nothing.
+  void discard() noexcept;
+  void set_limit(std::uint64_t limit) noexcept { limit_ = limit > limit_ ? limit : limit_; }
 
-  [[nodiscard]] std::uint64_t end_offset() const noexcept { return end_; }      ///< bytes pushed
+  [[nodiscard]] std::uint64_t end_offset() const noexcept { return end_; }  ///< bytes pushed
   [[nodiscard]] std::uint64_t sent_offset() const noexcept { return sent_; }
   [[nodiscard]] std::uint64_t acknowledged() const noexcept { return acknowledged_; }
   [[nodiscard]] std::uint64_t limit() const noexcept { return limit_; }
@@ -146,11 +167,14 @@ class OutboundStream {
 
  private:
   void release();
-  std::deque<std::string> chunks_;  // bytes [released_, end_), front chunk starts at released_
+  void recycle_later(std::string&& storage);
+  std::deque<std::string> chunks_;  // bytes from released_ on; after abandon() the last may hold more than end_ says
   std::string spare_;
   std::uint64_t released_ = 0, acknowledged_ = 0, sent_ = 0, end_ = 0, limit_;
-  std::uint64_t pinned_ = 0;        // offset where the run in flight starts
-  bool in_flight_ = false, finished_ = false, end_sent_ = false;
+  std::uint64_t pinned_ = 0, pinned_end_ = 0;  // the run in flight; valid while in_flight_
+  std::size_t cursor_ = 0;                     // index of a chunk at or before sent_, and its offset
+  std::uint64_t cursor_offset_ = 0;
+  bool in_flight_ = false, finished_ = false, end_sent_ = false, discarded_ = false;
 };
 
 /// The receiving half of one byte stream: counts, checks the limit, and says when the peer should hear a new one.
@@ -161,12 +185,19 @@ class InboundStream {
   /// A reason when the message breaks the rules.
   [[nodiscard]] std::optional<std::string> on_data(std::size_t n, std::string_view stream_name);
   [[nodiscard]] bool on_end() noexcept;  ///< false: it had ended before
-  void on_consumed(std::size_t n) noexcept { consumed_ += n; }
+  void on_consumed(std::size_t n) noexcept { consumed_ += n < received_ - consumed_ ? n : received_ - consumed_; }
+  /// The peer wants to hear as soon as this much was received.
+  void want_acknowledged(std::uint64_t offset) noexcept { wanted_ = offset > wanted_ ? offset : wanted_; }
 
-  /// True when at least half a window was consumed since the last word, or the stream has ended and its end is not acknowledged.
+  /// True when at least half a window was consumed since the last word, when the peer asked for a word and its bytes are here,
+  /// or when the stream has ended and not all of it is acknowledged.
   [[nodiscard]] bool window_due() const noexcept;
+  /// The first of these only: all that a receiver needs whose last word is a release.
+  [[nodiscard]] bool grant_due() const noexcept;
   /// Notes that (received, limit) are being sent now.
-  struct Word { std::uint64_t received, limit; };
+  struct Word {
+    std::uint64_t received, limit;
+  };
   [[nodiscard]] Word say() noexcept;
 
   [[nodiscard]] std::uint64_t received() const noexcept { return received_; }
@@ -176,30 +207,64 @@ class InboundStream {
 
  private:
   std::uint64_t window_, limit_;
-  std::uint64_t received_ = 0, consumed_ = 0, said_received_ = 0;
-  bool ended_ = false, end_said_ = false;
+  std::uint64_t received_ = 0, consumed_ = 0, said_received_ = 0, wanted_ = 0;
+  bool ended_ = false;
 };
 
 // ---- events ----
 
+/// Nothing for the owner to do but to drain `next_message`.
 struct Nothing {};
-struct Started { std::uint64_t pid = 0; bool attached = false; };
+struct Started {
+  std::uint64_t pid = 0;
+  bool attached = false;
+};
 /// Bytes of stdout or stderr (client) or stdin (server): the payload of the message just given, to be consumed or taken over.
-struct Data { Channel stream; std::string_view bytes; };
-struct EndOfStream { Channel stream; };
-/// The peer has received stdin up to `offset` (client), output up to `offset` (server).
-struct Acknowledged { Channel stream; std::uint64_t offset; };
-struct Exited { ExitStatus status; };
-struct Refused { StatusError error; };
-struct Resumed { std::uint64_t stdin_received = 0; };
-struct SignalRequest { std::string name; int number = 0; };
-struct CancelRequest { std::optional<std::uint64_t> grace_ms; };
-struct ResizeRequest { std::uint16_t width = 0, height = 0; };
-/// The client has seen the exit and every byte: the server may forget the process, the connection is idle.
+struct Data {
+  Channel stream;
+  std::string_view bytes;
+};
+struct EndOfStream {
+  Channel stream;
+};
+/// The peer has received stdin up to `offset` (client), output up to `offset` (server), or lets us send farther. One message
+/// may move both outputs and names one: look at the `room()` of both.
+struct Acknowledged {
+  Channel stream;
+  std::uint64_t offset;
+};
+/// The process has ended and all output is here. It also ends each output for which no EndOfStream came before: a short
+/// process costs fewer messages so.
+struct Exited {
+  ExitStatus status;
+};
+/// No process, and the last event: the start or the resume was refused. `release()` is due as after Exited.
+struct Refused {
+  StatusError error;
+};
+/// The new connection took over. (A repeated start is answered by Started with `attached`.)
+struct Resumed {
+  std::uint64_t stdin_received = 0;
+};
+struct SignalRequest {
+  std::string name;
+  int number = 0;
+};
+struct CancelRequest {
+  std::optional<std::uint64_t> grace_ms;
+};
+struct ResizeRequest {
+  std::uint16_t width = 0, height = 0;
+};
+/// The client has seen the exit and every byte: the server may forget the process, the connection takes the next first message.
+/// It may come before the write of the exit has completed: keep the machine until `idle()`.
 struct Released {};
 
+// After a ProtocolError the machine is silent: no events, no messages. Close the connection with its code and reason; then
+// on_reconnected may bring it back.
 using ClientEvent = std::variant<Nothing, Started, Data, EndOfStream, Acknowledged, Exited, Refused, Resumed, ProtocolError>;
-using ServerEvent = std::variant<Nothing, Data, EndOfStream, Acknowledged, SignalRequest, CancelRequest, ResizeRequest, Released, ProtocolError>;
+using ServerEvent =
+    std::variant<Nothing, Data, EndOfStream, Acknowledged, SignalRequest, CancelRequest, ResizeRequest, Released, ProtocolError>;
 
 /// The client's end of one process.
 class ExecClientStream {
@@ -213,13 +278,18 @@ class ExecClientStream {
   [[nodiscard]] OutboundStream& std_in() noexcept { return std_in_; }
   // output: tell how much the application took; grants more window when due
   void on_consumed(Channel stream, std::size_t n);
-  void request_signal(std::string_view name);  ///< e.g. "SIGINT" or a number in decimal
+  /// E.g. "SIGINT", "INT" or a number in decimal. Throws std::invalid_argument for an unknown one.
+  void request_signal(std::string_view name);
   void request_cancel(std::optional<std::uint64_t> grace_ms);
   void request_resize(std::uint16_t width, std::uint16_t height);
-  /// After `Exited`, once the application has all output in hand: says so; the connection is idle when it is sent.
+  /// Asks the server to acknowledge at once what has been pushed into `std_in()` so far, not only at half a window. Watch
+  /// `std_in().acknowledged()` when Acknowledged comes.
+  void request_flush();
+  /// After `Exited` or `Refused`, once the application has all output in hand: says so; the connection is idle when it is sent.
   void release();
 
-  /// A new connection after a loss. Before `Started` was seen the start is queued again, else a resume.
+  /// A new connection after a loss. Before `Started` was seen the start is queued again, else a resume. A message that was in
+  /// flight on the old connection stays pinned until `on_sent`: nothing is sent before.
   void on_reconnected();
 
   /// The next message to send: control first, then stdin as far as the peer's limit allows. Empty: nothing to send now.
@@ -228,28 +298,53 @@ class ExecClientStream {
 
   [[nodiscard]] bool started() const noexcept { return started_; }
   [[nodiscard]] bool exited() const noexcept { return exited_; }
+  /// How the process ended, as soon as anybody knows: also while output waits for a reader (P3). Empty until then.
+  [[nodiscard]] const std::optional<ExitStatus>& ended() const noexcept { return ended_; }
   /// Released, sent, nothing in flight: the connection may take another process.
   [[nodiscard]] bool idle() const noexcept;
   [[nodiscard]] const InboundStream& inbound(Channel stream) const noexcept;
 
  private:
-  InboundStream& inbound(Channel stream) noexcept;
+  struct KeptSignal {
+    std::uint64_t sequence;
+    int number;
+  };
+  enum class Answer : std::uint8_t { none, started, resumed };  // what the current connection must say first
+
+  [[nodiscard]] InboundStream* output(Channel stream) noexcept;
+  ClientEvent dispatch(std::uint8_t channel, std::string_view payload);
   ClientEvent on_status(std::string_view payload);
   ClientEvent on_window(std::string_view payload);
-  ClientEvent on_resume(std::string_view payload);
+  ClientEvent on_resumed(std::string_view payload);
   ClientEvent on_close(std::string_view payload);
   ClientEvent on_data(Channel stream, std::string_view payload);
-  StartRequest request_;
+  void take_up(std::uint64_t stdin_received, std::uint64_t stdin_limit, std::uint64_t signals);
+  void encode_control();
+
+  StartRequest request_;  // command, env and cwd are dropped once Started was seen
   OutboundStream std_in_;
   InboundStream std_out_, std_err_;
-  std::deque<std::string> control_;
+  std::deque<KeptSignal> signals_;  // in order; those before signals_sent_ went over this connection
+  std::size_t signals_sent_ = 0;
+  std::uint64_t next_signal_ = 1;
+  std::optional<CancelRequest> cancel_;
+  std::optional<ResizeRequest> resize_;
+  std::uint64_t flush_wanted_ = 0, flush_sent_ = 0;
+  std::optional<ExitStatus> ended_;
   std::string in_flight_control_;
   char data_head_ = 0;
+  Answer awaited_ = Answer::started;
+  bool opening_due_ = true;   // start or resume
+  bool hold_std_in_ = false;  // a new connection: where to send from is not known yet
+  bool cancel_due_ = false, resize_due_ = false, release_due_ = false;
   bool control_in_flight_ = false, data_in_flight_ = false;
   bool started_ = false, exited_ = false, refused_ = false, released_ = false;
+  bool exit_here_ = false;  // exit or error has come over this connection: nothing more will
+  bool broken_ = false;
 };
 
-/// The server's end of one process. It outlives connections: `on_reconnected` attaches a new one.
+/// The server's end of one process. It outlives connections: `on_reconnected` attaches a new one. To refuse a first message
+/// for which there is no process, make a machine for its id and call `on_refused`: it drains what the client sent ahead.
 class ExecServerStream {
  public:
   explicit ExecServerStream(const StartRequest& request, std::uint64_t stdin_window = kDefaultWindow);
@@ -264,33 +359,52 @@ class ExecServerStream {
 
   void on_started(std::uint64_t pid);
   void on_refused(const StatusError& error);
+  /// The process has ended, though its output is not finished. Told to the client at once while output is held back by its
+  /// window (P3), since the exit must wait; when nothing is held back the exit follows soon anyway. Optional.
+  void on_ended(const ExitStatus& status);
   /// To be called once both outputs are finished (or abandoned): the exit is sent after their last byte.
   void on_exited(const ExitStatus& status);
+  /// While held, the end of an output is not sent on its own but with the exit: a process that closes its outputs by ending
+  /// costs two messages less. Let go (and drain `next_message`) when no exit has followed within some milliseconds.
+  void hold_ends(bool hold) noexcept { hold_ends_ = hold; }
 
   /// A repeated start (`attach`) or a resume came over a new connection: what was not received is sent again.
-  /// An error when the bytes asked for are gone.
+  /// An error when the bytes asked for are gone; the machine then stays as it was and the new connection is to be refused. A
+  /// message that was in flight on the old connection stays pinned until `on_sent`: nothing is sent before.
   [[nodiscard]] std::optional<StatusError> on_reconnected(std::uint64_t stdout_received, std::uint64_t stderr_received,
                                                           bool is_resume);
+  /// The same for a whole request, with the limits that it grants.
+  [[nodiscard]] std::optional<StatusError> on_reconnected(const struct ResumeRequest& request);
 
   [[nodiscard]] std::optional<OutMessage> next_message();
   void on_sent() noexcept;
 
   [[nodiscard]] bool released() const noexcept { return released_; }
+  /// Released and nothing in flight: the machine may go.
+  [[nodiscard]] bool idle() const noexcept { return released_ && !control_in_flight_ && !data_in_flight_; }
   [[nodiscard]] const std::string& id() const noexcept { return id_; }
 
  private:
+  ServerEvent dispatch(std::uint8_t channel, std::string_view payload);
+  ServerEvent on_window(std::string_view payload);
+  ServerEvent on_signal(std::string_view payload);
+  [[nodiscard]] bool encode_control();
+  [[nodiscard]] bool all_sent() const noexcept;
+
   std::string id_;
   InboundStream std_in_;
   OutboundStream std_out_, std_err_;
-  bool discard_stdin_ = false;
-  std::deque<std::string> control_;
+  std::uint64_t last_signal_ = 0;
+  std::optional<std::uint64_t> pid_;
+  std::optional<ExitStatus> ended_, exit_;
+  std::optional<StatusError> refused_;
   std::string in_flight_control_;
   char data_head_ = 0;
-  Channel data_stream_ = Channel::std_out;  // alternates, so that neither output starves the other
+  Channel next_output_ = Channel::std_out;  // alternates, so that neither output starves the other
+  bool use_stdin_, discard_stdin_ = false, hold_ends_ = false, attached_ = false;
+  bool started_due_ = false, resumed_due_ = false, started_sent_ = false, ended_sent_ = false, last_sent_ = false;
   bool control_in_flight_ = false, data_in_flight_ = false;
-  std::optional<std::uint64_t> pid_;
-  std::optional<ExitStatus> exit_;
-  bool exit_sent_ = false, released_ = false;
+  bool released_ = false, broken_ = false;
 };
 
 /// What the first message on an idle connection asks for (channel `start` or `resume`).
@@ -299,6 +413,7 @@ struct ResumeRequest {
   std::string sandbox_id;
   std::uint64_t stdout_received = 0, stderr_received = 0;
   std::uint64_t stdout_limit = kDefaultWindow, stderr_limit = kDefaultWindow;
+  std::uint64_t attempt = 0;
 };
 using FirstMessage = std::variant<StartRequest, ResumeRequest, ProtocolError>;
 [[nodiscard]] FirstMessage parse_first_message(std::uint8_t channel, std::string_view payload);

@@ -1,0 +1,673 @@
+#include "protocol/exec_messages.hpp"
+
+#include "protocol/json_util.hpp"
+#include "protocol/signals.hpp"
+#include "protocol/text.hpp"
+
+#include <array>
+#include <charconv>
+#include <limits>
+#include <utility>
+
+namespace cwsandbox::protocol {
+namespace {
+
+using json_util::Json;
+
+constexpr std::size_t kMaxReason = 123;  // a close frame holds 125 bytes, two of which are the code
+constexpr std::size_t kMaxId = 64;
+
+char byte(Channel channel) { return static_cast<char>(static_cast<std::uint8_t>(channel)); }
+
+// ---- writing ----
+
+void begin(std::string& out, Channel channel) {
+  out.clear();
+  out += byte(channel);
+}
+
+void write(std::string& out, Channel channel, const Json& json) {
+  begin(out, channel);
+  out += json_util::dump(json);
+}
+
+void append_number(std::string& out, std::uint64_t value) {
+  std::array<char, 20> digits;
+  const auto end = std::to_chars(digits.data(), digits.data() + digits.size(), value).ptr;
+  out.append(digits.data(), end);
+}
+
+/// JSON strings are Unicode, arguments and paths are bytes: those that are not UTF-8 travel as {"base64": "..."}.
+Json bytes_to_json(const std::string& bytes) {
+  if (is_utf8(bytes)) return bytes;
+  return Json{{"base64", base64_encode(bytes)}};
+}
+
+// ---- reading ----
+
+/// The members of one object, with the path that a fault shall name.
+class Reader {
+ public:
+  Reader(const Json& object, std::string path) : object_(object), path_(std::move(path)) {}
+
+  [[nodiscard]] std::string name(const char* member) const { return path_ + ": " + member; }
+
+  [[nodiscard]] std::optional<std::uint64_t> integer(const char* member, std::uint64_t max = kMaxInteger) const {
+    const Json* value = json_util::find(object_, member);
+    if (value == nullptr) return std::nullopt;
+    if (!value->is_number_unsigned() || value->get<std::uint64_t>() > max) {
+      fault(name(member) + " must be an integer from 0 to " + std::to_string(max));
+    }
+    return value->get<std::uint64_t>();
+  }
+
+  [[nodiscard]] std::uint64_t needed(const char* member, std::uint64_t max = kMaxInteger) const {
+    const auto value = integer(member, max);
+    if (!value) fault(name(member) + " is missing");
+    return *value;
+  }
+
+  [[nodiscard]] bool boolean(const char* member) const {
+    const Json* value = json_util::find(object_, member);
+    if (value == nullptr) return false;
+    if (!value->is_boolean()) fault(name(member) + " must be true or false");
+    return value->get<bool>();
+  }
+
+  [[nodiscard]] std::string text(const char* member) const {
+    const Json* value = json_util::find(object_, member);
+    if (value == nullptr) return {};
+    if (!value->is_string()) fault(name(member) + " must be a string");
+    return value->get<std::string>();
+  }
+
+  [[nodiscard]] const Json* array(const char* member) const {
+    const Json* value = json_util::find(object_, member);
+    if (value != nullptr && !value->is_array()) fault(name(member) + " must be an array");
+    return value;
+  }
+
+  [[nodiscard]] std::optional<Reader> object(const char* member) const {
+    const Json* value = json_util::find(object_, member);
+    if (value == nullptr) return std::nullopt;
+    if (!value->is_object()) fault(name(member) + " must be an object");
+    return Reader(*value, path_ + ": " + member);
+  }
+
+  [[nodiscard]] const Json& json() const { return object_; }
+
+ private:
+  const Json& object_;
+  std::string path_;
+};
+
+Json parse_object(Channel channel, std::string_view payload) {
+  const std::string name = channel_name(static_cast<std::uint8_t>(channel));
+  if (nests_deeper(payload, json_util::kMaxDepth)) fault(name + ": nested too deeply");
+  Json json = Json::parse(payload, nullptr, false);
+  if (json.is_discarded()) fault(name + ": not JSON");
+  if (!json.is_object()) fault(name + ": not a JSON object");
+  return json;
+}
+
+std::string type_of(Channel channel, const Json& json) {
+  const std::string name = channel_name(static_cast<std::uint8_t>(channel));
+  const Json* type = json_util::find(json, "type");
+  if (type == nullptr) fault(name + ": type is missing");
+  if (!type->is_string()) fault(name + ": type must be a string");
+  return type->get<std::string>();
+}
+
+[[noreturn]] void unknown_type(Channel channel, std::string_view type) {
+  fault(channel_name(static_cast<std::uint8_t>(channel)) + ": unknown type \"" + printable(type, 48) + "\"");
+}
+
+/// A control message whose channel has one type only.
+Json parse_typed(Channel channel, std::string_view payload, std::string_view type) {
+  Json json = parse_object(channel, payload);
+  const std::string got = type_of(channel, json);
+  if (got != type) unknown_type(channel, got);
+  return json;
+}
+
+/// The inverse of bytes_to_json. Arguments, environment and paths cannot hold a NUL: the kernel ends them there.
+std::string bytes_from_json(const Json& json, const std::string& name) {
+  std::string bytes;
+  if (json.is_string()) {
+    bytes = json.get<std::string>();
+  } else if (json.is_object()) {
+    const Json* encoded = json_util::find(json, "base64");
+    if (encoded == nullptr || !encoded->is_string()) fault(name + " must be a string or {\"base64\": ...}");
+    auto decoded = base64_decode(encoded->get_ref<const std::string&>());
+    if (!decoded) fault(name + ": base64 is malformed");
+    bytes = std::move(*decoded);
+  } else {
+    fault(name + " must be a string or {\"base64\": ...}");
+  }
+  if (bytes.find('\0') != std::string::npos) fault(name + " holds a NUL");
+  return bytes;
+}
+
+bool is_id(std::string_view id) {
+  if (id.empty() || id.size() > kMaxId) return false;
+  for (const char c : id) {
+    if (!((c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '-' || c == '_')) return false;
+  }
+  return true;
+}
+
+std::string read_id(const Reader& reader) {
+  std::string id = reader.text("id");
+  if (!is_id(id)) fault(reader.name("id") + " must be a UUID");
+  return id;
+}
+
+std::optional<StreamWord> read_word(const Reader& reader, const char* member) {
+  const auto stream = reader.object(member);
+  if (!stream) return std::nullopt;
+  StreamWord word{stream->needed("received"), stream->needed("limit")};
+  // An offset below what was received may be a late repetition; far beyond it nobody may promise.
+  if (word.limit > word.received && word.limit - word.received > kMaxWindow) {
+    fault(reader.name(member) + ": limit is more than " + std::to_string(kMaxWindow) + " beyond received");
+  }
+  return word;
+}
+
+void append_word(std::string& out, bool& first, std::string_view member, const std::optional<StreamWord>& word) {
+  if (!word) return;
+  out += first ? "\"" : ",\"";
+  first = false;
+  out += member;
+  out += "\":{\"received\":";
+  append_number(out, word->received);
+  out += ",\"limit\":";
+  append_number(out, word->limit);
+  out += '}';
+}
+
+// ---- exit status ----
+
+constexpr std::array<std::pair<ExitStatus::Outcome, const char*>, 6> kOutcomes = {{
+    {ExitStatus::Outcome::exited, "exited"},
+    {ExitStatus::Outcome::signaled, "signaled"},
+    {ExitStatus::Outcome::timed_out, "timed_out"},
+    {ExitStatus::Outcome::cancelled, "cancelled"},
+    {ExitStatus::Outcome::failed, "failed"},
+    {ExitStatus::Outcome::lost, "lost"},
+}};
+
+Json exit_to_json(const char* type, const ExitStatus& status) {
+  Json json{{"type", type}};
+  for (const auto& [outcome, name] : kOutcomes) {
+    if (outcome == status.outcome) json["outcome"] = name;
+  }
+  if (status.code) json["code"] = *status.code;
+  if (status.signal) {
+    const std::string name = signal_name(*status.signal);
+    if (!name.empty()) json["signal"] = name;
+    json["signalNumber"] = *status.signal;
+  }
+  if (!status.error_name.empty() || !status.error_what.empty() || !status.message.empty()) {
+    Json& error = json["error"] = Json::object();
+    if (!status.error_name.empty()) error["errno"] = status.error_name;
+    if (!status.error_what.empty()) error["what"] = status.error_what;
+    if (!status.message.empty()) error["message"] = status.message;
+  }
+  if (status.start_time_ms != 0) json["startTimeMs"] = status.start_time_ms;
+  if (status.end_time_ms != 0) json["endTimeMs"] = status.end_time_ms;
+  return json;
+}
+
+ExitStatus exit_from_json(const Reader& reader) {
+  ExitStatus status;
+  const std::string outcome = reader.text("outcome");
+  bool known = false;
+  for (const auto& [value, name] : kOutcomes) {
+    if (outcome == name) status.outcome = value, known = true;
+  }
+  if (!known) fault(reader.name("outcome") + " is unknown: \"" + printable(outcome, 32) + "\"");
+  if (const auto code = reader.integer("code", std::numeric_limits<std::int32_t>::max())) status.code = static_cast<int>(*code);
+  if (const auto number = reader.integer("signalNumber", 255)) {
+    status.signal = static_cast<int>(*number);
+  } else if (const std::string name = reader.text("signal"); !name.empty()) {
+    status.signal = signal_number(name);
+    if (!status.signal) fault(reader.name("signal") + " is unknown: \"" + printable(name, 32) + "\"");
+  }
+  // A missing status is never turned into 0 (EX-11): such a message says nothing.
+  if (status.outcome == ExitStatus::Outcome::exited && !status.code) fault(reader.name("code") + " is missing");
+  if (status.outcome == ExitStatus::Outcome::signaled && !status.signal) fault(reader.name("signal") + " is missing");
+  if (const auto error = reader.object("error")) {
+    status.error_name = error->text("errno");
+    status.error_what = error->text("what");
+    status.message = error->text("message");
+  }
+  status.start_time_ms = reader.integer("startTimeMs").value_or(0);
+  status.end_time_ms = reader.integer("endTimeMs").value_or(0);
+  return status;
+}
+
+StatusError error_from_json(const Reader& reader) {
+  StatusError error;
+  error.code = reader.text("code");
+  if (error.code.empty()) fault(reader.name("code") + " is missing");
+  error.message = reader.text("message");
+  error.reason = reader.text("reason");
+  if (const auto metadata = reader.object("metadata")) {
+    for (const auto& [key, value] : metadata->json().items()) {
+      if (value.is_string()) error.metadata.emplace(key, value.get<std::string>());
+    }
+  }
+  error.retry_delay_ms = reader.integer("retryDelayMs");
+  return error;
+}
+
+std::uint64_t max_dimension() { return std::numeric_limits<std::uint16_t>::max(); }
+
+}  // namespace
+
+void fault(std::string_view reason, CloseCode code) { throw Fault{ProtocolError{code, printable(reason, kMaxReason)}}; }
+
+std::string channel_name(std::uint8_t channel) {
+  switch (static_cast<Channel>(channel)) {
+    case Channel::std_in:
+      return "stdin";
+    case Channel::std_out:
+      return "stdout";
+    case Channel::std_err:
+      return "stderr";
+    case Channel::status:
+      return "status";
+    case Channel::resize:
+      return "resize";
+    case Channel::start:
+      return "start";
+    case Channel::window:
+      return "window";
+    case Channel::signal:
+      return "signal";
+    case Channel::resume:
+      return "resume";
+    case Channel::close:
+      return "close";
+  }
+  return "channel " + std::to_string(channel);
+}
+
+std::size_t max_payload(std::uint8_t channel) noexcept {
+  switch (static_cast<Channel>(channel)) {
+    case Channel::std_in:
+    case Channel::std_out:
+    case Channel::std_err:
+      return kMaxDataPayload;
+    case Channel::start:
+      return kMaxStartPayload;
+    case Channel::status:
+    case Channel::resize:
+    case Channel::window:
+    case Channel::signal:
+    case Channel::resume:
+      return kMaxControlPayload;
+    case Channel::close:
+      return 1;
+  }
+  return 0;
+}
+
+void check_size(std::uint8_t channel, std::string_view payload) {
+  const std::size_t max = max_payload(channel);
+  if (max == 0) fault("channel " + std::to_string(channel) + " is unknown");
+  if (channel == static_cast<std::uint8_t>(Channel::close)) return;  // decode_close says it better
+  if (payload.size() > max) {
+    fault(channel_name(channel) + ": " + std::to_string(payload.size()) + " bytes, at most " + std::to_string(max),
+          CloseCode::too_big);
+  }
+}
+
+void encode_window(std::string& out, const WindowMessage& message) {
+  // By hand: thousands of these pass each second.
+  begin(out, Channel::window);
+  out += "{\"type\":\"window\",";
+  bool first = true;
+  append_word(out, first, "stdin", message.std_in);
+  append_word(out, first, "stdout", message.std_out);
+  append_word(out, first, "stderr", message.std_err);
+  if (message.flush) {
+    out += first ? "\"flush\":" : ",\"flush\":";
+    first = false;
+    append_number(out, *message.flush);
+  }
+  if (message.release) {
+    out += first ? "\"release\":true" : ",\"release\":true";
+    first = false;
+  }
+  if (first) out.pop_back();
+  out += '}';
+}
+
+WindowMessage decode_window(std::string_view payload) {
+  const Json json = parse_typed(Channel::window, payload, "window");
+  const Reader reader(json, "window");
+  WindowMessage message;
+  message.std_in = read_word(reader, "stdin");
+  message.std_out = read_word(reader, "stdout");
+  message.std_err = read_word(reader, "stderr");
+  message.flush = reader.integer("flush");
+  message.release = reader.boolean("release");
+  return message;
+}
+
+void encode_start(std::string& out, const StartRequest& request) {
+  Json json{{"type", "start"}, {"id", request.id}, {"sandboxId", request.sandbox_id}};
+  Json& command = json["command"] = Json::array();
+  for (const auto& argument : request.command) command.push_back(bytes_to_json(argument));
+  if (!request.env.empty()) {
+    bool names_are_text = true;
+    for (const auto& [name, value] : request.env) names_are_text = names_are_text && is_utf8(name);
+    if (names_are_text) {
+      Json& env = json["env"] = Json::object();
+      for (const auto& [name, value] : request.env) env[name] = bytes_to_json(value);
+    } else {
+      Json& env = json["env"] = Json::array();
+      for (const auto& [name, value] : request.env) env.push_back(Json::array({bytes_to_json(name), bytes_to_json(value)}));
+    }
+  }
+  if (!request.cwd.empty()) json["cwd"] = bytes_to_json(request.cwd);
+  if (request.use_stdin) json["stdin"] = true;
+  if (request.tty) {
+    json["tty"] = true;
+    if (request.tty_width != 0) json["width"] = request.tty_width;
+    if (request.tty_height != 0) json["height"] = request.tty_height;
+  }
+  if (request.timeout_ms != 0) json["timeoutMs"] = request.timeout_ms;
+  json["graceMs"] = request.grace_ms;
+  json["window"] = Json{{"stdout", request.stdout_limit}, {"stderr", request.stderr_limit}};
+  if (request.attempt != 0) json["attempt"] = request.attempt;
+  write(out, Channel::start, json);
+}
+
+StartRequest decode_start(std::string_view payload) {
+  const Json json = parse_typed(Channel::start, payload, "start");
+  const Reader reader(json, "start");
+  StartRequest request;
+  request.id = read_id(reader);
+  request.sandbox_id = reader.text("sandboxId");
+  if (const Json* command = reader.array("command")) {
+    request.command.reserve(command->size());
+    for (const auto& argument : *command) {
+      request.command.push_back(bytes_from_json(argument, "start: command[" + std::to_string(request.command.size()) + "]"));
+    }
+  }
+  if (const Json* env = json_util::find(json, "env")) {
+    if (env->is_object()) {
+      for (const auto& [name, value] : env->items()) {
+        const std::string where = "start: env[\"" + printable(name, 48) + "\"]";
+        if (name.find('\0') != std::string::npos) fault(where + ": the name holds a NUL");
+        request.env.insert_or_assign(name, bytes_from_json(value, where));
+      }
+    } else if (env->is_array()) {
+      std::size_t index = 0;
+      for (const auto& pair : *env) {
+        const std::string where = "start: env[" + std::to_string(index++) + "]";
+        if (!pair.is_array() || pair.size() != 2) fault(where + " must be [name, value]");
+        std::string name = bytes_from_json(pair[0], where + "[0]");
+        request.env.insert_or_assign(std::move(name), bytes_from_json(pair[1], where + "[1]"));
+      }
+    } else {
+      fault("start: env must be an object or an array");
+    }
+  }
+  if (const Json* cwd = json_util::find(json, "cwd")) request.cwd = bytes_from_json(*cwd, "start: cwd");
+  request.use_stdin = reader.boolean("stdin");
+  request.tty = reader.boolean("tty");
+  request.tty_width = static_cast<std::uint16_t>(reader.integer("width", max_dimension()).value_or(0));
+  request.tty_height = static_cast<std::uint16_t>(reader.integer("height", max_dimension()).value_or(0));
+  request.timeout_ms = reader.integer("timeoutMs").value_or(0);
+  request.grace_ms = reader.integer("graceMs").value_or(request.grace_ms);
+  if (const auto window = reader.object("window")) {
+    request.stdout_limit = window->integer("stdout", kMaxWindow).value_or(kDefaultWindow);
+    request.stderr_limit = window->integer("stderr", kMaxWindow).value_or(kDefaultWindow);
+  }
+  request.attempt = reader.integer("attempt").value_or(0);
+  return request;
+}
+
+void encode_resume(std::string& out, const ResumeRequest& request) {
+  Json json{{"type", "resume"}, {"id", request.id}, {"sandboxId", request.sandbox_id}};
+  json["stdout"] = Json{{"received", request.stdout_received}, {"limit", request.stdout_limit}};
+  json["stderr"] = Json{{"received", request.stderr_received}, {"limit", request.stderr_limit}};
+  if (request.attempt != 0) json["attempt"] = request.attempt;
+  write(out, Channel::resume, json);
+}
+
+ResumeRequest decode_resume(std::string_view payload) {
+  const Json json = parse_typed(Channel::resume, payload, "resume");
+  const Reader reader(json, "resume");
+  ResumeRequest request;
+  request.id = read_id(reader);
+  request.sandbox_id = reader.text("sandboxId");
+  const auto out = read_word(reader, "stdout");
+  const auto err = read_word(reader, "stderr");
+  if (!out) fault("resume: stdout is missing");
+  if (!err) fault("resume: stderr is missing");
+  request.stdout_received = out->received;
+  request.stdout_limit = out->limit;
+  request.stderr_received = err->received;
+  request.stderr_limit = err->limit;
+  request.attempt = reader.integer("attempt").value_or(0);
+  return request;
+}
+
+void encode_resumed(std::string& out, const ResumedMessage& message) {
+  Json json{{"type", "resumed"}, {"stdin", {{"received", message.std_in.received}, {"limit", message.std_in.limit}}}};
+  if (message.signals != 0) json["signals"] = message.signals;
+  write(out, Channel::resume, json);
+}
+
+ResumedMessage decode_resumed(std::string_view payload) {
+  const Json json = parse_typed(Channel::resume, payload, "resumed");
+  const Reader reader(json, "resumed");
+  const auto word = read_word(reader, "stdin");
+  if (!word) fault("resumed: stdin is missing");
+  return {*word, reader.integer("signals").value_or(0)};
+}
+
+void encode_started(std::string& out, const StartedMessage& message) {
+  Json json{{"type", "started"},
+            {"id", message.id},
+            {"pid", message.pid},
+            {"attached", message.attached},
+            {"window", {{"stdin", message.stdin_limit}}}};
+  if (message.attached) {
+    json["received"] = Json{{"stdin", message.stdin_received}};
+    json["signals"] = message.signals;
+  }
+  write(out, Channel::status, json);
+}
+
+void encode_ended(std::string& out, const ExitStatus& status) { write(out, Channel::status, exit_to_json("ended", status)); }
+
+void encode_exit(std::string& out, const ExitMessage& message) {
+  Json json = exit_to_json("exit", message.status);
+  json["stdout"] = message.stdout_total;
+  json["stderr"] = message.stderr_total;
+  write(out, Channel::status, json);
+}
+
+void encode_status_error(std::string& out, const StatusError& error) {
+  // The message is read by people and may come from anywhere: it must not grow beyond what a control message carries.
+  constexpr std::size_t kMaxText = 8 * 1024;
+  Json json{{"type", "error"}, {"code", error.code}};
+  if (!error.message.empty()) json["message"] = error.message.substr(0, kMaxText);
+  if (!error.reason.empty()) json["reason"] = error.reason.substr(0, kMaxText);
+  if (!error.metadata.empty()) {
+    Json& metadata = json["metadata"] = Json::object();
+    std::size_t total = 0;
+    for (const auto& [key, value] : error.metadata) {
+      total += key.size() + value.size();
+      if (total > kMaxText) break;
+      metadata[key] = value;
+    }
+  }
+  if (error.retry_delay_ms) json["retryDelayMs"] = *error.retry_delay_ms;
+  write(out, Channel::status, json);
+}
+
+StatusMessage decode_status(std::string_view payload) {
+  const Json json = parse_object(Channel::status, payload);
+  const std::string type = type_of(Channel::status, json);
+  const Reader reader(json, type == "started" || type == "exit" || type == "ended" || type == "error" ? type : "status");
+  if (type == "started") {
+    StartedMessage message;
+    message.id = reader.text("id");
+    message.pid = reader.integer("pid").value_or(0);
+    message.attached = reader.boolean("attached");
+    if (const auto received = reader.object("received")) message.stdin_received = received->integer("stdin").value_or(0);
+    message.stdin_limit = message.stdin_received + kInitialStdinWindow;
+    if (const auto window = reader.object("window")) {
+      message.stdin_limit = window->integer("stdin").value_or(message.stdin_limit);
+    }
+    if (message.stdin_limit > message.stdin_received && message.stdin_limit - message.stdin_received > kMaxWindow) {
+      fault("started: window: stdin is more than " + std::to_string(kMaxWindow) + " beyond received");
+    }
+    message.signals = reader.integer("signals").value_or(0);
+    return message;
+  }
+  if (type == "ended") return EndedMessage{exit_from_json(reader)};
+  if (type == "exit") {
+    ExitMessage message;
+    message.status = exit_from_json(reader);
+    message.stdout_total = reader.needed("stdout");
+    message.stderr_total = reader.needed("stderr");
+    return message;
+  }
+  if (type == "error") return error_from_json(reader);
+  unknown_type(Channel::status, type);
+}
+
+void encode_signal(std::string& out, const SignalMessage& message) {
+  Json json{{"type", "signal"}};
+  std::string name = signal_name(message.number);
+  if (name.empty()) {
+    json["signal"] = message.number;
+  } else {
+    json["signal"] = std::move(name);
+  }
+  if (message.sequence != 0) json["seq"] = message.sequence;
+  write(out, Channel::signal, json);
+}
+
+void encode_cancel(std::string& out, const CancelRequest& request) {
+  Json json{{"type", "cancel"}};
+  if (request.grace_ms) json["graceMs"] = *request.grace_ms;
+  write(out, Channel::signal, json);
+}
+
+std::variant<SignalMessage, CancelRequest> decode_signal(std::string_view payload) {
+  const Json json = parse_object(Channel::signal, payload);
+  const std::string type = type_of(Channel::signal, json);
+  if (type == "cancel") return CancelRequest{Reader(json, "cancel").integer("graceMs")};
+  if (type != "signal") unknown_type(Channel::signal, type);
+  const Reader reader(json, "signal");
+  SignalMessage message;
+  const Json* signal = json_util::find(json, "signal");
+  if (signal == nullptr) fault("signal: signal is missing");
+  std::optional<int> number;
+  std::string given;
+  if (signal->is_string()) {
+    given = signal->get<std::string>();
+    number = signal_number(given);
+  } else if (signal->is_number_integer()) {
+    given = signal->dump();
+    number = signal_number(given);
+  } else {
+    fault("signal: signal must be a name or a number");
+  }
+  if (!number) fault("signal: signal is unknown: \"" + printable(given, 32) + "\"");
+  message.number = *number;
+  message.sequence = reader.integer("seq").value_or(0);
+  return message;
+}
+
+void encode_resize(std::string& out, const ResizeRequest& request) {
+  write(out, Channel::resize, Json{{"type", "resize"}, {"width", request.width}, {"height", request.height}});
+}
+
+ResizeRequest decode_resize(std::string_view payload) {
+  const Json json = parse_typed(Channel::resize, payload, "resize");
+  const Reader reader(json, "resize");
+  ResizeRequest request;
+  request.width = static_cast<std::uint16_t>(reader.needed("width", max_dimension()));
+  request.height = static_cast<std::uint16_t>(reader.needed("height", max_dimension()));
+  if (request.width == 0) fault("resize: width must be at least 1");
+  if (request.height == 0) fault("resize: height must be at least 1");
+  return request;
+}
+
+void encode_close(std::string& out, Channel stream) {
+  begin(out, Channel::close);
+  out += byte(stream);
+}
+
+Channel decode_close(std::string_view payload) {
+  if (payload.size() != 1) fault("close: the payload must be one byte, the stream");
+  const auto number = static_cast<std::uint8_t>(payload[0]);
+  if (number > static_cast<std::uint8_t>(Channel::std_err)) fault("close: " + channel_name(number) + " is no stream");
+  return static_cast<Channel>(number);
+}
+
+FirstMessage parse_first_message(std::uint8_t channel, std::string_view payload) {
+  try {
+    check_size(channel, payload);
+    if (channel == static_cast<std::uint8_t>(Channel::start)) return decode_start(payload);
+    if (channel == static_cast<std::uint8_t>(Channel::resume)) return decode_resume(payload);
+    fault(channel_name(channel) + ": no process is under way; expected start or resume");
+  } catch (const Fault& f) {
+    return f.error;
+  }
+}
+
+std::optional<StatusError> validate(const StartRequest& request) {
+  const auto invalid = [](std::string field, const std::string& why) {
+    StatusError error{"invalid_argument", field + " " + why, "CWSANDBOX_INVALID_REQUEST", {}, std::nullopt};
+    error.metadata.emplace("field", std::move(field));
+    return error;
+  };
+  const auto has_nul = [](const std::string& text) { return text.find('\0') != std::string::npos; };
+  if (!is_id(request.id)) return invalid("id", "must be a UUID");
+  if (request.sandbox_id.empty()) return invalid("sandboxId", "is empty");
+  if (request.command.empty()) return invalid("command", "is empty");
+  if (request.command.front().empty()) return invalid("command[0]", "is empty: it names the program");
+  std::size_t total = 0;
+  for (std::size_t i = 0; i < request.command.size(); ++i) {
+    if (has_nul(request.command[i])) return invalid("command[" + std::to_string(i) + "]", "holds a NUL");
+    total += request.command[i].size() + 3;
+  }
+  for (const auto& [name, value] : request.env) {
+    const std::string field = "env[\"" + printable(name, 48) + "\"]";
+    if (name.empty()) return invalid(field, "has an empty name");
+    if (name.find('=') != std::string::npos) return invalid(field, "has a '=' in its name");
+    if (has_nul(name)) return invalid(field, "has a NUL in its name");
+    if (has_nul(value)) return invalid(field, "holds a NUL");
+    total += name.size() + value.size() + 6;
+  }
+  if (!request.cwd.empty() && request.cwd.front() != '/') return invalid("cwd", "must be an absolute path");
+  if (has_nul(request.cwd)) return invalid("cwd", "holds a NUL");
+  if (request.tty_width != 0 && !request.tty) return invalid("width", "needs a terminal");
+  if (request.tty_height != 0 && !request.tty) return invalid("height", "needs a terminal");
+  if (request.timeout_ms > kMaxInteger) return invalid("timeoutMs", "is too large");
+  if (request.grace_ms > kMaxInteger) return invalid("graceMs", "is too large");
+  if (request.stdout_limit > kMaxWindow) return invalid("window.stdout", "is more than " + std::to_string(kMaxWindow));
+  if (request.stderr_limit > kMaxWindow) return invalid("window.stderr", "is more than " + std::to_string(kMaxWindow));
+  // Escapes and base64 make text longer on the wire: only what may not fit is encoded to see.
+  if (total > kMaxStartPayload / 8) {
+    std::string encoded;
+    encode_start(encoded, request);
+    if (encoded.size() > kMaxMessage) {
+      return invalid("command",
+                     "and env take " + std::to_string(encoded.size()) + " bytes, at most " + std::to_string(kMaxMessage));
+    }
+  }
+  return std::nullopt;
+}
+
+}  // namespace cwsandbox::protocol
