@@ -1,0 +1,520 @@
+// PID 1 of a local sandbox: starts processes, reaps, delivers signals, and hands out the descriptors of what it started.
+//
+// It is the only program in the sandbox that the runner talks to, and it never touches a process's data. Linked statically and
+// without the C++ runtime, because it runs on whatever files the sandbox has. See docs/decisions/local-agent.md.
+#include <fcntl.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/ioctl.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <termios.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+
+#include "runner/local/agent_protocol.hpp"
+
+namespace {
+
+using namespace cwsandbox::runner::local::agent;
+
+[[noreturn]] void leave(int status) {
+  // The kernel kills whatever else there is in the PID namespace when its first process ends.
+  _exit(status);
+}
+
+std::int64_t now_ms() {
+  timespec t{};
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return static_cast<std::int64_t>(t.tv_sec) * 1000 + t.tv_nsec / 1000000;
+}
+
+// ---- The processes that were started here, by pid ----
+
+struct Record {
+  pid_t pid = 0;  // 0: free
+  bool leader_ended = false;
+  bool is_main = false;
+  std::uint64_t seq = 0;
+};
+
+// Open addressing with linear probing. Removal moves later entries up, so there are no tombstones and every operation is O(1).
+class Records {
+ public:
+  Record* find(pid_t pid) {
+    if (capacity_ == 0) return nullptr;
+    for (std::size_t i = home(pid);; i = next(i)) {
+      if (slots_[i].pid == pid) return &slots_[i];
+      if (slots_[i].pid == 0) return nullptr;
+    }
+  }
+
+  // A number that comes again belongs to the newest process: the old group must have gone for the kernel to give it out.
+  bool put(const Record& record) {
+    if (Record* old = find(record.pid)) {
+      *old = record;
+      return true;
+    }
+    if ((count_ + 1) * 2 > capacity_ && !make_room()) return false;
+    insert(record);
+    return true;
+  }
+
+  void remove(pid_t pid) {
+    Record* found = find(pid);
+    if (found == nullptr) return;
+    std::size_t hole = static_cast<std::size_t>(found - slots_);
+    for (std::size_t i = next(hole); slots_[i].pid != 0; i = next(i)) {
+      const std::size_t wanted = home(slots_[i].pid);
+      const bool may_move = hole <= i ? (wanted <= hole || wanted > i) : (wanted <= hole && wanted > i);
+      if (may_move) {
+        slots_[hole] = slots_[i];
+        hole = i;
+      }
+    }
+    slots_[hole] = Record{};
+    --count_;
+  }
+
+ private:
+  std::size_t home(pid_t pid) const { return (static_cast<std::uint32_t>(pid) * 2654435761u) & (capacity_ - 1); }
+  std::size_t next(std::size_t i) const { return (i + 1) & (capacity_ - 1); }
+  void insert(const Record& record) {
+    std::size_t i = home(record.pid);
+    while (slots_[i].pid != 0) i = next(i);
+    slots_[i] = record;
+    ++count_;
+  }
+  // Forgets groups that have ended since their leader did; grows when that was not enough.
+  bool make_room() {
+    std::size_t live = 0;
+    for (std::size_t i = 0; i < capacity_; ++i) {
+      if (slots_[i].pid == 0) continue;
+      if (slots_[i].leader_ended && kill(-slots_[i].pid, 0) != 0 && errno == ESRCH) slots_[i].pid = -1;
+      if (slots_[i].pid > 0) ++live;
+    }
+    const std::size_t capacity = (live + 1) * 4 > capacity_ ? (capacity_ == 0 ? 64 : capacity_ * 2) : capacity_;
+    auto* slots = static_cast<Record*>(calloc(capacity, sizeof(Record)));
+    if (slots == nullptr) return false;
+    Record* old = slots_;
+    const std::size_t old_capacity = capacity_;
+    slots_ = slots;
+    capacity_ = capacity;
+    count_ = 0;
+    for (std::size_t i = 0; i < old_capacity; ++i) {
+      if (old[i].pid > 0) insert(old[i]);
+    }
+    free(old);
+    return true;
+  }
+
+  Record* slots_ = nullptr;
+  std::size_t capacity_ = 0, count_ = 0;
+};
+
+Records records;
+bool stopping = false;
+bool killed = false;
+std::int64_t stop_deadline = 0;
+
+// The grace of what is left when the main command has ended.
+constexpr std::int32_t kEndGraceMs = 1000;
+// How long the kernel may take to end what was killed before the agent goes without having reported it.
+constexpr std::int64_t kKillGraceMs = 1000;
+
+// ---- Answers ----
+
+bool send_note(Type type, const Note& note, const int* fds = nullptr, std::size_t fd_count = 0) {
+  char frame[kNoteFrame];
+  write_note(frame, type, note);
+  iovec part{frame, sizeof frame};
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int) * kMaxDescriptors)] = {};
+  msghdr message{};
+  message.msg_iov = &part;
+  message.msg_iovlen = 1;
+  if (fd_count > 0) {
+    message.msg_control = control;
+    message.msg_controllen = CMSG_SPACE(sizeof(int) * fd_count);
+    cmsghdr* header = CMSG_FIRSTHDR(&message);
+    header->cmsg_level = SOL_SOCKET;
+    header->cmsg_type = SCM_RIGHTS;
+    header->cmsg_len = CMSG_LEN(sizeof(int) * fd_count);
+    memcpy(CMSG_DATA(header), fds, sizeof(int) * fd_count);
+  }
+  std::size_t sent = 0;
+  while (sent < sizeof frame) {
+    part = {frame + sent, sizeof frame - sent};
+    const ssize_t n = sendmsg(kControlFd, &message, MSG_NOSIGNAL);
+    if (n < 0) {
+      if (errno == EINTR) continue;
+      if (sent == 0 && fd_count > 0 && errno != EPIPE && errno != ECONNRESET) return false;
+      leave(0);  // nobody listens any more
+    }
+    sent += static_cast<std::size_t>(n);
+    message.msg_control = nullptr;
+    message.msg_controllen = 0;
+  }
+  return true;
+}
+
+void send_failure(std::uint64_t seq, int error, Stage stage) {
+  Note note;
+  note.seq = seq;
+  note.value = error;
+  note.detail = static_cast<std::uint8_t>(stage);
+  send_note(Type::start_failed, note);
+}
+
+// ---- Starting ----
+
+struct Child {
+  char** argv = nullptr;
+  char** env = nullptr;
+  const char* cwd = nullptr;
+  int in = -1, out = -1, err = -1;
+  int terminal = -1;
+  // Written by the child, which shares this memory until it has executed the program.
+  volatile int error = 0;
+  volatile Stage stage = Stage::program;
+};
+
+// As execvpe, but a file without a known format is an error and not a shell script.
+int execute(Child& child) {
+  const char* name = child.argv[0];
+  if (name[0] == '\0') return ENOENT;
+  if (strchr(name, '/') != nullptr) {
+    execve(name, child.argv, child.env);
+    return errno;
+  }
+  const char* path = nullptr;
+  for (char** e = child.env; *e != nullptr; ++e) {
+    if (strncmp(*e, "PATH=", 5) == 0) path = *e + 5;
+  }
+  if (path == nullptr) path = "/usr/local/bin:/usr/bin:/bin";
+  const std::size_t name_length = strlen(name);
+  if (name_length > 255) return ENAMETOOLONG;
+  bool denied = false;
+  for (const char* at = path;;) {
+    const char* end = strchrnul(at, ':');
+    const auto length = static_cast<std::size_t>(end - at);
+    char full[4096];
+    if (length + name_length + 2 <= sizeof full) {
+      char* to = full;
+      if (length > 0) {
+        memcpy(to, at, length);
+        to += length;
+        *to++ = '/';
+      }
+      memcpy(to, name, name_length + 1);
+      execve(full, child.argv, child.env);
+      if (errno == EACCES) {
+        denied = true;
+      } else if (errno != ENOENT && errno != ENOTDIR && errno != ENODEV && errno != ESTALE) {
+        return errno;
+      }
+    }
+    if (*end == '\0') break;
+    at = end + 1;
+  }
+  return denied ? EACCES : ENOENT;
+}
+
+int run_child(void* data) {
+  auto& child = *static_cast<Child*>(data);
+  const auto fail = [&child](int error, Stage stage) {
+    child.error = error;
+    child.stage = stage;
+    _exit(127);
+  };
+  if (child.terminal >= 0) {
+    if (setsid() < 0 || ioctl(child.terminal, TIOCSCTTY, 0) != 0) fail(errno, Stage::stdio);
+  } else if (setpgid(0, 0) != 0) {
+    fail(errno, Stage::fork);
+  }
+  // The agent itself has /dev/null in all three, so what is not replaced is right already, and no source lies below 3.
+  const int wanted[3] = {child.in, child.out, child.err};
+  for (int i = 0; i < 3; ++i) {
+    if (wanted[i] >= 0 && dup2(wanted[i], i) < 0) fail(errno, Stage::stdio);
+  }
+  // What is open is exactly 0, 1 and 2, whatever the agent holds.
+  if (syscall(SYS_close_range, 3u, ~0u, 0u) != 0) fail(errno, Stage::stdio);
+  if (chdir(child.cwd) != 0) fail(errno, Stage::cwd);
+  sigset_t none;
+  sigemptyset(&none);
+  sigprocmask(SIG_SETMASK, &none, nullptr);
+  fail(execute(child), Stage::program);
+  return 127;
+}
+
+alignas(64) char child_stack[64 * 1024];
+
+void close_all(const int* fds, std::size_t count) {
+  for (std::size_t i = 0; i < count; ++i) {
+    if (fds[i] >= 0) close(fds[i]);
+  }
+}
+
+void start_process(const Start& start) {
+  if (stopping) return send_failure(start.seq, ECANCELED, Stage::stopping);
+
+  // The strings lie where they are; only the tables of pointers are made.
+  const std::size_t pointers = std::size_t{start.argc} + start.envc + 2;
+  auto** table = static_cast<char**>(malloc(pointers * sizeof(char*)));
+  if (table == nullptr) return send_failure(start.seq, ENOMEM, Stage::fork);
+  char* at = const_cast<char*>(start.strings.data());
+  Child child;
+  child.cwd = at;
+  child.argv = table;
+  child.env = table + start.argc + 1;
+  const auto skip = [&at] { at += strlen(at) + 1; };
+  skip();
+  for (std::uint32_t i = 0; i < start.argc; ++i, skip()) child.argv[i] = at;
+  child.argv[start.argc] = nullptr;
+  for (std::uint32_t i = 0; i < start.envc; ++i, skip()) child.env[i] = at;
+  child.env[start.envc] = nullptr;
+
+  int ours[3] = {-1, -1, -1};
+  int theirs[3] = {-1, -1, -1};
+  std::size_t our_count = 0, their_count = 0;
+  bool ready = true;
+  if ((start.flags & kWithTty) != 0) {
+    const int master = open("/dev/ptmx", O_RDWR | O_NOCTTY | O_CLOEXEC);
+    int unlock = 0;
+    int slave = -1;
+    if (master >= 0) ours[our_count++] = master;
+    ready = master >= 0 && ioctl(master, TIOCSPTLCK, &unlock) == 0 &&
+            (slave = ioctl(master, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC)) >= 0;
+    if (slave >= 0) theirs[their_count++] = slave;
+    if (ready && start.width > 0 && start.height > 0) {
+      const winsize size{start.height, start.width, 0, 0};
+      ioctl(master, TIOCSWINSZ, &size);
+    }
+    child.terminal = child.in = child.out = child.err = slave;
+  } else {
+    int ends[2];
+    const auto make_pipe = [&](bool input) {
+      if (pipe2(ends, O_CLOEXEC) != 0) return -1;
+      ours[our_count++] = ends[input ? 1 : 0];
+      theirs[their_count++] = ends[input ? 0 : 1];
+      return ends[input ? 0 : 1];
+    };
+    if ((start.flags & kWithStdin) != 0) ready = (child.in = make_pipe(true)) >= 0;
+    if ((start.flags & kDiscardOutput) == 0)
+      ready = ready && (child.out = make_pipe(false)) >= 0 && (child.err = make_pipe(false)) >= 0;
+  }
+  if (!ready) {
+    const int error = errno;
+    close_all(ours, our_count);
+    close_all(theirs, their_count);
+    free(table);
+    return send_failure(start.seq, error, Stage::stdio);
+  }
+
+  // As vfork: the agent waits until the program has been executed, so an error comes back in plain memory, without a pipe for it.
+  const pid_t pid = clone(run_child, child_stack + sizeof child_stack, CLONE_VM | CLONE_VFORK | SIGCHLD, &child);
+  const int clone_error = errno;
+  close_all(theirs, their_count);
+  free(table);
+  if (pid < 0 || child.error != 0) {
+    close_all(ours, our_count);
+    if (pid < 0) return send_failure(start.seq, clone_error, Stage::fork);
+    int status = 0;
+    while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {
+    }
+    return send_failure(start.seq, child.error, child.stage);
+  }
+
+  Record record;
+  record.pid = pid;
+  record.seq = start.seq;
+  record.is_main = (start.flags & kMain) != 0;
+  Note note;
+  note.seq = start.seq;
+  note.pid = static_cast<std::uint32_t>(pid);
+  note.detail = static_cast<std::uint8_t>(our_count);
+  const bool kept = records.put(record);
+  const bool sent = kept && send_note(Type::started, note, ours, our_count);
+  const int error = kept ? errno : ENOMEM;
+  close_all(ours, our_count);
+  if (!sent) {
+    // Too many descriptors under way, or no memory: nobody could ever talk to the process.
+    kill(-pid, SIGKILL);
+    records.remove(pid);
+    send_failure(start.seq, error, Stage::stdio);
+  }
+}
+
+// ---- Ending ----
+
+void kill_all() {
+  if (!killed) kill(-1, SIGKILL);
+  killed = true;
+  stop_deadline = now_ms() + kKillGraceMs;
+}
+
+void begin_stop(std::int32_t grace_ms) {
+  const std::int64_t deadline = now_ms() + (grace_ms < 0 ? 0 : grace_ms);
+  if (killed) return;
+  if (!stopping || deadline < stop_deadline) stop_deadline = deadline;
+  if (grace_ms <= 0) {
+    stopping = true;
+    kill_all();
+  } else if (!stopping) {
+    stopping = true;
+    // Everything in the namespace but this process; what is stopped must run to see it.
+    kill(-1, SIGTERM);
+    kill(-1, SIGCONT);
+  }
+}
+
+void reap() {
+  for (;;) {
+    int status = 0;
+    const pid_t pid = waitpid(-1, &status, WNOHANG);
+    if (pid < 0 && errno == EINTR) continue;
+    if (pid < 0 && stopping) leave(0);  // ECHILD: everything has ended, and has been reported
+    if (pid <= 0) return;
+    Record* record = records.find(pid);
+    if (record == nullptr || record->leader_ended) continue;  // an orphan
+    Note note;
+    note.seq = record->seq;
+    note.pid = static_cast<std::uint32_t>(pid);
+    note.value = status;
+    send_note(Type::exited, note);
+    const bool was_main = record->is_main;
+    // A group whose leader has ended can still be signalled while it has members.
+    record->leader_ended = true;
+    if (kill(-pid, 0) != 0 && errno == ESRCH) records.remove(pid);
+    if (was_main) begin_stop(kEndGraceMs);
+  }
+}
+
+void signal_group(const Note& note) {
+  const Record* record = records.find(static_cast<pid_t>(note.pid));
+  if (note.pid <= 1 || record == nullptr || record->seq != note.seq) return;
+  kill(-record->pid, note.value);
+}
+
+// ---- Requests ----
+
+char* buffer = nullptr;
+std::size_t buffer_size = 0, buffer_used = 0;
+constexpr std::size_t kSmallBuffer = 64 * 1024;
+
+void handle(const Frame& frame) {
+  Note note;
+  Start start;
+  switch (static_cast<Type>(frame.type)) {
+    case Type::start:
+      if (!read_start(frame.payload, start)) leave(2);
+      return start_process(start);
+    case Type::signal:
+      if (!read_note(frame.payload, note)) leave(2);
+      return signal_group(note);
+    case Type::stop:
+      if (!read_note(frame.payload, note)) leave(2);
+      return begin_stop(note.value);
+    default:
+      leave(2);
+  }
+}
+
+void resize_buffer(std::size_t size) {
+  auto* bytes = static_cast<char*>(realloc(buffer, size));
+  if (bytes == nullptr) leave(3);
+  buffer = bytes;
+  buffer_size = size;
+}
+
+void read_requests() {
+  const ssize_t n = recv(kControlFd, buffer + buffer_used, buffer_size - buffer_used, MSG_DONTWAIT);
+  if (n < 0) {
+    if (errno == EAGAIN || errno == EINTR) return;
+    leave(0);
+  }
+  if (n == 0) leave(0);  // the runner has gone: so does the sandbox
+  buffer_used += static_cast<std::size_t>(n);
+  std::string_view bytes(buffer, buffer_used);
+  Frame frame;
+  for (;;) {
+    const Parse parse = take_frame(bytes, kMaxRequest, frame);
+    if (parse == Parse::violation) leave(2);
+    if (parse == Parse::incomplete) break;
+    handle(frame);
+  }
+  if (!bytes.empty() && bytes.data() != buffer) memmove(buffer, bytes.data(), bytes.size());
+  buffer_used = bytes.size();
+  if (buffer_used == buffer_size) {
+    resize_buffer(buffer_size * 2);  // bounded: take_frame refuses a frame over kMaxRequest before it is buffered
+  } else if (buffer_used == 0 && buffer_size > kSmallBuffer) {
+    resize_buffer(kSmallBuffer);
+  }
+}
+
+void on_child(int) {}
+
+}  // namespace
+
+int main() {
+  // First of all: programs in the sandbox run as the same user, and must neither trace this process nor open its descriptors.
+  if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) != 0) leave(3);
+  prctl(PR_SET_NAME, "cwsandbox-agent", 0, 0, 0);
+  const int null = open("/dev/null", O_RDWR | O_CLOEXEC | O_NOCTTY);
+  if (null < 0) leave(3);
+  for (int fd = 0; fd < 3; ++fd) {
+    if (dup2(null, fd) < 0) leave(3);
+  }
+  if (syscall(SYS_close_range, static_cast<unsigned>(kImageFd), ~0u, 0u) != 0) leave(3);
+  fcntl(kControlFd, F_SETFD, FD_CLOEXEC);
+  fcntl(kGatewayFd, F_SETFD, FD_CLOEXEC);
+  umask(022);
+
+  // A program that is started begins with every signal at its default and none blocked, whatever the gateway's host did.
+  for (int number = 1; number < 65; ++number) signal(number, SIG_DFL);
+  struct sigaction action{};
+  action.sa_handler = on_child;
+  sigaction(SIGCHLD, &action, nullptr);
+  sigset_t all, waiting;
+  sigfillset(&all);
+  sigprocmask(SIG_SETMASK, &all, nullptr);
+  waiting = all;
+  sigdelset(&waiting, SIGCHLD);
+
+  resize_buffer(kSmallBuffer);
+  Note hello;
+  hello.value = kVersion;
+  send_note(Type::hello, hello);
+
+  // Signals come only while it waits here, so a child that ends is noticed at once and none is missed.
+  pollfd fds[2] = {{kControlFd, POLLIN, 0}, {kGatewayFd, POLLIN, 0}};
+  for (;;) {
+    timespec timeout{};
+    if (stopping) {
+      const std::int64_t left = stop_deadline - now_ms();
+      if (left <= 0) {
+        if (killed) leave(0);
+        kill_all();
+        continue;
+      }
+      timeout.tv_sec = static_cast<time_t>(left / 1000);
+      timeout.tv_nsec = static_cast<long>(left % 1000) * 1000000;
+    }
+    const int n = ppoll(fds, 2, stopping ? &timeout : nullptr, &waiting);
+    if (n < 0) {
+      if (errno != EINTR) leave(3);
+      reap();
+      continue;
+    }
+    if (fds[1].revents != 0) leave(0);
+    if (fds[0].revents != 0) read_requests();
+    if (stopping) reap();
+  }
+}

@@ -1,0 +1,154 @@
+// What the runner and the agent in the sandbox say to each other, over one SOCK_STREAM socket.
+//
+// Both ends run on one machine and come from one build, so numbers travel in the machine's own byte order. A frame is a 32-bit
+// length, a type byte and a payload; the length counts the type and the payload. The runner never trusts what it reads here:
+// every reader checks bounds, and a frame that does not fit its type exactly is an error. No allocation, no exceptions: the agent
+// is built without them.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <string_view>
+
+namespace cwsandbox::runner::local::agent {
+
+inline constexpr std::int32_t kVersion = 1;
+
+// Descriptors that the agent inherits.
+inline constexpr int kControlFd = 3;  ///< this protocol
+inline constexpr int kGatewayFd = 4;  ///< a pidfd of the process that the runner lives in: readable when that has ended
+inline constexpr int kImageFd = 5;    ///< the agent's own program, which it closes
+
+inline constexpr std::uint32_t kMaxRequest =
+    4u << 20;  ///< a whole frame to the agent; the kernel's own limit on argv and env is below
+
+enum class Type : std::uint8_t {
+  // To the agent.
+  start = 1,
+  signal = 2,
+  stop = 3,
+  // From the agent.
+  hello = 65,
+  started = 66,  ///< carries descriptors: [stdin,] stdout, stderr; or the terminal's master
+  start_failed = 67,
+  exited = 68,
+};
+
+/// What could not be had when a process did not start.
+enum class Stage : std::uint8_t { program, cwd, stdio, fork, stopping };
+
+inline constexpr std::uint8_t kWithStdin = 1;
+inline constexpr std::uint8_t kWithTty = 2;
+inline constexpr std::uint8_t kMain = 4;           ///< when it ends, so does the sandbox
+inline constexpr std::uint8_t kDiscardOutput = 8;  ///< stdout and stderr are /dev/null and no descriptors are sent
+inline constexpr std::uint8_t kAllStartFlags = 15;
+
+inline constexpr std::size_t kFrameHead = 5;
+inline constexpr std::size_t kMaxDescriptors = 3;
+
+/// Reads numbers and stops for good at the first one that is not there.
+class Reader {
+ public:
+  explicit Reader(std::string_view bytes) noexcept : bytes_(bytes) {}
+  template <class Number>
+  Number number() noexcept {
+    Number value{};
+    if (!ok_ || bytes_.size() < sizeof value) {
+      ok_ = false;
+      return Number{};
+    }
+    std::memcpy(&value, bytes_.data(), sizeof value);
+    bytes_.remove_prefix(sizeof value);
+    return value;
+  }
+  [[nodiscard]] bool ok() const noexcept { return ok_; }
+  [[nodiscard]] std::string_view rest() const noexcept { return bytes_; }
+
+ private:
+  std::string_view bytes_;
+  bool ok_ = true;
+};
+
+struct Frame {
+  std::uint8_t type = 0;
+  std::string_view payload;
+};
+
+enum class Parse : std::uint8_t { frame, incomplete, violation };
+
+/// Takes one frame off the front of `bytes`, which stay where they are.
+inline Parse take_frame(std::string_view& bytes, std::size_t limit, Frame& frame) noexcept {
+  std::uint32_t length = 0;
+  if (bytes.size() < sizeof length) return Parse::incomplete;
+  std::memcpy(&length, bytes.data(), sizeof length);
+  if (length < 1 || length > limit - sizeof length) return Parse::violation;
+  if (bytes.size() - sizeof length < length) return Parse::incomplete;
+  frame.type = static_cast<std::uint8_t>(bytes[sizeof length]);
+  frame.payload = bytes.substr(kFrameHead, length - 1);
+  bytes.remove_prefix(sizeof length + length);
+  return Parse::frame;
+}
+
+/// The fixed part of every message but `start` and `stop`; what a field means depends on the type.
+struct Note {
+  std::uint64_t seq = 0;  ///< the process, as the runner counts them
+  std::uint32_t pid = 0;  ///< started, exited, signal
+  std::int32_t value =
+      0;  ///< hello: version; start_failed: errno; exited: wait status; signal: number; stop: grace in milliseconds
+  std::uint8_t detail = 0;  ///< started: number of descriptors; start_failed: Stage
+};
+inline constexpr std::size_t kNotePayload = 8 + 4 + 4 + 1;
+inline constexpr std::size_t kNoteFrame = kFrameHead + kNotePayload;
+
+inline void write_note(char (&to)[kNoteFrame], Type type, const Note& note) noexcept {
+  const std::uint32_t length = 1 + kNotePayload;
+  std::memcpy(to, &length, 4);
+  to[4] = static_cast<char>(type);
+  std::memcpy(to + 5, &note.seq, 8);
+  std::memcpy(to + 13, &note.pid, 4);
+  std::memcpy(to + 17, &note.value, 4);
+  to[21] = static_cast<char>(note.detail);
+}
+
+[[nodiscard]] inline bool read_note(std::string_view payload, Note& note) noexcept {
+  if (payload.size() != kNotePayload) return false;
+  Reader reader(payload);
+  note.seq = reader.number<std::uint64_t>();
+  note.pid = reader.number<std::uint32_t>();
+  note.value = reader.number<std::int32_t>();
+  note.detail = reader.number<std::uint8_t>();
+  return reader.ok();
+}
+
+/// A process to start. `strings` are NUL-terminated, so that the kernel can have them where they lie: the working directory, then
+/// `argc` arguments, then `envc` settings.
+struct Start {
+  std::uint64_t seq = 0;
+  std::uint8_t flags = 0;
+  std::uint16_t width = 0, height = 0;
+  std::uint32_t argc = 0, envc = 0;
+  std::string_view strings;
+};
+inline constexpr std::size_t kStartHead = 8 + 1 + 2 + 2 + 4 + 4;
+
+[[nodiscard]] inline bool read_start(std::string_view payload, Start& start) noexcept {
+  Reader reader(payload);
+  start.seq = reader.number<std::uint64_t>();
+  start.flags = reader.number<std::uint8_t>();
+  start.width = reader.number<std::uint16_t>();
+  start.height = reader.number<std::uint16_t>();
+  start.argc = reader.number<std::uint32_t>();
+  start.envc = reader.number<std::uint32_t>();
+  if (!reader.ok() || start.argc < 1 || (start.flags & ~kAllStartFlags) != 0) return false;
+  start.strings = reader.rest();
+  std::string_view left = start.strings;
+  for (std::uint64_t wanted = 1ull + start.argc + start.envc; wanted > 0; --wanted) {
+    const std::size_t end = left.find('\0');
+    if (end == std::string_view::npos) return false;
+    left.remove_prefix(end + 1);
+  }
+  return left.empty();
+}
+
+}  // namespace cwsandbox::runner::local::agent

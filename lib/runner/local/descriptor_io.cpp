@@ -1,0 +1,167 @@
+#include "runner/local/descriptor_io.hpp"
+
+#include <boost/asio/bind_executor.hpp>
+#include <boost/asio/error.hpp>
+#include <boost/asio/post.hpp>
+
+#include <fcntl.h>
+#include <signal.h>
+#include <termios.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cerrno>
+
+namespace cwsandbox::runner::local {
+
+namespace {
+
+// A pipe holds 64 KiB. One through which this much has passed gets a larger one, because fewer and larger reads are what makes
+// it fast; not from the start, and not the most that is allowed, because the kernel gives one user only 64 MiB of pipes in all
+// before it begins to shrink them.
+constexpr std::size_t kGrowAfter = 512u << 10;
+constexpr int kLargePipe = 256 << 10;
+
+void grow_when_busy(int fd, std::size_t& seen, std::size_t n, bool& grown) {
+  if (grown) return;
+  seen += n;
+  if (seen < kGrowAfter) return;
+  grown = true;
+  static_cast<void>(::fcntl(fd, F_SETPIPE_SZ, kLargePipe));  // without it, everything works as before
+}
+
+// A pipe has no MSG_NOSIGNAL. The signal that a write to a closed pipe raises goes to the writing thread, so it is blocked for
+// this thread, and taken away again when the write raised it; the program's own handling of SIGPIPE is not touched.
+class WithoutSigpipe {
+ public:
+  WithoutSigpipe() noexcept {
+    sigemptyset(&pipe_);
+    sigaddset(&pipe_, SIGPIPE);
+    pthread_sigmask(SIG_BLOCK, &pipe_, &before_);
+    if (sigismember(&before_, SIGPIPE) == 1) {
+      sigset_t pending;
+      was_pending_ = sigpending(&pending) == 0 && sigismember(&pending, SIGPIPE) == 1;
+    }
+  }
+  WithoutSigpipe(const WithoutSigpipe&) = delete;
+  WithoutSigpipe& operator=(const WithoutSigpipe&) = delete;
+  ~WithoutSigpipe() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+
+  void take() const noexcept {
+    if (was_pending_) return;
+    const timespec at_once{};
+    while (sigtimedwait(&pipe_, nullptr, &at_once) < 0 && errno == EINTR) {
+    }
+  }
+
+ private:
+  sigset_t pipe_, before_;
+  bool was_pending_ = false;
+};
+
+void fail_later(const asio::any_io_executor& executor, IoHandler handler) {
+  auto fail = [h = std::move(handler)]() mutable { std::move(h)(asio::error::operation_aborted); };
+  asio::post(executor, std::move(fail));
+}
+
+}  // namespace
+
+void WaitableFd::async_wait(asio::posix::stream_descriptor::wait_type what, IoHandler handler) {
+  if (!is_open()) return fail_later(executor_, std::move(handler));
+  if (!descriptor_) {
+    error_code ec;
+    descriptor_.emplace(executor_);
+    descriptor_->assign(fd_.get(), ec);
+    if (ec) {
+      descriptor_.reset();
+      auto fail = [h = std::move(handler), ec]() mutable { std::move(h)(ec); };
+      return asio::post(executor_, std::move(fail));
+    }
+    static_cast<void>(fd_.release());
+  }
+  descriptor_->async_wait(what, asio::bind_executor(executor_, std::move(handler)));
+}
+
+void WaitableFd::close() noexcept {
+  fd_.reset();
+  if (descriptor_) {
+    error_code ignored;
+    descriptor_->close(ignored);
+  }
+}
+
+std::size_t FdSource::try_read(asio::mutable_buffer into, error_code& ec) {
+  ec = {};
+  if (closed_ || !fd_->is_open()) {
+    ec = asio::error::eof;
+    return 0;
+  }
+  if (into.size() == 0) return 0;
+  for (;;) {
+    const ssize_t n = ::read(fd_->get(), into.data(), into.size());
+    if (n > 0) {
+      if (!terminal_) grow_when_busy(fd_->get(), seen_, static_cast<std::size_t>(n), grown_);
+      return static_cast<std::size_t>(n);
+    }
+    if (n < 0 && errno == EINTR) continue;
+    if (n == 0 || (terminal_ && errno == EIO)) {
+      ec = asio::error::eof;
+    } else if (errno == EAGAIN) {
+      ec = asio::error::would_block;
+    } else {
+      ec = error_code(errno, boost::system::system_category());
+    }
+    return 0;
+  }
+}
+
+void FdSource::async_wait(IoHandler handler) { fd_->async_wait(asio::posix::stream_descriptor::wait_read, std::move(handler)); }
+
+void FdSource::close() noexcept {
+  closed_ = true;
+  fd_->close();  // with a terminal, that hangs it up
+}
+
+std::size_t FdSink::try_write(asio::const_buffer from, error_code& ec) {
+  ec = {};
+  if (closed_ || !fd_->is_open()) {
+    ec = asio::error::broken_pipe;
+    return 0;
+  }
+  if (from.size() == 0) return 0;
+  const WithoutSigpipe guard;
+  for (;;) {
+    const ssize_t n = ::write(fd_->get(), from.data(), from.size());
+    if (n >= 0) {
+      if (!terminal_) grow_when_busy(fd_->get(), seen_, static_cast<std::size_t>(n), grown_);
+      return static_cast<std::size_t>(n);
+    }
+    if (errno == EINTR) continue;
+    if (errno == EAGAIN) {
+      ec = asio::error::would_block;
+    } else if (errno == EPIPE || (terminal_ && errno == EIO)) {
+      if (errno == EPIPE) guard.take();
+      ec = asio::error::broken_pipe;
+    } else {
+      ec = error_code(errno, boost::system::system_category());
+    }
+    return 0;
+  }
+}
+
+void FdSink::async_wait(IoHandler handler) { fd_->async_wait(asio::posix::stream_descriptor::wait_write, std::move(handler)); }
+
+void FdSink::close() noexcept {
+  if (closed_) return;
+  closed_ = true;
+  if (!terminal_) return fd_->close();
+  // A terminal has no half-close: its end of input is a character, which its line discipline turns into one.
+  if (!fd_->is_open()) return;
+  termios settings{};
+  char end = 4;
+  if (::tcgetattr(fd_->get(), &settings) == 0 && settings.c_cc[VEOF] != 0) end = static_cast<char>(settings.c_cc[VEOF]);
+  while (::write(fd_->get(), &end, 1) < 0 && errno == EINTR) {
+  }
+}
+
+}  // namespace cwsandbox::runner::local

@@ -1,0 +1,61 @@
+// A process's ends of its pipes, or of its terminal, as byte sources and sinks.
+#pragma once
+
+#include <boost/asio/posix/stream_descriptor.hpp>
+
+#include <memory>
+#include <optional>
+
+#include "runner/local/unique_fd.hpp"
+#include "runner/runner.hpp"
+
+namespace cwsandbox::runner::local {
+
+/// A descriptor that the event loop hears of only when somebody has to wait: what a short process writes is often there at the
+/// first try.
+class WaitableFd {
+ public:
+  WaitableFd(asio::any_io_executor executor, UniqueFd fd) : executor_(std::move(executor)), fd_(std::move(fd)) {}
+  [[nodiscard]] int get() noexcept { return descriptor_ ? descriptor_->native_handle() : fd_.get(); }
+  [[nodiscard]] bool is_open() const noexcept { return descriptor_ ? descriptor_->is_open() : static_cast<bool>(fd_); }
+  void async_wait(asio::posix::stream_descriptor::wait_type what, IoHandler handler);
+  void close() noexcept;
+
+ private:
+  asio::any_io_executor executor_;
+  UniqueFd fd_;
+  std::optional<asio::posix::stream_descriptor> descriptor_;
+};
+
+class FdSource final : public ByteSource {
+ public:
+  /// `terminal`: the end looks like EIO there.
+  FdSource(std::shared_ptr<WaitableFd> fd, bool terminal) : fd_(std::move(fd)), terminal_(terminal) {}
+  std::size_t try_read(asio::mutable_buffer into, error_code& ec) override;
+  void async_wait(IoHandler handler) override;
+  void close() noexcept override;
+
+ private:
+  std::shared_ptr<WaitableFd> fd_;
+  bool terminal_;
+  bool closed_ = false;
+  bool grown_ = false;
+  std::size_t seen_ = 0;
+};
+
+class FdSink final : public ByteSink {
+ public:
+  FdSink(std::shared_ptr<WaitableFd> fd, bool terminal) : fd_(std::move(fd)), terminal_(terminal) {}
+  std::size_t try_write(asio::const_buffer from, error_code& ec) override;
+  void async_wait(IoHandler handler) override;
+  void close() noexcept override;
+
+ private:
+  std::shared_ptr<WaitableFd> fd_;
+  bool terminal_;
+  bool closed_ = false;
+  bool grown_ = false;
+  std::size_t seen_ = 0;
+};
+
+}  // namespace cwsandbox::runner::local

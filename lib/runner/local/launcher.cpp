@@ -1,0 +1,482 @@
+#include "runner/local/launcher.hpp"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+
+#include "runner/local/agent_protocol.hpp"
+
+extern "C" {
+extern const char cwsandbox_agent_image[] __attribute__((visibility("hidden")));
+extern const char cwsandbox_agent_image_end[] __attribute__((visibility("hidden")));
+}
+
+#if defined(__clang__) || defined(__GNUC__)
+#define CWSANDBOX_NOT_INSTRUMENTED __attribute__((no_sanitize("address", "undefined", "thread"), noinline))
+#endif
+
+namespace cwsandbox::runner::local {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kUnavailable = "CWSANDBOX_RUNNER_UNAVAILABLE";
+
+[[nodiscard]] RunnerError unavailable(const std::string& what) { return {"failed_precondition", kUnavailable, what}; }
+
+[[nodiscard]] RunnerError out_of(const char* what) {
+  const int error = errno;
+  return {"resource_exhausted", kUnavailable, std::string("cannot start a sandbox: ") + what + ": " + std::strerror(error)};
+}
+
+// ---- The child, between clone and exec ----
+
+// Everything is prepared before, because the child may share this process's memory while other threads run on: only system calls.
+struct Plan {
+  const char* program = nullptr;
+  char* const* argv = nullptr;
+  const int* fds = nullptr;  // where 0, 1, 2, … come from
+  int fd_count = 0;
+  bool drop = false;
+  uid_t uid = 0;
+  gid_t gid = 0;
+};
+
+struct Outcome {
+  int error = 0;
+  const char* step = nullptr;
+};
+
+struct ChildArgument {
+  const Plan* plan = nullptr;
+  Outcome* outcome = nullptr;
+};
+
+struct KernelSigaction {
+  void* handler;
+  unsigned long flags;
+  void* restorer;
+  std::uint64_t mask;
+};
+
+CWSANDBOX_NOT_INSTRUMENTED int child_main(void* data) {
+  const auto* argument = static_cast<const ChildArgument*>(data);
+  const Plan& plan = *argument->plan;
+  static char* const no_environment[] = {nullptr};
+  const char* step = "signals";
+  for (;;) {
+    KernelSigaction standard{};
+    for (int number = 1; number < 65; ++number) {
+      if (number != SIGKILL && number != SIGSTOP) ::syscall(SYS_rt_sigaction, number, &standard, nullptr, sizeof(std::uint64_t));
+    }
+    // A Ctrl-C at the gateway's terminal is the gateway's business.
+    step = "setsid";
+    if (::syscall(SYS_setsid) < 0) break;
+    step = "descriptors";
+    bool moved = true;
+    int high[32];
+    // Out of the way first, so that no target is the source of another.
+    for (int i = 0; i < plan.fd_count && moved; ++i) {
+      high[i] = static_cast<int>(::syscall(SYS_fcntl, plan.fds[i], F_DUPFD, 64));
+      moved = high[i] >= 0;
+    }
+    for (int i = 0; i < plan.fd_count && moved; ++i) moved = ::syscall(SYS_dup3, high[i], i, 0) >= 0;
+    if (!moved || ::syscall(SYS_close_range, static_cast<unsigned>(plan.fd_count), ~0u, 0u) != 0) break;
+    if (plan.drop) {
+      // The bare calls: the C library's own would make every thread of this process change its user.
+      step = "setgroups";
+      if (::syscall(SYS_setgroups, 0, nullptr) != 0) break;
+      step = "setresgid";
+      if (::syscall(SYS_setresgid, plan.gid, plan.gid, plan.gid) != 0) break;
+      step = "setresuid";
+      if (::syscall(SYS_setresuid, plan.uid, plan.uid, plan.uid) != 0) break;
+    }
+    ::syscall(SYS_umask, 022);
+    step = "chdir";
+    if (::syscall(SYS_chdir, "/") != 0) break;
+    std::uint64_t none = 0;
+    ::syscall(SYS_rt_sigprocmask, SIG_SETMASK, &none, nullptr, sizeof none);
+    step = "exec";
+    ::syscall(SYS_execve, plan.program, plan.argv, no_environment);
+    break;
+  }
+  argument->outcome->error = errno;
+  argument->outcome->step = step;
+  for (;;) ::syscall(SYS_exit_group, 127);
+}
+
+class Mapping {
+ public:
+  Mapping(std::size_t size, int flags) noexcept : size_(size) {
+    address_ = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, flags | MAP_ANONYMOUS, -1, 0);
+  }
+  Mapping(const Mapping&) = delete;
+  Mapping& operator=(const Mapping&) = delete;
+  ~Mapping() {
+    if (*this) ::munmap(address_, size_);
+  }
+  [[nodiscard]] explicit operator bool() const noexcept { return address_ != MAP_FAILED; }
+  [[nodiscard]] char* begin() const noexcept { return static_cast<char*>(address_); }
+  [[nodiscard]] char* end() const noexcept { return begin() + size_; }
+
+ private:
+  std::size_t size_;
+  void* address_;
+};
+
+// A pidfd of the new child; the error, and the step where it came, in `outcome`.
+UniqueFd spawn(const Plan& plan, Outcome& outcome) {
+  const Mapping stack(256 << 10, MAP_PRIVATE | MAP_STACK);
+  const Mapping shared(4096, MAP_SHARED);
+  if (!stack || !shared) {
+    outcome = {errno, "mmap"};
+    return {};
+  }
+  auto* reported = new (shared.begin()) Outcome;
+  ChildArgument argument{&plan, reported};
+  // Like vfork where nothing but the program changes. A change of user in memory that is shared would make this process
+  // undumpable too, so there the child gets a copy.
+  const int flags = CLONE_VFORK | CLONE_PIDFD | SIGCHLD | (plan.drop ? 0 : CLONE_VM);
+  sigset_t all, before;
+  sigfillset(&all);
+  ::pthread_sigmask(SIG_SETMASK, &all, &before);
+  int pidfd = -1;
+  const pid_t pid = ::clone(child_main, stack.end(), flags, &argument, &pidfd);
+  const int clone_error = errno;
+  ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  if (pid < 0) {
+    outcome = {clone_error, "clone"};
+    return {};
+  }
+  UniqueFd child(pidfd);
+  outcome = *reported;
+  if (outcome.error != 0) {
+    siginfo_t info{};
+    while (::waitid(static_cast<idtype_t>(P_PIDFD), static_cast<id_t>(pidfd), &info, WEXITED) != 0 && errno == EINTR) {
+    }
+    return {};
+  }
+  return child;
+}
+
+// ---- What the sandbox sees ----
+
+struct SmallFile {
+  const char* path;
+  std::string_view text;
+};
+
+constexpr SmallFile kFiles[] = {
+    {"/etc/passwd",
+     "root:x:0:0:root:/root:/usr/sbin/nologin\nsandbox:x:1000:1000:sandbox:/home/sandbox:/bin/sh\n"
+     "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"},
+    {"/etc/group", "root:x:0:\nsandbox:x:1000:\nnogroup:x:65534:\n"},
+    {"/etc/hosts", "127.0.0.1\tlocalhost sandbox\n::1\tlocalhost\n"},
+    {"/etc/nsswitch.conf", "passwd: files\ngroup: files\nshadow: files\nhosts: files\nservices: files\nprotocols: files\n"},
+    {"/etc/hostname", "sandbox\n"},
+    {"/etc/resolv.conf", ""},
+};
+
+// Parts of /etc without which ordinary programs do not work, and none of which holds a secret.
+constexpr const char* kEtc[] = {
+    "/etc/alternatives",    "/etc/ld.so.cache",
+    "/etc/ld.so.conf",      "/etc/ld.so.conf.d",
+    "/etc/ssl/certs",       "/etc/ssl/openssl.cnf",
+    "/etc/ca-certificates", "/etc/ca-certificates.conf",
+    "/etc/pki/tls/certs",   "/etc/pki/ca-trust/extracted",
+    "/etc/crypto-policies", "/etc/localtime",
+    "/etc/timezone",        "/etc/mime.types",
+    "/etc/magic",           "/etc/perl",
+    "/etc/terminfo",        "/etc/fonts",
+    "/etc/services",        "/etc/protocols",
+};
+constexpr std::string_view kEtcPrefixes[] = {"python3", "java"};
+
+constexpr const char* kSystemLinks[] = {"/bin", "/sbin", "/lib", "/lib64", "/lib32", "/libx32"};
+
+void add(std::vector<std::string>& to, std::initializer_list<std::string_view> words) {
+  for (const std::string_view word : words) to.emplace_back(word);
+}
+
+void add_host_path(std::vector<std::string>& to, const fs::path& path) {
+  std::error_code ec;
+  const fs::file_status status = fs::symlink_status(path, ec);
+  if (ec || !fs::exists(status)) return;
+  if (fs::is_symlink(status)) {
+    const fs::path target = fs::read_symlink(path, ec);
+    if (!ec) add(to, {"--symlink", target.native(), path.native()});
+  } else {
+    add(to, {"--ro-bind-try", path.native(), path.native()});
+  }
+}
+
+[[nodiscard]] bool is_program(const std::string& path) {
+  struct stat status{};
+  return ::stat(path.c_str(), &status) == 0 && S_ISREG(status.st_mode) && ::access(path.c_str(), X_OK) == 0;
+}
+
+[[nodiscard]] std::string find_program(const std::string& name) {
+  if (name.find('/') != std::string::npos) return is_program(name) ? fs::absolute(name).native() : std::string();
+  const char* path = ::secure_getenv("PATH");
+  std::string_view left = path != nullptr && *path != '\0' ? path : "/usr/local/bin:/usr/bin:/bin";
+  for (;;) {
+    const std::size_t end = left.find(':');
+    const std::string_view directory = left.substr(0, end);
+    // A relative entry would make it depend on where the gateway was started.
+    if (!directory.empty() && directory.front() == '/') {
+      std::string full = std::string(directory) + "/" + name;
+      if (is_program(full)) return full;
+    }
+    if (end == std::string_view::npos) return {};
+    left.remove_prefix(end + 1);
+  }
+}
+
+[[nodiscard]] bool write_all(int fd, std::string_view bytes) {
+  while (!bytes.empty()) {
+    const ssize_t n = ::write(fd, bytes.data(), bytes.size());
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) return false;
+    bytes.remove_prefix(static_cast<std::size_t>(n));
+  }
+  return true;
+}
+
+[[nodiscard]] UniqueFd reopen(int fd) {
+  return UniqueFd(::open(("/proc/self/fd/" + std::to_string(fd)).c_str(), O_RDONLY | O_CLOEXEC));
+}
+
+// The agent's program, in memory: nothing to clean up, nothing that another user could put something else in the place of.
+[[nodiscard]] UniqueFd make_image() {
+  constexpr unsigned kNoexecSeal = 0x0008;
+  constexpr unsigned kExec = 0x0010;
+  int fd = -1;
+  for (const unsigned more : {kExec, 0u, kNoexecSeal}) {  // what older kernels do not know, what they do, what a strict one allows
+    fd = ::memfd_create("cwsandbox-agent", MFD_CLOEXEC | MFD_ALLOW_SEALING | more);
+    if (fd >= 0) break;
+  }
+  if (fd < 0) throw out_of("memfd_create");
+  UniqueFd writable(fd);
+  if (!write_all(fd, {cwsandbox_agent_image, static_cast<std::size_t>(cwsandbox_agent_image_end - cwsandbox_agent_image)}) ||
+      ::fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) {
+    throw out_of("the agent's image");
+  }
+  ::fchmod(fd, 0555);
+  // A file that is open for writing cannot be executed.
+  UniqueFd readable = reopen(fd);
+  if (!readable) throw out_of("/proc/self/fd");
+  return readable;
+}
+
+[[nodiscard]] std::string first_word(const char* path) {
+  std::ifstream file(path);
+  std::string word;
+  file >> word;
+  return word;
+}
+
+constexpr const char* kInstall =
+    "Install it (Debian and Ubuntu: apt install bubblewrap; Fedora: dnf install bubblewrap), or use a gateway elsewhere by setting "
+    "CWSANDBOX_BASE_URL.";
+
+}  // namespace
+
+Launcher::Launcher(LocalRunnerOptions options) : options_(std::move(options)) {}
+
+void Launcher::prepare() {
+  if (prepared_) return;
+  program_ = find_program(options_.bwrap);
+  if (program_.empty()) {
+    throw unavailable("sandboxes on this machine need bubblewrap, and the program '" + options_.bwrap + "' was not found. " +
+                      kInstall);
+  }
+  drop_privileges_ = ::geteuid() == 0;
+  if (!image_) image_ = make_image();
+  if (!self_) self_ = open_pidfd(::getpid());
+  if (!self_)
+    throw unavailable("sandboxes on this machine need Linux 5.9 or newer (pidfd_open: " + std::string(std::strerror(errno)) + ")");
+
+  system_arguments_.clear();
+  add(system_arguments_, {"--ro-bind", "/usr", "/usr"});
+  for (const char* path : kSystemLinks) add_host_path(system_arguments_, path);
+  for (const char* path : kEtc) add_host_path(system_arguments_, path);
+  std::error_code ec;
+  for (fs::directory_iterator it("/etc", ec), end; !ec && it != end; it.increment(ec)) {
+    const std::string name = it->path().filename().native();
+    for (const std::string_view prefix : kEtcPrefixes) {
+      if (name.starts_with(prefix)) add_host_path(system_arguments_, it->path());
+    }
+  }
+  prepared_ = true;
+}
+
+std::vector<std::string> Launcher::arguments(int first_file_fd) const {
+  std::vector<std::string> to;
+  to.reserve(200);
+  add(to, {"bwrap", "--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try", "--unshare-net"});
+  if (disable_userns_) add(to, {"--disable-userns"});
+  add(to, {"--uid", "1000", "--gid", "1000", "--hostname", "sandbox", "--new-session", "--cap-drop", "ALL", "--as-pid-1"});
+  to.insert(to.end(), system_arguments_.begin(), system_arguments_.end());
+  int fd = first_file_fd;
+  for (const SmallFile& file : kFiles) add(to, {"--perms", "0444", "--file", std::to_string(fd++), file.path});
+  add(to, {"--proc", "/proc", "--dev", "/dev"});
+  const std::string size = std::to_string(options_.tmpfs_bytes);
+  for (const char* place : {"/dev/shm", "/tmp", "/var/tmp"}) add(to, {"--perms", "1777", "--size", size, "--tmpfs", place});
+  for (const char* place : {"/home/sandbox", "/workspace", "/run"}) add(to, {"--perms", "0755", "--size", size, "--tmpfs", place});
+  std::string program = "/proc/self/fd/" + std::to_string(agent::kImageFd);
+  if (image_as_data_) {
+    program = "/run/cwsandbox/agent";
+    add(to, {"--perms", "0555", "--ro-bind-data", std::to_string(agent::kImageFd), program});
+  }
+  // What bubblewrap builds on is a tmpfs without a limit that the sandbox's user owns.
+  add(to, {"--remount-ro", "/dev", "--remount-ro", "/", "--", program});
+  return to;
+}
+
+Launched Launcher::launch() {
+  prepare();
+  int ends[2];
+  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) throw out_of("socketpair");
+  Launched launched;
+  launched.control.reset(ends[0]);
+  const UniqueFd theirs(ends[1]);
+  if (::pipe2(ends, O_CLOEXEC) != 0) throw out_of("pipe");
+  launched.errors.reset(ends[0]);
+  const UniqueFd complaints(ends[1]);
+  ::fcntl(launched.errors.get(), F_SETFL, O_NONBLOCK);
+  const UniqueFd null(::open("/dev/null", O_RDWR | O_CLOEXEC));
+  if (!null) throw out_of("/dev/null");
+  // A description of its own, because bubblewrap may read it to its end.
+  const UniqueFd image = reopen(image_.get());
+  if (!image) throw out_of("the agent's image");
+
+  std::vector<UniqueFd> files;
+  std::vector<int> fds = {null.get(), null.get(), complaints.get(), theirs.get(), self_.get(), image.get()};
+  static_assert(agent::kControlFd == 3 && agent::kGatewayFd == 4 && agent::kImageFd == 5);
+  const int first_file_fd = static_cast<int>(fds.size());
+  for (const SmallFile& file : kFiles) {
+    // Each is far smaller than a pipe.
+    if (::pipe2(ends, O_CLOEXEC) != 0) throw out_of("pipe");
+    files.emplace_back(ends[0]);
+    const UniqueFd writer(ends[1]);
+    if (!write_all(writer.get(), file.text)) throw out_of("pipe");
+    fds.push_back(ends[0]);
+  }
+
+  std::vector<std::string> words = arguments(first_file_fd);
+  std::vector<char*> argv;
+  argv.reserve(words.size() + 1);
+  for (std::string& word : words) argv.push_back(word.data());
+  argv.push_back(nullptr);
+
+  Plan plan;
+  plan.program = program_.c_str();
+  plan.argv = argv.data();
+  plan.fds = fds.data();
+  plan.fd_count = static_cast<int>(fds.size());
+  plan.drop = drop_privileges_;
+  plan.uid = options_.uid;
+  plan.gid = options_.gid;
+  Outcome outcome;
+  launched.monitor = spawn(plan, outcome);
+  if (!launched.monitor) {
+    const std::string why = std::string(outcome.step) + ": " + std::strerror(outcome.error);
+    if (outcome.error == EAGAIN || outcome.error == ENOMEM || outcome.error == EMFILE) {
+      throw RunnerError("resource_exhausted", kUnavailable, "cannot start a sandbox: " + why);
+    }
+    prepared_ = false;  // the program may have been replaced
+    if (std::strcmp(outcome.step, "exec") == 0) {
+      throw unavailable("sandboxes on this machine need bubblewrap, and '" + program_ +
+                        "' cannot be run: " + std::strerror(outcome.error) + ". " + kInstall);
+    }
+    throw unavailable("cannot start bubblewrap: " + why);
+  }
+  return launched;
+}
+
+bool Launcher::adapt(std::string_view complaint) {
+  if (disable_userns_ && complaint.find("disable-userns") != std::string_view::npos) {
+    disable_userns_ = false;
+    return true;
+  }
+  if (!image_as_data_ && complaint.find("execvp /proc/self/fd/") != std::string_view::npos) {
+    image_as_data_ = true;
+    return true;
+  }
+  return false;
+}
+
+RunnerError Launcher::failure(std::string_view complaint, std::string_view why) const {
+  const auto says = [complaint](std::string_view part) { return complaint.find(part) != std::string_view::npos; };
+  std::string text = "the sandbox did not start: " + std::string(why);
+  if (says("namespace") || says("uid map") || says("gid map") || says("loopback") || says("Operation not permitted") ||
+      says("Permission denied")) {
+    text = "sandboxes on this machine need user namespaces that ordinary users may create, and this system does not allow them.";
+    if (first_word("/proc/sys/kernel/unprivileged_userns_clone") == "0") {
+      text += " Allow them: sysctl -w kernel.unprivileged_userns_clone=1.";
+    }
+    if (first_word("/proc/sys/user/max_user_namespaces") == "0") text += " Allow them: sysctl -w user.max_user_namespaces=15000.";
+    if (first_word("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == "1") {
+      text +=
+          " AppArmor restricts them here: install a profile that allows them to bwrap (Ubuntu: apt install apparmor-profiles, then "
+          "the profile bwrap-userns-restrict), or sysctl -w kernel.apparmor_restrict_unprivileged_userns=0.";
+    }
+    text +=
+        " In a container, it must be started with user namespaces allowed. Or use a gateway elsewhere by setting "
+        "CWSANDBOX_BASE_URL.";
+  } else if (says("Unknown option") || says("nrecognized")) {
+    text = "sandboxes on this machine need bubblewrap 0.6 or newer.";
+  }
+  std::map<std::string, std::string> metadata;
+  if (!complaint.empty()) {
+    std::string said(complaint.substr(0, complaint.find_last_not_of(" \n\r\t") + 1));
+    for (char& c : said) {
+      if (static_cast<unsigned char>(c) < 0x20) c = ' ';
+    }
+    text += " (" + said + ")";
+    metadata["bwrap"] = said;
+  }
+  return {"failed_precondition", kUnavailable, text, std::move(metadata)};
+}
+
+bool reap(int pidfd) noexcept {
+  siginfo_t info{};
+  for (;;) {
+    if (::waitid(static_cast<idtype_t>(P_PIDFD), static_cast<id_t>(pidfd), &info, WEXITED | WNOHANG) == 0) return info.si_pid != 0;
+    // ECHILD: the program that we live in has waited for all its children, ours too. So it has ended.
+    if (errno != EINTR) return true;
+  }
+}
+
+void kill_pidfd(int pidfd, int number) noexcept {
+  if (pidfd >= 0) ::syscall(SYS_pidfd_send_signal, pidfd, number, nullptr, 0);
+}
+
+bool has_ended(int pidfd, int timeout_ms) noexcept {
+  if (pidfd < 0) return true;
+  pollfd wait{pidfd, POLLIN, 0};
+  for (;;) {
+    const int n = ::poll(&wait, 1, timeout_ms);
+    if (n >= 0) return n > 0;
+    if (errno != EINTR) return true;
+  }
+}
+
+UniqueFd open_pidfd(pid_t pid) noexcept { return UniqueFd(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0))); }
+
+}  // namespace cwsandbox::runner::local

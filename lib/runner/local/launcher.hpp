@@ -1,0 +1,62 @@
+// Starts bubblewrap with the agent inside.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "runner/local/local_runner.hpp"
+#include "runner/local/unique_fd.hpp"
+
+namespace cwsandbox::runner::local {
+
+/// What a launch leaves in the caller's hands.
+struct Launched {
+  UniqueFd control;  ///< the socket to the agent
+  UniqueFd monitor;  ///< a pidfd of bubblewrap, a child of this process
+  UniqueFd errors;   ///< what bubblewrap complains of, nonblocking
+};
+
+class Launcher {
+ public:
+  /// `options` are copied.
+  explicit Launcher(LocalRunnerOptions options);
+
+  /// Starts a sandbox; whether it succeeds shows at the agent's first note. Throws RunnerError when not even bubblewrap could
+  /// be started. What is done once for all sandboxes is done at the first call.
+  [[nodiscard]] Launched launch();
+
+  /// What this host cannot do, after a launch with this `complaint` of bubblewrap failed. True when the next launch does without
+  /// it.
+  [[nodiscard]] bool adapt(std::string_view complaint);
+
+  /// The error for a sandbox that did not come up, for which `why` is what was seen from outside: what is wrong with this host, as
+  /// far as can be told, and how to mend it.
+  [[nodiscard]] RunnerError failure(std::string_view complaint, std::string_view why) const;
+
+ private:
+  void prepare();
+  [[nodiscard]] std::vector<std::string> arguments(int first_file_fd) const;
+
+  LocalRunnerOptions options_;
+  bool prepared_ = false;
+  bool drop_privileges_ = false;
+  bool image_as_data_ = false;  // the host does not run programs from memory
+  bool disable_userns_ = true;  // bubblewrap ≥ 0.8
+  std::string program_;
+  UniqueFd image_;
+  UniqueFd self_;  // a pidfd of this process
+  std::vector<std::string> system_arguments_;
+};
+
+/// The pid-independent wait for a child of ours: true when it has ended. Never touches other children of this process.
+[[nodiscard]] bool reap(int pidfd) noexcept;
+void kill_pidfd(int pidfd, int number) noexcept;
+/// True when the process behind `pidfd` has ended, within `timeout_ms`.
+[[nodiscard]] bool has_ended(int pidfd, int timeout_ms) noexcept;
+[[nodiscard]] UniqueFd open_pidfd(pid_t pid) noexcept;
+
+}  // namespace cwsandbox::runner::local
