@@ -2,9 +2,10 @@
 /// `co_await task` inside `asio::awaitable`, resuming on the awaiter's executor.
 ///
 /// Asio up to 1.26 (Boost 1.81) accepts in `co_await` only its own awaitables and asynchronous operations, and would turn the
-/// result of an operation into its completion signature. This page teaches it that awaiting a task gives the task's value or rethrows
-/// its exception as it was thrown. It specialises a detail of Asio's, lives alone in this header, and was tried with Asio 1.26
-/// to 1.38; define CWSANDBOX_NO_AWAIT_INTEGRATION to leave it out and use `async_wait(use_awaitable)` followed by `get()`.
+/// result of an operation into its completion signature. This page teaches it that awaiting a task gives the task's value or
+/// rethrows its exception as it was thrown. It specialises a detail of Asio's, lives alone in this header, and was tried with
+/// Asio 1.26 to 1.38; define CWSANDBOX_NO_AWAIT_INTEGRATION to leave it out and use `async_wait(use_awaitable)` followed by
+/// `get()`.
 #pragma once
 
 #include <cwsandbox/task.hpp>
@@ -46,8 +47,8 @@ template <typename Operation, typename Executor>
   requires std::derived_from<Operation, cwsandbox::detail::TaskTag>
 class awaitable_async_op<void(boost::system::error_code), Operation, Executor>
     : private cwsandbox::detail::AwaitOperationHolder<typename Operation::state_type>,
-      private awaitable_async_op<void(boost::system::error_code),
-                                 cwsandbox::detail::AwaitOperation<typename Operation::state_type>, Executor> {
+      private awaitable_async_op<void(boost::system::error_code), cwsandbox::detail::AwaitOperation<typename Operation::state_type>,
+                                 Executor> {
   using State = typename Operation::state_type;
   using Holder = cwsandbox::detail::AwaitOperationHolder<State>;
   using Base = awaitable_async_op<void(boost::system::error_code), cwsandbox::detail::AwaitOperation<State>, Executor>;

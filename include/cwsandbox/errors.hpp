@@ -29,9 +29,9 @@ class ProcessResult;
 class ErrorFields {
  public:
   ErrorFields() {}
-  std::string code;                             ///< Connect code, e.g. "not_found"; empty when no peer was involved
-  std::string reason;                           ///< e.g. "CWSANDBOX_SANDBOX_NOT_FOUND"; empty when none was given
-  std::map<std::string, std::string> metadata;  ///< the reason's metadata
+  std::string code;                                      ///< Connect code, e.g. "not_found"; empty when no peer was involved
+  std::string reason;                                    ///< e.g. "CWSANDBOX_SANDBOX_NOT_FOUND"; empty when none was given
+  std::map<std::string, std::string> metadata;           ///< the reason's metadata
   std::optional<std::chrono::milliseconds> retry_delay;  ///< how long the server asks to wait before a retry
   /// The output received so far and how the process ended, when the error ended a process.
   std::shared_ptr<const ProcessResult> result;
@@ -58,11 +58,11 @@ class CWSANDBOX_EXPORT CWSandboxError : public std::runtime_error {
 };
 
 // The macro keeps forty near-identical class bodies out of the page; nothing of it is left behind.
-#define CWSANDBOX_DETAIL_ERROR(name, base)  \
+#define CWSANDBOX_DETAIL_ERROR(name, base)    \
   class CWSANDBOX_EXPORT name : public base { \
-   public:                                  \
-    using base::base;                       \
-    ~name() override;                       \
+   public:                                    \
+    using base::base;                         \
+    ~name() override;                         \
   }
 
 /// Missing, wrong or insufficient credentials.
@@ -102,7 +102,8 @@ class CWSANDBOX_EXPORT SandboxExecutionError : public SandboxError {
 CWSANDBOX_DETAIL_ERROR(SandboxStreamBackpressureError, SandboxExecutionError);
 /// Bytes are missing from a stream, and how many is said.
 CWSANDBOX_DETAIL_ERROR(SandboxStreamTruncatedError, SandboxExecutionError);
-/// The connection broke for good: nobody knows how the process ended. `result()` holds the output until then, its outcome is `lost`.
+/// The connection broke for good: nobody knows how the process ended. `result()` holds the output until then, its outcome is
+/// `lost`.
 CWSANDBOX_DETAIL_ERROR(SandboxConnectionLostError, SandboxExecutionError);
 
 #undef CWSANDBOX_DETAIL_ERROR

@@ -30,8 +30,9 @@ template <typename... Parts>
 /// | | a stream that nobody reads | a stream that somebody reads | `result()` holds |
 /// | --- | --- | --- | --- |
 /// | all() | flows, is kept | flows, is kept, one copy in all | everything |
-/// | head_tail(h, t) | flows, at most h + t bytes kept | back-pressure: a slow reader slows the process | head, tail, the count between |
-/// | none() | waits in the window until somebody reads or waits for the result, then flows and is dropped, counted | back-pressure | nothing |
+/// | head_tail(h, t) | flows, at most h + t bytes kept | back-pressure: a slow reader slows the process | head, tail, the count
+/// between | | none() | waits in the window until somebody reads or waits for the result, then flows and is dropped, counted |
+/// back-pressure | nothing |
 class CWSANDBOX_EXPORT Capture {
  public:
   [[nodiscard]] static Capture all() { return Capture(Kind::all, 0, 0); }
@@ -76,9 +77,7 @@ class CWSANDBOX_EXPORT ExecOptions {
 
   ExecOptions&& with_stdin(bool on = true) && { return std::move(with_stdin(on)); }
   ExecOptions&& with_cwd(std::string cwd) && { return std::move(with_cwd(std::move(cwd))); }
-  ExecOptions&& with_env(std::string name, std::string value) && {
-    return std::move(with_env(std::move(name), std::move(value)));
-  }
+  ExecOptions&& with_env(std::string name, std::string value) && { return std::move(with_env(std::move(name), std::move(value))); }
   ExecOptions&& with_env(std::map<std::string, std::string> env) && { return std::move(with_env(std::move(env))); }
   ExecOptions&& with_check(bool on = true) && { return std::move(with_check(on)); }
   ExecOptions&& with_timeout(std::chrono::milliseconds timeout) && { return std::move(with_timeout(timeout)); }

@@ -78,7 +78,7 @@ class CWSANDBOX_EXPORT ProcessResult {
   Outcome outcome = Outcome::lost;
   /// The signal that ended it, when one did (EX-16).
   std::optional<int> signal;
-  std::vector<std::string> command;  ///< the caller's argv (PR-6)
+  std::vector<std::string> command;                  ///< the caller's argv (PR-6)
   std::chrono::system_clock::time_point started_at;  ///< by the gateway's clock; the epoch when unknown
   std::chrono::system_clock::time_point ended_at;
 

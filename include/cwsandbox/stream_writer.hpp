@@ -35,7 +35,8 @@ class CWSANDBOX_EXPORT ByteChannel {
   [[nodiscard]] Poll try_receive(std::string& chunk);
   /// Calls `wake` once, from any thread, when `try_receive` would give something (at once if it would now).
   void arm(std::function<void()> wake);
-  /// The consumer has handled everything that it has taken, up to here: completes flushes (SW-18). Counts bytes taken since the start.
+  /// The consumer has handled everything that it has taken, up to here: completes flushes (SW-18). Counts bytes taken since the
+  /// start.
   void acknowledge(std::uint64_t bytes);
 
   /// Slots in use now.
@@ -53,9 +54,10 @@ class CWSANDBOX_EXPORT ByteChannel {
 /// A handle: copies write to the same stream.
 ///
 /// \par Errors
-/// `write`, `writeline` and `flush` throw SandboxExecutionError from the call itself: "Cannot write to stdin: stream is closed" after
-/// `close()` (SW-9), and "Cannot write to stdin: stream has failed" with the cause nested (`std::rethrow_if_nested`) after the
-/// stream has failed, which wins (SW-10, SW-11). Writes that wait when the stream fails end with the same error at once (SW-14).
+/// `write`, `writeline` and `flush` throw SandboxExecutionError from the call itself: "Cannot write to stdin: stream is closed"
+/// after `close()` (SW-9), and "Cannot write to stdin: stream has failed" with the cause nested (`std::rethrow_if_nested`) after
+/// the stream has failed, which wins (SW-10, SW-11). Writes that wait when the stream fails end with the same error at once
+/// (SW-14).
 ///
 /// \par Cancellation
 /// `cancel()` on the task of a write that waits withdraws it if none of its bytes have been queued; otherwise it is false.

@@ -150,7 +150,8 @@ void add_waiter(TaskStateBase& state, Handler&& handler) {
     // An executor that cannot be posted to (a type-erased handler's): from the loop it is reached by dispatch.
     auto loop = state.default_executor();
     auto executor = asio::get_associated_executor(handler, loop);
-    state.add_waiter(WaitHandler(Dispatching<std::decay_t<Handler>, Executor>(std::forward<Handler>(handler), executor)), std::move(loop));
+    state.add_waiter(WaitHandler(Dispatching<std::decay_t<Handler>, Executor>(std::forward<Handler>(handler), executor)),
+                     std::move(loop));
   }
 }
 
@@ -182,7 +183,8 @@ class ResumeAwaiter {
 ///
 /// \par Waiting
 /// - `result()` blocks. On a thread that must do the work itself it throws `std::logic_error` instead of hanging.
-/// - `co_await task` works in `asio::awaitable` (include <cwsandbox/asio.hpp>, part of <cwsandbox/cwsandbox.hpp>) and resumes on the
+/// - `co_await task` works in `asio::awaitable` (include <cwsandbox/asio.hpp>, part of <cwsandbox/cwsandbox.hpp>) and resumes on
+/// the
 ///   awaiter's executor; in a coroutine without an executor it resumes on the completing thread.
 /// - `async_wait(token)` takes any completion token with the signature `void(error_code)`, then `get()` gives the value.
 ///   The error_code only tells whether the wait itself was cut short (`operation_aborted`).
@@ -200,6 +202,16 @@ class task : public detail::TaskTag {
   using value_type = T;
   using state_type = detail::TaskState<T>;
 
+ private:
+  struct Initiation {
+    std::shared_ptr<state_type> state;
+    template <typename Handler>
+    void operator()(Handler&& handler) const {
+      detail::add_waiter(*state, std::forward<Handler>(handler));
+    }
+  };
+
+ public:
   task() noexcept = default;  ///< empty: only assignment and `valid()` are allowed
   /// For producers: see task_source. `guard` lives as long as any handle does.
   explicit task(std::shared_ptr<state_type> state, std::shared_ptr<void> guard = nullptr) noexcept
@@ -247,12 +259,12 @@ class task : public detail::TaskTag {
   /// `operation_aborted` and leaves no trace.
   template <typename CompletionToken>
   auto async_wait(CompletionToken&& token) const {
-    return asio::async_initiate<CompletionToken, void(boost::system::error_code)>(
-        Initiation{state_}, token);
+    return asio::async_initiate<CompletionToken, void(boost::system::error_code)>(Initiation{state_}, token);
   }
   /// A task is itself an asynchronous operation of Asio's kind.
   template <typename CompletionToken>
-  auto operator()(CompletionToken&& token) const {
+  auto operator()(CompletionToken&& token) const
+      -> decltype(asio::async_initiate<CompletionToken, void(boost::system::error_code)>(std::declval<Initiation>(), token)) {
     return async_wait(std::forward<CompletionToken>(token));
   }
 
@@ -266,13 +278,6 @@ class task : public detail::TaskTag {
   void drop_guard() noexcept { guard_.reset(); }
 
  private:
-  struct Initiation {
-    std::shared_ptr<state_type> state;
-    template <typename Handler>
-    void operator()(Handler&& handler) const {
-      detail::add_waiter(*state, std::forward<Handler>(handler));
-    }
-  };
   template <typename Rep, typename Period>
   void wait_for(std::chrono::duration<Rep, Period> timeout) const {
     // A timeout that does not fit the clock means for ever.

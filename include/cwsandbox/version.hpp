@@ -13,7 +13,8 @@
 
 namespace cwsandbox {
 
-/// The version of the library that is linked, as "major.minor.patch"; compare with CWSANDBOX_VERSION_STRING, what was compiled against.
+/// The version of the library that is linked, as "major.minor.patch"; compare with CWSANDBOX_VERSION_STRING, what was compiled
+/// against.
 [[nodiscard]] CWSANDBOX_EXPORT std::string_view version() noexcept;
 
 }  // namespace cwsandbox

@@ -52,7 +52,8 @@ const std::string& metadata_value(const std::map<std::string, std::string>& meta
 const std::string& SandboxExecutionError::stream_code() const noexcept { return metadata_value(metadata(), "stream_code"); }
 const std::string& SandboxExecutionError::error_name() const noexcept { return metadata_value(metadata(), "errno"); }
 
-CWSandboxValidationError::CWSandboxValidationError(const std::string& message, std::vector<Violation> violations, ErrorFields fields)
+CWSandboxValidationError::CWSandboxValidationError(const std::string& message, std::vector<Violation> violations,
+                                                   ErrorFields fields)
     : CWSandboxError(message, std::move(fields)),
       violations_(std::make_shared<const std::vector<Violation>>(std::move(violations))) {}
 

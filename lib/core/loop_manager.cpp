@@ -27,7 +27,8 @@ const int fork_watch = [] { return pthread_atfork(nullptr, nullptr, [] { ++fork_
       "cwsandbox: this would block the thread that must do the work and never end; use co_await or async_wait here");
 }
 [[noreturn]] void throw_forked() {
-  throw CWSandboxError("cwsandbox was in use when this process was forked and cannot be used in the child; call exec, or fork first");
+  throw CWSandboxError(
+      "cwsandbox was in use when this process was forked and cannot be used in the child; call exec, or fork first");
 }
 
 class AdoptedLoop final : public detail::Loop {
@@ -77,9 +78,7 @@ class DefaultLoop final : public detail::Loop {
     std::call_once(started_, [this] { start(); });
     return context_.get_executor();
   }
-  bool running_in_this_thread() const noexcept override {
-    return running_ && std::this_thread::get_id() == thread_.get_id();
-  }
+  bool running_in_this_thread() const noexcept override { return running_ && std::this_thread::get_id() == thread_.get_id(); }
   bool adopted() const noexcept override { return false; }
   void check_may_block() const override {
     check_alive();

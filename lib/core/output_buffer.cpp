@@ -32,8 +32,8 @@ namespace {
 constexpr std::size_t kMaxItem = 64 * 1024;  // what one next() gives at most when it is copied out of the kept bytes
 
 std::exception_ptr missed(std::uint64_t bytes) {
-  return std::make_exception_ptr(SandboxStreamTruncatedError(
-      "Cannot read the stream: " + std::to_string(bytes) + " bytes had been dropped by the capture rule before reading began"));
+  return std::make_exception_ptr(SandboxStreamTruncatedError("Cannot read the stream: " + std::to_string(bytes) +
+                                                             " bytes had been dropped by the capture rule before reading began"));
 }
 }  // namespace
 

@@ -9,8 +9,8 @@
 
 namespace cwsandbox::detail {
 
-/// Bytes in one growing block. Grown by realloc, which moves pages instead of bytes once the block is large, so that a gigabyte is held
-/// once also while it grows.
+/// Bytes in one growing block. Grown by realloc, which moves pages instead of bytes once the block is large, so that a gigabyte is
+/// held once also while it grows.
 class OutputStorage {
  public:
   OutputStorage() = default;
@@ -20,7 +20,7 @@ class OutputStorage {
   void append(std::string_view bytes);
   [[nodiscard]] std::string_view view() const noexcept { return {data_, size_}; }
 
-  std::size_t head_size = 0;       ///< where head ends and tail begins; `view().size()` when nothing was dropped
+  std::size_t head_size = 0;  ///< where head ends and tail begins; `view().size()` when nothing was dropped
   std::uint64_t received = 0, produced = 0;
 
  private:
@@ -72,10 +72,10 @@ class OutputBuffer final : public detail::Source<std::string> {
   const Capture capture_;
   std::function<void(std::size_t)> on_consumed_;
   mutable std::mutex mutex_;
-  std::shared_ptr<detail::OutputStorage> kept_;     // all: everything; head_tail: the head
-  std::deque<char> tail_;                           // head_tail: the last bytes
-  std::deque<std::string> queue_;                   // not `all`: for the reader
-  std::size_t queued_ = 0;                          // bytes in queue_ that are not consumed yet
+  std::shared_ptr<detail::OutputStorage> kept_;           // all: everything; head_tail: the head
+  std::deque<char> tail_;                                 // head_tail: the last bytes
+  std::deque<std::string> queue_;                         // not `all`: for the reader
+  std::size_t queued_ = 0;                                // bytes in queue_ that are not consumed yet
   std::uint64_t received_ = 0, produced_ = 0, read_ = 0;  // read_: the reader's offset (all)
   std::function<void()> wake_;
   std::exception_ptr error_;

@@ -100,9 +100,8 @@ Process::Process(task<ProcessResult> result, std::vector<std::string> command, S
       std_in_(std::move(std_in)) {
   // Every ending of the process fails the writer (SW-12).
   if (std_in_)
-    state()->add_continuation([writer = *std_in_] {
-      writer.set_exception(std::make_exception_ptr(SandboxExecutionError("Process has exited")));
-    });
+    state()->add_continuation(
+        [writer = *std_in_] { writer.set_exception(std::make_exception_ptr(SandboxExecutionError("Process has exited"))); });
 }
 
 Process::Process(task<ProcessResult> result, std::vector<std::string> command, StreamReader<std::string> std_out,

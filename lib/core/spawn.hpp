@@ -11,8 +11,8 @@
 
 namespace cwsandbox::core {
 
-/// Starts `work` on `executor` (a strand, or an executor that one thread runs: cancellation is emitted there) and gives its outcome as a task. `cancel()` cancels the
-/// coroutine; whatever error that causes in it, the task then ends with CancelledError.
+/// Starts `work` on `executor` (a strand, or an executor that one thread runs: cancellation is emitted there) and gives its outcome
+/// as a task. `cancel()` cancels the coroutine; whatever error that causes in it, the task then ends with CancelledError.
 template <typename T>
 [[nodiscard]] task<T> spawn_task(const LoopManager& loop, const asio::any_io_executor& executor, asio::awaitable<T> work) {
   struct Shared {

@@ -27,12 +27,13 @@ struct ReadAll {
             std::lock_guard lock(self->mutex);
             self->step = next;
           }
-          next.state()->add_continuation([weak = std::weak_ptr(self), weak_result = std::weak_ptr(result), chunk = next.state().get()] {
-            const auto reading = weak.lock();
-            const auto waiting = weak_result.lock();
-            if (!reading || !waiting) return;
-            if (reading->take(*chunk, *waiting)) run(reading, waiting);
-          });
+          next.state()->add_continuation(
+              [weak = std::weak_ptr(self), weak_result = std::weak_ptr(result), chunk = next.state().get()] {
+                const auto reading = weak.lock();
+                const auto waiting = weak_result.lock();
+                if (!reading || !waiting) return;
+                if (reading->take(*chunk, *waiting)) run(reading, waiting);
+              });
           return;
         }
         if (!self->take(*next.state(), *result)) return;

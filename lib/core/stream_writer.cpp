@@ -30,7 +30,8 @@ struct ByteChannel::Impl : std::enable_shared_from_this<ByteChannel::Impl> {
 
   /// A write or close that waits for room; `data` from `offset` on is not queued yet.
   struct Waiting {
-    Waiting(std::string d, bool end, std::shared_ptr<detail::TaskState<void>> t) : data(std::move(d)), is_end(end), task(std::move(t)) {}
+    Waiting(std::string d, bool end, std::shared_ptr<detail::TaskState<void>> t)
+        : data(std::move(d)), is_end(end), task(std::move(t)) {}
     std::string data;
     std::size_t offset = 0;
     bool is_end;
@@ -45,13 +46,13 @@ struct ByteChannel::Impl : std::enable_shared_from_this<ByteChannel::Impl> {
   const std::size_t slots;
   const LoopManager loop;
   std::mutex mutex;
-  std::deque<std::string> queue;   // each at most SLOT_SIZE: one slot
+  std::deque<std::string> queue;  // each at most SLOT_SIZE: one slot
   std::list<Waiting> waiting;
   std::list<Flush> flushes;
-  std::uint64_t accepted = 0;      // bytes given to write since the start
+  std::uint64_t accepted = 0;  // bytes given to write since the start
   std::uint64_t acknowledged = 0;
   std::function<void()> wake;
-  std::exception_ptr failure;      // as writers get it
+  std::exception_ptr failure;  // as writers get it
   std::shared_ptr<detail::TaskState<void>> close_task;
   bool end_queued = false, closed = false;
 
@@ -238,7 +239,8 @@ std::size_t ByteChannel::size() const {
 namespace {
 
 /// Gives `result` the next chunk when there is one.
-void receive_into(const std::function<ByteChannel::Poll(std::string&)>& poll, detail::TaskState<std::optional<std::string>>& result) {
+void receive_into(const std::function<ByteChannel::Poll(std::string&)>& poll,
+                  detail::TaskState<std::optional<std::string>>& result) {
   std::string chunk;
   switch (poll(chunk)) {
     case ByteChannel::Poll::chunk:

@@ -1,0 +1,116 @@
+/// \file
+/// Client and ClientOptions: where sandboxes run, and how to reach that place.
+#pragma once
+
+#include <cwsandbox/loop_manager.hpp>
+
+#include <chrono>
+#include <optional>
+#include <string>
+#include <utility>
+
+namespace cwsandbox {
+
+namespace detail {
+class ClientCore;
+}
+
+/// Options of a Client. What is not set comes from the environment or has a default.
+class CWSANDBOX_EXPORT ClientOptions {
+ public:
+  ClientOptions() {}
+
+  /// `http://host[:port]`, `https://host[:port]`, `unix:/path` or `local:` (a gateway inside this process, sandboxes on this
+  /// machine).
+  ClientOptions& with_base_url(std::string url) & { return base_url_ = std::move(url), *this; }
+  /// Sent as a bearer token; never printed, never part of an error.
+  ClientOptions& with_api_key(std::string key) & { return api_key_ = std::move(key), *this; }
+  /// Adopts an executor: no thread is started, work is done whenever the caller runs it. The context behind it must outlive every
+  /// handle made with this client.
+  ClientOptions& with_executor(asio::any_io_executor executor) & { return loop_ = LoopManager(std::move(executor)), *this; }
+  ClientOptions& with_loop(LoopManager loop) & { return loop_ = std::move(loop), *this; }
+  /// Limit of one request, default 300 s.
+  ClientOptions& with_request_timeout(std::chrono::milliseconds timeout) & { return request_timeout_ = timeout, *this; }
+  /// Limit of resolving, connecting and TLS together, default 10 s.
+  ClientOptions& with_connect_timeout(std::chrono::milliseconds timeout) & { return connect_timeout_ = timeout, *this; }
+  /// How long a failing request is tried again, counted from its first failure; default 30 s, 0 for not at all (RT-2).
+  ClientOptions& with_retry_budget(std::chrono::milliseconds budget) & { return retry_budget_ = budget, *this; }
+  /// Certificates that are trusted instead of the system's: a PEM file.
+  ClientOptions& with_ca_file(std::string path) & { return ca_file_ = std::move(path), *this; }
+  /// A certificate that identifies this client: PEM files.
+  ClientOptions& with_client_certificate(std::string certificate, std::string key) & {
+    return certificate_file_ = std::move(certificate), key_file_ = std::move(key), *this;
+  }
+  /// Off: the server's certificate is not checked. For tests only.
+  ClientOptions& with_verify(bool on) & { return verify_ = on, *this; }
+
+  ClientOptions&& with_base_url(std::string url) && { return std::move(with_base_url(std::move(url))); }
+  ClientOptions&& with_api_key(std::string key) && { return std::move(with_api_key(std::move(key))); }
+  ClientOptions&& with_executor(asio::any_io_executor executor) && { return std::move(with_executor(std::move(executor))); }
+  ClientOptions&& with_loop(LoopManager loop) && { return std::move(with_loop(std::move(loop))); }
+  ClientOptions&& with_request_timeout(std::chrono::milliseconds timeout) && { return std::move(with_request_timeout(timeout)); }
+  ClientOptions&& with_connect_timeout(std::chrono::milliseconds timeout) && { return std::move(with_connect_timeout(timeout)); }
+  ClientOptions&& with_retry_budget(std::chrono::milliseconds budget) && { return std::move(with_retry_budget(budget)); }
+  ClientOptions&& with_ca_file(std::string path) && { return std::move(with_ca_file(std::move(path))); }
+  ClientOptions&& with_client_certificate(std::string certificate, std::string key) && {
+    return std::move(with_client_certificate(std::move(certificate), std::move(key)));
+  }
+  ClientOptions&& with_verify(bool on) && { return std::move(with_verify(on)); }
+
+  [[nodiscard]] const std::optional<std::string>& base_url() const noexcept { return base_url_; }
+  [[nodiscard]] const std::optional<std::string>& api_key() const noexcept { return api_key_; }
+  [[nodiscard]] const LoopManager& loop() const noexcept { return loop_; }
+  [[nodiscard]] std::chrono::milliseconds request_timeout() const noexcept { return request_timeout_; }
+  [[nodiscard]] std::chrono::milliseconds connect_timeout() const noexcept { return connect_timeout_; }
+  [[nodiscard]] std::chrono::milliseconds retry_budget() const noexcept { return retry_budget_; }
+  [[nodiscard]] const std::string& ca_file() const noexcept { return ca_file_; }
+  [[nodiscard]] const std::string& certificate_file() const noexcept { return certificate_file_; }
+  [[nodiscard]] const std::string& key_file() const noexcept { return key_file_; }
+  [[nodiscard]] bool verify() const noexcept { return verify_; }
+
+ private:
+  std::optional<std::string> base_url_, api_key_;
+  LoopManager loop_;
+  std::chrono::milliseconds request_timeout_ = std::chrono::seconds(300);
+  std::chrono::milliseconds connect_timeout_ = std::chrono::seconds(10);
+  std::chrono::milliseconds retry_budget_ = std::chrono::seconds(30);
+  std::string ca_file_, certificate_file_, key_file_;
+  bool verify_ = true;
+};
+
+/// A cheap handle to an endpoint: copies share connections.
+///
+/// \par Which endpoint
+/// The option `base_url`; else the environment variable `CWSANDBOX_BASE_URL`; else `https://api.cwsandbox.com` when
+/// `CWSANDBOX_API_KEY` is set; else `local:`. The key is the option `api_key`, else `CWSANDBOX_API_KEY` (NW-1, AU-1).
+///
+/// \par Connections
+/// Nothing is opened until it is needed. Connections are kept and used again. On the default loop they (and the embedded gateway of
+/// `local:`) stay until exit; on an adopted executor until the last sandbox, process and call of this client is gone, so that
+/// the caller's `io_context::run()` then returns by itself.
+///
+/// \par Errors
+/// `std::invalid_argument` from the constructor for a malformed base URL or a key that cannot be sent.
+///
+/// \par Thread safety
+/// Distinct objects: safe. Shared objects: safe.
+class CWSANDBOX_EXPORT Client {
+ public:
+  /// From the environment, on the default loop.
+  Client();
+  /// From the environment, on the caller's executor; starts no thread (EV-6).
+  explicit Client(asio::any_io_executor executor);
+  explicit Client(ClientOptions options);
+
+  /// The endpoint, for messages; holds no secret.
+  [[nodiscard]] std::string base_url() const;
+  [[nodiscard]] const LoopManager& loop() const noexcept;
+
+  /// For the library's own parts.
+  [[nodiscard]] const std::shared_ptr<detail::ClientCore>& core() const noexcept { return core_; }
+
+ private:
+  std::shared_ptr<detail::ClientCore> core_;
+};
+
+}  // namespace cwsandbox

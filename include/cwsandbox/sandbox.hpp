@@ -1,0 +1,202 @@
+/// \file
+/// Sandbox: a place where commands run, apart from the machine around it.
+#pragma once
+
+#include <cwsandbox/client.hpp>
+#include <cwsandbox/exec_options.hpp>
+#include <cwsandbox/process.hpp>
+
+namespace cwsandbox {
+
+namespace detail {
+class SandboxState;
+}
+
+/// Where a sandbox is. States only move forward; one that this version does not know is `unspecified` (LC-9, LC-10).
+enum class SandboxStatus : std::uint8_t {
+  unspecified,
+  pending,
+  creating,
+  running,
+  paused,
+  terminating,
+  completed,
+  failed,
+  terminated
+};
+[[nodiscard]] CWSANDBOX_EXPORT std::string_view to_string(SandboxStatus status) noexcept;
+/// completed, failed or terminated: it changes no more.
+[[nodiscard]] constexpr bool is_terminal(SandboxStatus status) noexcept { return status >= SandboxStatus::completed; }
+
+/// How to make a sandbox.
+class CWSANDBOX_EXPORT SandboxOptions {
+ public:
+  SandboxOptions() {}
+
+  /// Image; unset: the server's default (locally `host`, the system directories of this machine).
+  SandboxOptions& with_image(std::string image) & { return image_ = std::move(image), *this; }
+  /// The main command: the sandbox ends with it. Unset: it waits until it is stopped.
+  SandboxOptions& with_command(std::vector<std::string> command) & { return command_ = std::move(command), *this; }
+  /// Adds a variable for the main command and every process.
+  SandboxOptions& with_env(std::string name, std::string value) & {
+    return env_.insert_or_assign(std::move(name), std::move(value)), *this;
+  }
+  SandboxOptions& with_env(std::map<std::string, std::string> env) & { return env_ = std::move(env), *this; }
+  /// Working directory, absolute.
+  SandboxOptions& with_working_dir(std::string path) & { return working_dir_ = std::move(path), *this; }
+  SandboxOptions& with_tag(std::string tag) & { return tags_.push_back(std::move(tag)), *this; }
+  SandboxOptions& with_tags(std::vector<std::string> tags) & { return tags_ = std::move(tags), *this; }
+  SandboxOptions& with_annotation(std::string name, std::string value) & {
+    return annotations_.insert_or_assign(std::move(name), std::move(value)), *this;
+  }
+  /// The server stops the sandbox after this long.
+  SandboxOptions& with_max_lifetime(std::chrono::seconds lifetime) & { return max_lifetime_ = lifetime, *this; }
+
+  SandboxOptions&& with_image(std::string image) && { return std::move(with_image(std::move(image))); }
+  SandboxOptions&& with_command(std::vector<std::string> command) && { return std::move(with_command(std::move(command))); }
+  SandboxOptions&& with_env(std::string name, std::string value) && {
+    return std::move(with_env(std::move(name), std::move(value)));
+  }
+  SandboxOptions&& with_env(std::map<std::string, std::string> env) && { return std::move(with_env(std::move(env))); }
+  SandboxOptions&& with_working_dir(std::string path) && { return std::move(with_working_dir(std::move(path))); }
+  SandboxOptions&& with_tag(std::string tag) && { return std::move(with_tag(std::move(tag))); }
+  SandboxOptions&& with_tags(std::vector<std::string> tags) && { return std::move(with_tags(std::move(tags))); }
+  SandboxOptions&& with_annotation(std::string name, std::string value) && {
+    return std::move(with_annotation(std::move(name), std::move(value)));
+  }
+  SandboxOptions&& with_max_lifetime(std::chrono::seconds lifetime) && { return std::move(with_max_lifetime(lifetime)); }
+
+  [[nodiscard]] const std::string& image() const noexcept { return image_; }
+  [[nodiscard]] const std::vector<std::string>& command() const noexcept { return command_; }
+  [[nodiscard]] const std::map<std::string, std::string>& env() const noexcept { return env_; }
+  [[nodiscard]] const std::optional<std::string>& working_dir() const noexcept { return working_dir_; }
+  [[nodiscard]] const std::vector<std::string>& tags() const noexcept { return tags_; }
+  [[nodiscard]] const std::map<std::string, std::string>& annotations() const noexcept { return annotations_; }
+  [[nodiscard]] const std::optional<std::chrono::seconds>& max_lifetime() const noexcept { return max_lifetime_; }
+
+ private:
+  std::string image_;
+  std::vector<std::string> command_;
+  std::map<std::string, std::string> env_;
+  std::optional<std::string> working_dir_;
+  std::vector<std::string> tags_;
+  std::map<std::string, std::string> annotations_;
+  std::optional<std::chrono::seconds> max_lifetime_;
+};
+
+/// How to stop a sandbox.
+class CWSANDBOX_EXPORT StopOptions {
+ public:
+  StopOptions() {}
+  /// Between SIGTERM and SIGKILL, default 10 s; rounded up to seconds (ST-9).
+  StopOptions& with_grace_period(std::chrono::milliseconds grace) & { return grace_ = grace, *this; }
+  /// A sandbox that the server does not know counts as stopped (ST-6).
+  StopOptions& with_missing_ok(bool on = true) & { return missing_ok_ = on, *this; }
+  StopOptions&& with_grace_period(std::chrono::milliseconds grace) && { return std::move(with_grace_period(grace)); }
+  StopOptions&& with_missing_ok(bool on = true) && { return std::move(with_missing_ok(on)); }
+  [[nodiscard]] std::chrono::milliseconds grace_period() const noexcept { return grace_; }
+  [[nodiscard]] bool missing_ok() const noexcept { return missing_ok_; }
+
+ private:
+  std::chrono::milliseconds grace_ = std::chrono::seconds(10);
+  bool missing_ok_ = false;
+};
+
+/// Which sandboxes to list (LC-15).
+class CWSANDBOX_EXPORT ListOptions {
+ public:
+  ListOptions() {}
+  /// Only those that bear all the tags given.
+  ListOptions& with_tag(std::string tag) & { return tags_.push_back(std::move(tag)), *this; }
+  ListOptions& with_status(SandboxStatus status) & { return status_ = status, *this; }
+  /// Also those that have ended.
+  ListOptions& with_include_stopped(bool on = true) & { return include_stopped_ = on, *this; }
+  ListOptions&& with_tag(std::string tag) && { return std::move(with_tag(std::move(tag))); }
+  ListOptions&& with_status(SandboxStatus status) && { return std::move(with_status(status)); }
+  ListOptions&& with_include_stopped(bool on = true) && { return std::move(with_include_stopped(on)); }
+  [[nodiscard]] const std::vector<std::string>& tags() const noexcept { return tags_; }
+  [[nodiscard]] SandboxStatus status() const noexcept { return status_; }
+  [[nodiscard]] bool include_stopped() const noexcept { return include_stopped_; }
+
+ private:
+  std::vector<std::string> tags_;
+  SandboxStatus status_ = SandboxStatus::unspecified;
+  bool include_stopped_ = false;
+};
+
+/// How the processes of one sandbox ended, as seen from this handle and its copies (PR-13).
+class ExecStats {
+ public:
+  ExecStats() {}
+  std::uint64_t exec_count = 0;         ///< started with exec()
+  std::uint64_t completed_ok = 0;       ///< exit code 0
+  std::uint64_t completed_nonzero = 0;  ///< another exit code, or death by a signal
+  std::uint64_t failures = 0;           ///< timed out, cancelled, could not be started, lost, refused
+};
+
+/// A handle to a sandbox. Copies mean the same sandbox.
+///
+/// \par Lifetime
+/// One from `run()` is owned by its handles and those of its processes (and of their streams): the last that goes has it stopped,
+/// without waiting for that; `release()` gives this up. At exit, stops that are under way get up to 10 s to be accepted. One from
+/// `from_id` or `list` is not owned.
+///
+/// \par Errors
+/// Calls return tasks; the errors of the tree in <cwsandbox/errors.hpp> come out of those. Misuse (an empty command, a relative
+/// path, a NUL) throws `std::invalid_argument` from the call.
+///
+/// \par Executor
+/// The client's LoopManager.
+///
+/// \par Thread safety
+/// Distinct objects: safe. Shared objects: safe for const calls.
+class CWSANDBOX_EXPORT Sandbox {
+ public:
+  /// Starts a sandbox and returns at once. Errors come out of `start()`, `wait()` and of the processes.
+  [[nodiscard]] static Sandbox run(SandboxOptions options = SandboxOptions());
+  [[nodiscard]] static Sandbox run(const Client& client, SandboxOptions options = SandboxOptions());
+  /// One that exists, stopped ones too.
+  /// \throws SandboxNotFoundError with the id in its text, from the task (LC-14).
+  [[nodiscard]] static task<Sandbox> from_id(const Client& client, std::string sandbox_id);
+  /// All that match, newest state included; pages are followed.
+  [[nodiscard]] static task<std::vector<Sandbox>> list(const Client& client, ListOptions options = ListOptions());
+
+  /// Runs a command; returns at once. It waits for the sandbox to start; the command's timeout does not count that (EX-4).
+  /// \param command program and arguments, as the program gets them: no shell takes part.
+  /// \throws std::invalid_argument for an empty command, an empty or relative cwd, a NUL, an environment name that is empty or
+  /// holds '=', a timeout below 1 ms, or a command of more than 4 MiB (EX-1, EX-2).
+  [[nodiscard]] Process exec(std::vector<std::string> command, ExecOptions options = ExecOptions()) const;
+
+  /// Completes when the server has accepted the sandbox, so that it has an id. Done once, however often it is called; one request
+  /// id over all retries, so that no second sandbox is made (LC-1, LC-2).
+  task<void> start() const;
+  /// Completes when it is running (or paused, or completed).
+  /// \throws SandboxFailedError, SandboxTerminatedError, SandboxNotRunningError (stopped meanwhile) from the task (LC-4, ST-8).
+  [[nodiscard]] task<void> wait() const;
+  /// Stops it; completes when nothing of it is left (ST-1). Concurrent calls share one stop (ST-2). One that was never accepted is
+  /// left alone (ST-3).
+  task<void> stop(StopOptions options = StopOptions()) const;
+  /// Asks the server where it is.
+  [[nodiscard]] task<SandboxStatus> refresh() const;
+
+  /// Empty until `start()` has completed.
+  [[nodiscard]] std::optional<std::string> sandbox_id() const;
+  /// As last heard; never blocks.
+  [[nodiscard]] SandboxStatus status() const;
+  [[nodiscard]] std::string status_reason() const;
+  [[nodiscard]] std::string image() const;
+  [[nodiscard]] std::vector<std::string> tags() const;
+  /// When the server made it; the epoch while unknown.
+  [[nodiscard]] std::chrono::system_clock::time_point created_at() const;
+  [[nodiscard]] ExecStats exec_stats() const;
+  /// It goes on when the last handle goes.
+  void release() const;
+
+  /// For the library's own parts.
+  explicit Sandbox(std::shared_ptr<detail::SandboxState> state) noexcept : state_(std::move(state)) {}
+
+ private:
+  std::shared_ptr<detail::SandboxState> state_;
+};
+
+}  // namespace cwsandbox

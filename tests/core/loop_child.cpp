@@ -1,0 +1,101 @@
+// Scenarios for test_loop.cpp that need a process of their own. Exit code 0: as it should be.
+#include <cwsandbox/loop_manager.hpp>
+#include <cwsandbox/task.hpp>
+
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/post.hpp>
+
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <future>
+#include <string_view>
+#include <thread>
+
+using namespace cwsandbox;
+
+namespace {
+
+std::size_t thread_count() {
+  std::size_t n = 0;
+  for ([[maybe_unused]] const auto& entry : std::filesystem::directory_iterator("/proc/self/task")) ++n;
+  return n;
+}
+
+int lazy() {
+  const auto before = thread_count();
+  LoopManager a, b;
+  if (thread_count() != before) return 1;  // a handle starts nothing
+  std::promise<std::thread::id> first, second;
+  asio::post(a.executor(), [&] { first.set_value(std::this_thread::get_id()); });
+  asio::post(b.executor(), [&] { second.set_value(std::this_thread::get_id()); });
+  if (first.get_future().get() != second.get_future().get()) return 2;
+  if (thread_count() != before + 1) return 3;
+  return a == b ? 0 : 4;
+}
+
+int adopt() {
+  const auto before = thread_count();
+  asio::io_context io;
+  LoopManager loop(io.get_executor());
+  bool ran = false;
+  asio::post(loop.make_strand(), [&] { ran = true; });
+  io.run();
+  return ran && loop.adopted() && thread_count() == before ? 0 : 1;
+}
+
+int fork_first() {
+  const pid_t child = fork();
+  if (child == 0) {
+    LoopManager loop;
+    task_source<int> source(loop);
+    asio::post(loop.executor(), [&] { source.set_value(0); });
+    _exit(source.get_task().result());
+  }
+  int status = 0;
+  waitpid(child, &status, 0);
+  return WIFEXITED(status) ? WEXITSTATUS(status) : 1;
+}
+
+/// Uses the loop when the library's own static objects are gone.
+struct LateUser {
+  bool armed = false;
+  ~LateUser() {
+    if (!armed) return;
+    try {
+      LoopManager loop;
+      (void)loop.executor();
+      _exit(41);  // should have been refused
+    } catch (const CWSandboxError&) {
+    }
+    _exit(40);
+  }
+};
+LateUser late_user;  // constructed before the loop, so destroyed after it
+
+int late_use() {
+  late_user.armed = true;
+  static LoopManager loop;
+  asio::post(loop.executor(), [] {});
+  std::exit(0);
+}
+
+int exit_on_loop() {
+  LoopManager loop;
+  asio::post(loop.executor(), [] { std::exit(7); });
+  task_source<int> never(loop);
+  return never.get_task().result();
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const std::string_view scenario = argc > 1 ? argv[1] : "";
+  if (scenario == "lazy") return lazy();
+  if (scenario == "adopt") return adopt();
+  if (scenario == "fork-first") return fork_first();
+  if (scenario == "late-use") return late_use();
+  if (scenario == "exit-on-loop") return exit_on_loop();
+  return 98;
+}

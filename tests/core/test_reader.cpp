@@ -1,0 +1,261 @@
+// StreamReader, LineReader and Channel.
+#include "support/catch.hpp"
+
+#include <cwsandbox/asio.hpp>
+#include <cwsandbox/stream_reader.hpp>
+
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/detached.hpp>
+#include <boost/asio/experimental/awaitable_operators.hpp>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <boost/asio/thread_pool.hpp>
+#include <boost/asio/use_awaitable.hpp>
+
+#include <future>
+#include <thread>
+
+using namespace cwsandbox;
+using namespace std::chrono_literals;
+using TextChannel = Channel<std::string>;
+
+namespace {
+std::shared_ptr<TextChannel> filled(std::initializer_list<const char*> items) {
+  auto channel = std::make_shared<TextChannel>(64);
+  for (const char* item : items) (void)channel->send(item);
+  channel->finish();
+  return channel;
+}
+std::vector<std::string> all(const StreamReader<std::string>& reader) {
+  std::vector<std::string> items;
+  for (const auto& item : reader) items.push_back(item);
+  return items;
+}
+}  // namespace
+
+TEST_CASE("items in order, then the end, again and again", "[SR-1][SR-2]") {
+  StreamReader<std::string> reader(filled({"a", "b", "c"}));
+  CHECK(all(reader) == std::vector<std::string>{"a", "b", "c"});
+  for (int i = 0; i < 3; ++i) {
+    auto end = reader.next();
+    CHECK(end.done());
+    CHECK_FALSE(end.result().has_value());
+  }
+}
+
+TEST_CASE("items awaited on any executor", "[SR-1][SR-10]") {
+  asio::thread_pool pool(3);
+  auto channel = std::make_shared<Channel<int>>(4);
+  StreamReader<int> reader(channel);
+  std::promise<long> sum;
+  asio::co_spawn(
+      pool,
+      [&]() -> asio::awaitable<void> {
+        long total = 0;
+        while (auto item = co_await reader.next()) total += *item;
+        sum.set_value(total);
+      },
+      asio::detached);
+  for (int i = 1; i <= 1000; ++i) channel->send(i).result();
+  channel->finish();
+  CHECK(sum.get_future().get() == 500'500);
+  pool.join();
+}
+
+TEST_CASE("an error comes once, after the data, then the end", "[SR-3]") {
+  auto channel = std::make_shared<TextChannel>();
+  (void)channel->send("data");
+  channel->fail(std::make_exception_ptr(SandboxConnectionLostError("gone")));
+  StreamReader<std::string> reader(channel);
+  CHECK(reader.next().result() == "data");
+  CHECK_THROWS_AS(reader.next().result(), SandboxConnectionLostError);
+  CHECK_FALSE(reader.next().result().has_value());
+  CHECK_FALSE(reader.next().result().has_value());
+}
+
+TEST_CASE("close ends at once, drops what is unread, calls the hook once", "[SR-4][SR-5]") {
+  int closes = 0;
+  auto channel = std::make_shared<TextChannel>(4, LoopManager(), [&] { ++closes; });
+  (void)channel->send("unread");
+  StreamReader<std::string> reader(channel);
+  reader.close();
+  reader.close();
+  CHECK_FALSE(reader.next().result().has_value());
+  CHECK(closes == 1);
+  CHECK_THROWS_AS(channel->send("late").result(), SandboxExecutionError);
+}
+
+TEST_CASE("close from another thread wakes a blocked consumer", "[SR-9]") {
+  auto channel = std::make_shared<TextChannel>();
+  StreamReader<std::string> reader(channel);
+  auto waiting = reader.next();
+  auto blocked = std::async(std::launch::async, [&] { return waiting.result(); });
+  reader.close();
+  CHECK_FALSE(blocked.get().has_value());
+}
+
+TEST_CASE("a bounded channel holds its producer back", "[SR-8]") {
+  auto channel = std::make_shared<TextChannel>(2);
+  CHECK(channel->send("1").done());
+  CHECK(channel->send("2").done());
+  auto third = channel->send("3");
+  CHECK_FALSE(third.done());
+  std::string fourth = "4";
+  CHECK_FALSE(channel->try_send(fourth));
+  StreamReader<std::string> reader(channel);
+  CHECK(reader.next().result() == "1");
+  CHECK(third.done());
+  channel->finish();
+  CHECK(all(reader) == std::vector<std::string>{"2", "3"});
+}
+
+TEST_CASE("a second concurrent consumer is refused", "[SR-13]") {
+  auto channel = std::make_shared<TextChannel>();
+  StreamReader<std::string> reader(channel);
+  auto first = reader.next();
+  CHECK_THROWS_AS(reader.next(), std::logic_error);
+  auto copy = reader;
+  CHECK_THROWS_AS(copy.next(), std::logic_error);
+  (void)channel->send("x");
+  CHECK(first.result() == "x");
+  (void)reader.next();  // allowed again
+}
+
+TEST_CASE("blocking iteration on the loop's own thread throws", "[SR-12]") {
+  LoopManager loop;
+  StreamReader<std::string> reader(std::make_shared<TextChannel>(4, loop), loop);
+  std::promise<bool> threw;
+  asio::post(loop.executor(), [&] {
+    try {
+      for ([[maybe_unused]] const auto& item : reader) {
+      }
+      threw.set_value(false);
+    } catch (const std::logic_error&) {
+      threw.set_value(true);
+    }
+  });
+  CHECK(threw.get_future().get());
+}
+
+TEST_CASE("a read that is given up takes nothing", "[SR-1]") {
+  auto channel = std::make_shared<TextChannel>();
+  StreamReader<std::string> reader(channel);
+  SECTION("cancelled") {
+    auto abandoned = reader.next();
+    CHECK(abandoned.cancel());
+    CHECK_THROWS_AS(abandoned.result(), CancelledError);
+    (void)channel->send("kept");
+    CHECK(reader.next().result() == "kept");
+  }
+  SECTION("dropped") {
+    (void)reader.next();
+    (void)channel->send("kept");
+    CHECK(reader.next().result() == "kept");
+  }
+  SECTION("lost a race against a timer") {
+    using namespace asio::experimental::awaitable_operators;
+    asio::io_context io;
+    std::string got;
+    asio::co_spawn(
+        io,
+        [&]() -> asio::awaitable<void> {
+          auto read = [](StreamReader<std::string> from) -> asio::awaitable<std::optional<std::string>> {
+            co_return co_await from.next();
+          };
+          asio::steady_timer timer(io, 1ms);
+          auto either = co_await (read(reader) || timer.async_wait(asio::use_awaitable));
+          CHECK(either.index() == 1);
+          (void)channel->send("kept");
+          got = (co_await reader.next()).value_or("");
+        },
+        asio::detached);
+    io.run();
+    CHECK(got == "kept");
+  }
+}
+
+TEST_CASE("lines, however the chunks were cut", "[SR-7]") {
+  StreamReader<std::string> reader(filled({"one\ntw", "o\n", "\n", "thr", "ee\r\nlast"}));
+  std::vector<std::string> lines;
+  for (std::string_view line : reader.lines()) lines.emplace_back(line);
+  CHECK(lines == std::vector<std::string>{"one", "two", "", "three\r", "last"});
+
+  StreamReader<std::string> empty(filled({}));
+  CHECK_FALSE(empty.lines().next().result().has_value());
+  StreamReader<std::string> ended(filled({"a\n"}));
+  auto ended_lines = ended.lines();
+  CHECK(ended_lines.next().result() == "a");
+  CHECK_FALSE(ended_lines.next().result().has_value());
+}
+
+TEST_CASE("a line over the limit is an error, not unbounded memory", "[SR-7]") {
+  StreamReader<std::string> reader(filled({"short\n", "much longer than that"}));
+  auto lines = reader.lines(8);
+  CHECK(lines.next().result() == "short");
+  CHECK_THROWS_AS(lines.next().result(), std::length_error);
+}
+
+TEST_CASE("lines awaited while they arrive, errors after the last one", "[SR-3][SR-7][SR-8]") {
+  asio::io_context io;
+  auto channel = std::make_shared<TextChannel>(1);
+  StreamReader<std::string> reader(channel, LoopManager(io.get_executor()));
+  std::vector<std::string> lines;
+  bool failed = false;
+  asio::co_spawn(
+      io,
+      [&]() -> asio::awaitable<void> {
+        auto source = reader.lines();
+        try {
+          while (auto line = co_await source.next()) lines.push_back(*line);
+        } catch (const SandboxConnectionLostError&) {
+          failed = true;
+        }
+      },
+      asio::detached);
+  asio::co_spawn(
+      io,
+      [&]() -> asio::awaitable<void> {
+        for (int i = 0; i < 100; ++i) co_await channel->send("line " + std::to_string(i) + (i % 2 == 0 ? "\npart" : "\n"));
+        channel->fail(std::make_exception_ptr(SandboxConnectionLostError("gone")));
+      },
+      asio::detached);
+  io.run();
+  CHECK(failed);
+  REQUIRE(lines.size() == 100);
+  CHECK(lines[1] == "partline 1");
+}
+
+TEST_CASE("text cut between the bytes of a character comes out whole", "[SR-11]") {
+  const std::string text = "gr\xC3\xBC\xC3\x9F\x65 \xE2\x82\xAC \xF0\x9F\x8C\x8D\n";
+  for (std::size_t cut = 0; cut <= text.size(); ++cut) {
+    StreamReader<std::string> reader(filled({text.substr(0, cut).c_str(), text.substr(cut).c_str()}));
+    CHECK(reader.lines().next().result().value() + "\n" == text);
+    StreamReader<std::string> again(filled({text.substr(0, cut).c_str(), text.substr(cut).c_str()}));
+    CHECK(again.read_all().result() == text);
+  }
+}
+
+TEST_CASE("read_all waits for the end, gives errors, and can be given up", "[SR-1][SR-3]") {
+  auto channel = std::make_shared<TextChannel>(4);
+  StreamReader<std::string> reader(channel);
+  auto everything = reader.read_all();
+  std::thread producer([&] {
+    for (int i = 0; i < 1000; ++i) channel->send("x").result();
+    channel->finish();
+  });
+  CHECK(everything.result().size() == 1000);
+  producer.join();
+
+  auto broken = std::make_shared<TextChannel>();
+  broken->fail(std::make_exception_ptr(SandboxError("broken")));
+  CHECK_THROWS_AS(StreamReader<std::string>(broken).read_all().result(), SandboxError);
+
+  auto slow = std::make_shared<TextChannel>();
+  StreamReader<std::string> slow_reader(slow);
+  auto waiting = slow_reader.read_all();
+  CHECK(waiting.cancel());
+  CHECK_THROWS_AS(waiting.result(), CancelledError);
+  (void)slow->send("kept");
+  CHECK(slow_reader.next().result() == "kept");
+}
