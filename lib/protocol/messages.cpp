@@ -1,0 +1,664 @@
+#include "protocol/messages.hpp"
+
+#include <array>
+#include <charconv>
+#include <limits>
+#include <type_traits>
+#include <utility>
+
+#include "protocol/json_util.hpp"
+#include "protocol/text.hpp"
+
+namespace cwsandbox::protocol {
+namespace {
+
+using json_util::Json;
+
+constexpr std::array<std::string_view, 9> kStates = {"STATE_UNSPECIFIED", "STATE_CREATING", "STATE_RUNNING",
+                                                     "STATE_COMPLETED",   "STATE_FAILED",   "STATE_TERMINATING",
+                                                     "STATE_TERMINATED",  "STATE_PENDING",  "STATE_PAUSED"};
+
+[[noreturn]] void fail(const std::string& path, const std::string& why) {
+  throw ParseError(path, path.empty() ? "the message " + why : path + ": " + why);
+}
+
+std::string camel(std::string_view snake) {
+  std::string out;
+  bool up = false;
+  for (const char c : snake) {
+    if (c == '_') {
+      up = true;
+    } else {
+      out += up && c >= 'a' && c <= 'z' ? static_cast<char>(c - 'a' + 'A') : c;
+      up = false;
+    }
+  }
+  return out;
+}
+
+// ---- reading ----
+
+/// RFC 3339 with any offset and up to nine digits of a second.
+Timestamp parse_timestamp(std::string_view text) {
+  const auto digits = [&](std::size_t at, std::size_t count) -> std::optional<int> {
+    if (text.size() < at + count) return std::nullopt;
+    int value = 0;
+    for (std::size_t i = at; i < at + count; ++i) {
+      if (text[i] < '0' || text[i] > '9') return std::nullopt;
+      value = value * 10 + (text[i] - '0');
+    }
+    return value;
+  };
+  const auto is = [&](std::size_t at, std::string_view any) {
+    return at < text.size() && any.find(text[at]) != std::string_view::npos;
+  };
+  const auto year = digits(0, 4), month = digits(5, 2), day = digits(8, 2), hour = digits(11, 2), minute = digits(14, 2),
+             second = digits(17, 2);
+  if (!year || !month || !day || !hour || !minute || !second || !is(4, "-") || !is(7, "-") || !is(10, "Tt") || !is(13, ":") ||
+      !is(16, ":")) {
+    return std::nullopt;
+  }
+  std::size_t at = 19;
+  std::int64_t nanos = 0;
+  if (is(at, ".")) {
+    std::int64_t scale = 100'000'000;
+    const std::size_t first = ++at;
+    while (at < text.size() && text[at] >= '0' && text[at] <= '9') {
+      nanos += (text[at++] - '0') * scale;
+      scale /= 10;
+    }
+    if (at == first || at - first > 9) return std::nullopt;
+  }
+  int offset_minutes = 0;
+  if (is(at, "Zz")) {
+    ++at;
+  } else if (is(at, "+-") && is(at + 3, ":")) {
+    const auto hours = digits(at + 1, 2), minutes = digits(at + 4, 2);
+    if (!hours || !minutes || *hours > 23 || *minutes > 59) return std::nullopt;
+    offset_minutes = (*hours * 60 + *minutes) * (text[at] == '-' ? -1 : 1);
+    at += 6;
+  } else {
+    return std::nullopt;
+  }
+  using namespace std::chrono;
+  const year_month_day date{std::chrono::year(*year), std::chrono::month(static_cast<unsigned>(*month)),
+                            std::chrono::day(static_cast<unsigned>(*day))};
+  // system_clock counts nanoseconds in 64 bits: what it cannot hold (before 1678, after 2261) is refused, not wrapped.
+  if (at != text.size() || !date.ok() || *hour > 23 || *minute > 59 || *second > 59 || *year < 1678 || *year > 2261)
+    return std::nullopt;
+  const auto seconds_total =
+      sys_days(date).time_since_epoch() + hours(*hour) + minutes(*minute - offset_minutes) + seconds(*second);
+  return system_clock::time_point(duration_cast<system_clock::duration>(seconds_total) +
+                                  duration_cast<system_clock::duration>(nanoseconds(nanos)));
+}
+
+/// One JSON object and its path from the root. Members are asked for by their snake_case name and found by either.
+class Object {
+ public:
+  Object(const Json& json, std::string path) : json_(json), path_(std::move(path)) {
+    if (!json.is_object()) fail(path_, "must be an object");
+  }
+
+  [[nodiscard]] std::string path(std::string_view name) const {
+    std::string full = path_;
+    if (!full.empty()) full += '.';
+    return full + camel(name);
+  }
+
+  [[nodiscard]] const Json* find(std::string_view name) const {
+    if (const Json* value = json_util::find(json_, camel(name).c_str())) return value;
+    return json_util::find(json_, std::string(name).c_str());
+  }
+
+  void read(const char* name, std::string& out) const {
+    if (const Json* value = find(name)) out = text(*value, path(name));
+  }
+
+  void read(const char* name, bool& out) const {
+    const Json* value = find(name);
+    if (value == nullptr) return;
+    if (!value->is_boolean()) fail(path(name), "must be true or false");
+    out = value->get<bool>();
+  }
+
+  void read(const char* name, std::int32_t& out) const {
+    if (const auto value = integer(name, std::numeric_limits<std::int32_t>::min(), std::numeric_limits<std::int32_t>::max())) {
+      out = static_cast<std::int32_t>(*value);
+    }
+  }
+
+  void read(const char* name, std::optional<std::int32_t>& out) const {
+    std::int32_t value = 0;
+    if (find(name) == nullptr) return;
+    read(name, value);
+    out = value;
+  }
+
+  void read(const char* name, std::int64_t& out) const {
+    if (const auto value = integer(name, std::numeric_limits<std::int64_t>::min(), std::numeric_limits<std::int64_t>::max()))
+      out = *value;
+  }
+
+  void read(const char* name, State& out) const {
+    const Json* value = find(name);
+    if (value == nullptr) return;
+    out = State::unspecified;  // an unknown state is unspecified, never an error (LC-10)
+    if (value->is_string()) {
+      for (std::size_t i = 0; i < kStates.size(); ++i) {
+        if (value->get_ref<const std::string&>() == kStates[i]) out = static_cast<State>(i);
+      }
+    } else if (value->is_number_integer()) {
+      const auto number = integer(name, std::numeric_limits<std::int32_t>::min(), std::numeric_limits<std::int32_t>::max());
+      if (*number >= 0 && *number < static_cast<std::int64_t>(kStates.size())) out = static_cast<State>(*number);
+    } else {
+      fail(path(name), "must be the name or the number of a state");
+    }
+  }
+
+  void read(const char* name, Timestamp& out) const {
+    const Json* value = find(name);
+    if (value == nullptr) return;
+    if (value->is_string()) out = parse_timestamp(value->get_ref<const std::string&>());
+    if (!out) fail(path(name), "must be an RFC 3339 time, like 2026-01-31T12:00:00Z");
+  }
+
+  void read(const char* name, std::vector<std::string>& out) const {
+    each(name, [&](const Json& item, const std::string& where) { out.push_back(text(item, where)); });
+  }
+
+  void read(const char* name, std::map<std::string, std::string>& out) const {
+    const Json* value = find(name);
+    if (value == nullptr) return;
+    if (!value->is_object()) fail(path(name), "must be an object");
+    for (const auto& [key, item] : value->items()) {
+      out.insert_or_assign(key, text(item, path(name) + "[\"" + printable(key, 64) + "\"]"));
+    }
+  }
+
+  void read_bytes(const char* name, std::string& out) const {
+    const Json* value = find(name);
+    if (value == nullptr) return;
+    std::optional<std::string> bytes;
+    if (value->is_string()) bytes = base64_decode(value->get_ref<const std::string&>());
+    if (!bytes) fail(path(name), "must be base64");
+    out = std::move(*bytes);
+  }
+
+  template <class Function>
+  void each(const char* name, Function function) const {
+    const Json* value = find(name);
+    if (value == nullptr) return;
+    if (!value->is_array()) fail(path(name), "must be an array");
+    std::size_t index = 0;
+    for (const auto& item : *value) {
+      const std::string where = path(name) + "[" + std::to_string(index++) + "]";
+      if (item.is_null()) fail(where, "must not be null");
+      function(item, where);
+    }
+  }
+
+ private:
+  static std::string text(const Json& json, const std::string& where) {
+    if (!json.is_string()) fail(where, "must be a string");
+    return json.get<std::string>();
+  }
+
+  [[nodiscard]] std::optional<std::int64_t> integer(const char* name, std::int64_t min, std::int64_t max) const {
+    const Json* value = find(name);
+    if (value == nullptr) return std::nullopt;
+    std::optional<std::int64_t> number;
+    if (value->is_number_unsigned()) {
+      const auto u = value->get<std::uint64_t>();
+      if (u <= static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max())) number = static_cast<std::int64_t>(u);
+    } else if (value->is_number_integer()) {
+      number = value->get<std::int64_t>();
+    } else if (value->is_number_float()) {  // 1.0 and 1e3 are integers to proto3 JSON; only exact ones can be converted
+      const double d = value->get<double>();
+      if (d >= -9007199254740991.0 && d <= 9007199254740991.0 && d == static_cast<double>(static_cast<std::int64_t>(d))) {
+        number = static_cast<std::int64_t>(d);
+      }
+    } else if (value->is_string()) {
+      const auto& digits = value->get_ref<const std::string&>();
+      std::int64_t parsed = 0;
+      const auto [end, ec] = std::from_chars(digits.data(), digits.data() + digits.size(), parsed);
+      if (ec == std::errc() && end == digits.data() + digits.size() && !digits.empty()) number = parsed;
+    }
+    if (!number || *number < min || *number > max) {
+      fail(path(name), "must be an integer from " + std::to_string(min) + " to " + std::to_string(max));
+    }
+    return number;
+  }
+
+  const Json& json_;
+  std::string path_;
+};
+
+Json parse(std::string_view text) {
+  if (nests_deeper(text, json_util::kMaxDepth)) fail("", "nests too deeply");
+  try {
+    return Json::parse(text);
+  } catch (const Json::parse_error& e) {
+    throw ParseError("byte " + std::to_string(e.byte), "not JSON: error at byte " + std::to_string(e.byte));
+  } catch (const Json::exception&) {
+    throw ParseError("", "not JSON");  // a number that nothing can hold, say
+  }
+}
+
+/// Whether anything is asked for: defaults are the same as absence, an optional that is present is not.
+bool is_set(const Json* value) {
+  if (value == nullptr || value->is_null()) return false;
+  if (value->is_array() || value->is_object()) return !value->empty();
+  if (value->is_string()) return !value->get_ref<const std::string&>().empty();
+  if (value->is_boolean()) return value->get<bool>();
+  if (value->is_number()) return value->get<double>() != 0;
+  return true;
+}
+
+void note_unsupported(const Object& object, std::initializer_list<const char*> names, std::vector<std::string>& out) {
+  for (const char* name : names) {
+    if (is_set(object.find(name))) out.push_back(object.path(name));
+  }
+}
+
+Container read_container(const Object& object, std::vector<std::string>& unsupported) {
+  Container out;
+  object.read("name", out.name);
+  object.read("image", out.image);
+  object.read("command", out.command);
+  object.read("args", out.args);
+  object.read("environment_variables", out.environment_variables);
+  object.read("working_dir", out.working_dir);
+  note_unsupported(object,
+                   {"resources", "files", "volume_mounts", "secret_stores", "resource_requirements", "security_context",
+                    "image_pull_credentials"},
+                   unsupported);
+  return out;
+}
+
+SandboxSpec read_spec(const Object& object) {
+  SandboxSpec out;
+  object.each("containers", [&](const Json& item, const std::string& path) {
+    out.containers.push_back(read_container(Object(item, path), out.unsupported));
+  });
+  object.read("primary_container", out.primary_container);
+  object.read("max_lifetime_seconds", out.max_lifetime_seconds);
+  object.read("tags", out.tags);
+  object.read("runner_ids", out.runner_ids);
+  object.read("annotations", out.annotations);
+  object.read("runtime_class", out.runtime_class);
+  note_unsupported(object,
+                   {"volumes", "services", "network_ids", "object_storage_access", "network", "init_containers", "instance_type"},
+                   out.unsupported);
+  const Json* mode = object.find("mode");
+  if (is_set(mode) && *mode != "SANDBOX_MODE_UNSPECIFIED") out.unsupported.push_back(object.path("mode"));
+  return out;
+}
+
+SandboxStatus read_status(const Object& object) {
+  SandboxStatus out;
+  object.read("state", out.state);
+  object.read("state_reason", out.state_reason);
+  object.read("create_time", out.create_time);
+  object.read("start_time", out.start_time);
+  object.read("end_time", out.end_time);
+  object.read("exit_code", out.exit_code);
+  object.read("effective_max_lifetime_seconds", out.effective_max_lifetime_seconds);
+  object.each("container_statuses", [&](const Json& item, const std::string& path) {
+    const Object container(item, path);
+    ContainerStatus& status = out.container_statuses.emplace_back();
+    container.read("name", status.name);
+    container.read("state", status.state);
+    container.read("exit_code", status.exit_code);
+    container.read("restart_count", status.restart_count);
+  });
+  object.read("runner_id", out.runner_id);
+  object.read("runner_group_id", out.runner_group_id);
+  object.read("effective_runtime_class", out.effective_runtime_class);
+  return out;
+}
+
+Sandbox read_sandbox(const Object& object) {
+  Sandbox out;
+  object.read("sandbox_id", out.sandbox_id);
+  if (const Json* spec = object.find("spec")) out.spec = read_spec(Object(*spec, object.path("spec")));
+  if (const Json* status = object.find("status")) out.status = read_status(Object(*status, object.path("status")));
+  object.read("source_template_id", out.source_template_id);
+  object.read("source_template_revision", out.source_template_revision);
+  return out;
+}
+
+// ---- writing ----
+
+std::string format_timestamp(std::chrono::system_clock::time_point time) {
+  using namespace std::chrono;
+  const auto whole = floor<seconds>(time);
+  const auto day = floor<days>(whole);
+  const year_month_day date{day};
+  const hh_mm_ss clock{whole - day};
+  const auto nanos = duration_cast<nanoseconds>(time - whole).count();
+  std::string out;
+  const auto pad = [&](std::int64_t value, std::size_t width) {
+    const std::string digits = std::to_string(value);
+    if (digits.size() < width) out.append(width - digits.size(), '0');
+    out += digits;
+  };
+  pad(static_cast<int>(date.year()), 4);
+  out += '-';
+  pad(static_cast<unsigned>(date.month()), 2);
+  out += '-';
+  pad(static_cast<unsigned>(date.day()), 2);
+  out += 'T';
+  pad(clock.hours().count(), 2);
+  out += ':';
+  pad(clock.minutes().count(), 2);
+  out += ':';
+  pad(clock.seconds().count(), 2);
+  if (nanos != 0) {  // 3, 6 or 9 digits, as proto3 JSON writes them
+    out += '.';
+    if (nanos % 1'000'000 == 0) {
+      pad(nanos / 1'000'000, 3);
+    } else if (nanos % 1000 == 0) {
+      pad(nanos / 1000, 6);
+    } else {
+      pad(nanos, 9);
+    }
+  }
+  return out + 'Z';
+}
+
+/// Writes members that are set, under their lowerCamelCase names.
+class Writer {
+ public:
+  void put(const char* name, const std::string& value) {
+    if (!value.empty()) json_[camel(name)] = value;
+  }
+  void put(const char* name, bool value) {
+    if (value) json_[camel(name)] = true;
+  }
+  void put(const char* name, std::int32_t value) {
+    if (value != 0) json_[camel(name)] = value;
+  }
+  void put(const char* name, const std::optional<std::int32_t>& value) {
+    if (value) json_[camel(name)] = *value;
+  }
+  void put(const char* name, std::int64_t value) {
+    if (value != 0) json_[camel(name)] = std::to_string(value);
+  }
+  void put(const char* name, State value) {
+    if (value != State::unspecified) json_[camel(name)] = to_string(value);
+  }
+  void put(const char* name, const Timestamp& value) {
+    if (value) json_[camel(name)] = format_timestamp(*value);
+  }
+  void put(const char* name, const std::vector<std::string>& value) {
+    if (!value.empty()) json_[camel(name)] = value;
+  }
+  void put(const char* name, const std::map<std::string, std::string>& value) {
+    if (!value.empty()) json_[camel(name)] = value;
+  }
+  void put_bytes(const char* name, const std::string& value) {
+    if (!value.empty()) json_[camel(name)] = base64_encode(value);
+  }
+  void put_json(const char* name, Json value) {
+    if (!value.empty()) json_[camel(name)] = std::move(value);
+  }
+  [[nodiscard]] Json take() { return std::move(json_); }
+
+ private:
+  Json json_ = Json::object();
+};
+
+Json container_json(const Container& message) {
+  Writer out;
+  out.put("name", message.name);
+  out.put("image", message.image);
+  out.put("command", message.command);
+  out.put("args", message.args);
+  out.put("environment_variables", message.environment_variables);
+  out.put("working_dir", message.working_dir);
+  return out.take();
+}
+
+Json sandbox_json(const Sandbox& message) {
+  Writer spec;
+  Json containers = Json::array();
+  for (const auto& container : message.spec.containers) containers.push_back(container_json(container));
+  spec.put_json("containers", std::move(containers));
+  spec.put("primary_container", message.spec.primary_container);
+  spec.put("max_lifetime_seconds", message.spec.max_lifetime_seconds);
+  spec.put("tags", message.spec.tags);
+  spec.put("runner_ids", message.spec.runner_ids);
+  spec.put("annotations", message.spec.annotations);
+  spec.put("runtime_class", message.spec.runtime_class);
+
+  Writer status;
+  status.put("state", message.status.state);
+  status.put("state_reason", message.status.state_reason);
+  status.put("create_time", message.status.create_time);
+  status.put("start_time", message.status.start_time);
+  status.put("end_time", message.status.end_time);
+  status.put("exit_code", message.status.exit_code);
+  status.put("effective_max_lifetime_seconds", message.status.effective_max_lifetime_seconds);
+  Json statuses = Json::array();
+  for (const auto& container : message.status.container_statuses) {
+    Writer one;
+    one.put("name", container.name);
+    one.put("state", container.state);
+    one.put("exit_code", container.exit_code);
+    one.put("restart_count", container.restart_count);
+    statuses.push_back(one.take());
+  }
+  status.put_json("container_statuses", std::move(statuses));
+  status.put("runner_id", message.status.runner_id);
+  status.put("runner_group_id", message.status.runner_group_id);
+  status.put("effective_runtime_class", message.status.effective_runtime_class);
+
+  Writer out;
+  out.put("sandbox_id", message.sandbox_id);
+  out.put_json("spec", spec.take());
+  out.put_json("status", status.take());
+  out.put("source_template_id", message.source_template_id);
+  out.put("source_template_revision", message.source_template_revision);
+  return out.take();
+}
+
+/// A request is sent as it was meant or not at all: repaired text would name another program, file or sandbox.
+void require_utf8(const Json& json, const std::string& path) {
+  if (json.is_string()) {
+    if (!is_utf8(json.get_ref<const std::string&>())) fail(path, "is not valid UTF-8");
+  } else if (json.is_array()) {
+    for (std::size_t i = 0; i < json.size(); ++i) require_utf8(json[i], path + "[" + std::to_string(i) + "]");
+  } else if (json.is_object()) {
+    for (const auto& [key, value] : json.items()) {
+      const std::string member = (path.empty() ? "" : path + ".") + printable(key, 64);
+      if (!is_utf8(key)) fail(member, "has a name that is not valid UTF-8");
+      require_utf8(value, member);
+    }
+  }
+}
+
+std::string dump_request(const Json& json) {
+  require_utf8(json, "");
+  return json_util::dump(json);
+}
+
+}  // namespace
+
+std::string_view to_string(State state) noexcept {
+  const auto index = static_cast<std::size_t>(state);
+  return kStates[index < kStates.size() ? index : 0];
+}
+
+// ---- requests ----
+
+std::string to_json(const CreateSandboxRequest& message) {
+  Writer out;
+  out.put_json("sandbox", sandbox_json(message.sandbox));
+  out.put("request_id", message.request_id);
+  return dump_request(out.take());
+}
+
+CreateSandboxRequest parse_create_sandbox_request(std::string_view json) {
+  const Json root = parse(json);
+  const Object object(root, "");
+  CreateSandboxRequest out;
+  if (const Json* sandbox = object.find("sandbox")) out.sandbox = read_sandbox(Object(*sandbox, "sandbox"));
+  object.read("request_id", out.request_id);
+  return out;
+}
+
+std::string to_json(const GetSandboxRequest& message) {
+  Writer out;
+  out.put("sandbox_id", message.sandbox_id);
+  return dump_request(out.take());
+}
+
+GetSandboxRequest parse_get_sandbox_request(std::string_view json) {
+  const Json root = parse(json);
+  const Object object(root, "");
+  GetSandboxRequest out;
+  object.read("sandbox_id", out.sandbox_id);
+  return out;
+}
+
+std::string to_json(const ListSandboxesRequest& message) {
+  Writer out;
+  out.put("page_size", message.page_size);
+  out.put("page_token", message.page_token);
+  out.put("tags", message.tags);
+  out.put("state", message.state);
+  out.put("show_terminated", message.show_terminated);
+  out.put("runner_ids", message.runner_ids);
+  out.put("volume_ids", message.volume_ids);
+  return dump_request(out.take());
+}
+
+ListSandboxesRequest parse_list_sandboxes_request(std::string_view json) {
+  const Json root = parse(json);
+  const Object object(root, "");
+  ListSandboxesRequest out;
+  object.read("page_size", out.page_size);
+  object.read("page_token", out.page_token);
+  object.read("tags", out.tags);
+  object.read("state", out.state);
+  object.read("show_terminated", out.show_terminated);
+  object.read("runner_ids", out.runner_ids);
+  object.read("volume_ids", out.volume_ids);
+  return out;
+}
+
+std::string to_json(const DeleteSandboxRequest& message) {
+  Writer out;
+  out.put("sandbox_id", message.sandbox_id);
+  out.put("grace_period_seconds", message.grace_period_seconds);
+  out.put("snapshot_volumes", message.snapshot_volumes);
+  out.put("request_id", message.request_id);
+  out.put("allow_missing", message.allow_missing);
+  return dump_request(out.take());
+}
+
+DeleteSandboxRequest parse_delete_sandbox_request(std::string_view json) {
+  const Json root = parse(json);
+  const Object object(root, "");
+  DeleteSandboxRequest out;
+  object.read("sandbox_id", out.sandbox_id);
+  object.read("grace_period_seconds", out.grace_period_seconds);
+  object.read("snapshot_volumes", out.snapshot_volumes);
+  object.read("request_id", out.request_id);
+  object.read("allow_missing", out.allow_missing);
+  return out;
+}
+
+std::string to_json(const ExecRequest& message) {
+  Writer out;
+  out.put("sandbox_id", message.sandbox_id);
+  out.put("command", message.command);
+  out.put("env", message.env);
+  out.put("max_output_bytes", message.max_output_bytes);
+  out.put("container", message.container);
+  return dump_request(out.take());
+}
+
+ExecRequest parse_exec_request(std::string_view json) {
+  const Json root = parse(json);
+  const Object object(root, "");
+  ExecRequest out;
+  object.read("sandbox_id", out.sandbox_id);
+  object.read("command", out.command);
+  object.read("env", out.env);
+  object.read("max_output_bytes", out.max_output_bytes);
+  object.read("container", out.container);
+  return out;
+}
+
+// ---- responses ----
+
+std::string to_json(const Sandbox& message) { return json_util::dump(sandbox_json(message)); }
+
+Sandbox parse_sandbox(std::string_view json) {
+  const Json root = parse(json);
+  return read_sandbox(Object(root, ""));
+}
+
+std::string to_json(const ListSandboxesResponse& message) {
+  Writer out;
+  Json sandboxes = Json::array();
+  for (const auto& sandbox : message.sandboxes) sandboxes.push_back(sandbox_json(sandbox));
+  out.put_json("sandboxes", std::move(sandboxes));
+  out.put("next_page_token", message.next_page_token);
+  return json_util::dump(out.take());
+}
+
+ListSandboxesResponse parse_list_sandboxes_response(std::string_view json) {
+  const Json root = parse(json);
+  const Object object(root, "");
+  ListSandboxesResponse out;
+  object.each("sandboxes",
+              [&](const Json& item, const std::string& path) { out.sandboxes.push_back(read_sandbox(Object(item, path))); });
+  object.read("next_page_token", out.next_page_token);
+  return out;
+}
+
+std::string to_json(const DeleteSandboxResponse& message) {
+  Json json = Json::object();
+  if (message.sandbox) json["sandbox"] = sandbox_json(*message.sandbox);
+  if (!message.file_system_snapshot_ids.empty()) json["fileSystemSnapshotIds"] = message.file_system_snapshot_ids;
+  return json_util::dump(json);
+}
+
+DeleteSandboxResponse parse_delete_sandbox_response(std::string_view json) {
+  const Json root = parse(json);
+  const Object object(root, "");
+  DeleteSandboxResponse out;
+  if (const Json* sandbox = object.find("sandbox")) out.sandbox = read_sandbox(Object(*sandbox, "sandbox"));
+  object.read("file_system_snapshot_ids", out.file_system_snapshot_ids);
+  return out;
+}
+
+std::string to_json(const ExecResponse& message) {
+  Writer out;
+  out.put_bytes("stdout", message.std_out);
+  out.put_bytes("stderr", message.std_err);
+  out.put("exit_code", message.exit_code);
+  out.put("stdout_truncated", message.stdout_truncated);
+  out.put("stderr_truncated", message.stderr_truncated);
+  out.put("stdout_bytes_produced", message.stdout_bytes_produced);
+  out.put("stderr_bytes_produced", message.stderr_bytes_produced);
+  return json_util::dump(out.take());
+}
+
+ExecResponse parse_exec_response(std::string_view json) {
+  const Json root = parse(json);
+  const Object object(root, "");
+  ExecResponse out;
+  object.read_bytes("stdout", out.std_out);
+  object.read_bytes("stderr", out.std_err);
+  object.read("exit_code", out.exit_code);
+  object.read("stdout_truncated", out.stdout_truncated);
+  object.read("stderr_truncated", out.stderr_truncated);
+  object.read("stdout_bytes_produced", out.stdout_bytes_produced);
+  object.read("stderr_bytes_produced", out.stderr_bytes_produced);
+  return out;
+}
+
+}  // namespace cwsandbox::protocol
