@@ -4,7 +4,9 @@
 #include "gateway/process_run.hpp"
 #include "gateway/text.hpp"
 
+#include <boost/asio/error.hpp>
 #include <boost/asio/steady_timer.hpp>
+#include <boost/system/system_error.hpp>
 
 #include <array>
 #include <charconv>
@@ -253,11 +255,16 @@ asio::awaitable<net::HttpResponse> serve(std::shared_ptr<Context> context, std::
       response = json_response(to_json(answer));
     }
   } catch (const protocol::ParseError& e) {
-    response = error_response(invalid_field(e.field, e.what()).error());
+    std::string_view text = e.what();
+    if (text.starts_with(e.field + ": ")) text.remove_prefix(e.field.size() + 2);  // the violation names the field already
+    response = error_response(invalid_field(e.field, std::string(text)).error());
   } catch (const ServiceError& e) {
     response = error_response(e.error());
   } catch (const runner::RunnerError& e) {
     response = error_response(from_runner(e).error());
+  } catch (const boost::system::system_error& e) {
+    if (e.code() == asio::error::operation_aborted) throw;  // the connection is being dropped; nobody waits for an answer
+    response = error_response(ServiceError("internal", nullptr, "internal error").error());
   } catch (const std::exception& e) {
     context->log(LogLevel::error, "internal error in " + printable(method, 64) + ": " + printable(e.what(), 256));
     response = error_response(ServiceError("internal", nullptr, "internal error").error());

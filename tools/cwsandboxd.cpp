@@ -1,0 +1,240 @@
+// cwsandboxd: the gateway as a daemon, with the local runner. Options, signals and log lines; everything else is in lib/.
+#include "gateway/gateway.hpp"
+#include "net/endpoint.hpp"
+#include "runner/local/local_runner.hpp"
+
+#include <cwsandbox/version.hpp>
+
+#include <spdlog/sinks/stdout_sinks.h>
+#include <spdlog/spdlog.h>
+#include <CLI/CLI.hpp>
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/detached.hpp>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/signal_set.hpp>
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <csignal>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace {
+
+namespace asio = boost::asio;
+namespace gateway = cwsandbox::gateway;
+namespace net = cwsandbox::net;
+
+constexpr int kFailed = 1;
+constexpr int kUsage = 2;
+constexpr std::size_t kMaxTokenFile = 1024 * 1024;
+
+constexpr const char* kFooter = R"(Example:
+  umask 077; head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n' > token
+  cwsandboxd --listen tcp:127.0.0.1:8080 --token-file token
+
+The token file holds one token a line; blank lines and lines that start with # are ignored.
+SIGTERM and SIGINT stop gracefully: no new work, processes get their grace time, nothing is left running. A second one exits at once.
+
+Exit codes: 0 stopped by a signal; 1 could not start (address in use, bad certificate, ...); 2 wrong options or token file;
+128+n a second signal n.)";
+
+class UsageError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+std::string read_private_file(const std::string& path) {
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) throw UsageError("cannot open the token file " + path + ": " + std::strerror(errno));
+  std::string text;
+  struct stat info{};
+  std::string problem;
+  if (::fstat(fd, &info) != 0) {
+    problem = std::strerror(errno);
+  } else if (S_ISREG(info.st_mode) && (info.st_mode & S_IRWXO) != 0) {
+    problem = "everybody on this machine can access it; chmod 600 " + path;
+  } else {
+    char buffer[4096];
+    for (;;) {
+      const ssize_t n = ::read(fd, buffer, sizeof buffer);
+      if (n < 0 && errno == EINTR) continue;
+      if (n < 0) problem = std::strerror(errno);
+      if (n <= 0) break;
+      text.append(buffer, static_cast<std::size_t>(n));
+      if (text.size() > kMaxTokenFile) {
+        problem = "larger than 1 MiB";
+        break;
+      }
+    }
+  }
+  ::close(fd);
+  if (!problem.empty()) throw UsageError("the token file " + path + ": " + problem);
+  return text;
+}
+
+std::vector<std::string> read_tokens(const std::string& path) {
+  const std::string text = read_private_file(path);
+  std::vector<std::string> tokens;
+  std::size_t line = 1;
+  for (std::size_t at = 0; at < text.size(); ++line) {
+    std::size_t end = text.find('\n', at);
+    if (end == std::string::npos) end = text.size();
+    std::string token = text.substr(at, end - at);
+    at = end + 1;
+    const auto from = token.find_first_not_of(" \t\r");
+    if (from == std::string::npos || token[from] == '#') continue;
+    token = token.substr(from, token.find_last_not_of(" \t\r") - from + 1);
+    for (const char c : token) {
+      if (c <= ' ' || c > '~')  // the token itself is never shown
+        throw UsageError("the token file " + path + ", line " + std::to_string(line) +
+                         ": a token may hold printable ASCII only, no spaces");
+    }
+    tokens.push_back(std::move(token));
+  }
+  if (tokens.empty()) throw UsageError("the token file " + path + " holds no token");
+  return tokens;
+}
+
+std::string shown(const net::ListenAddress& address) {
+  if (address.is_unix) return "unix:" + address.path;
+  const bool v6 = address.host.find(':') != std::string::npos;
+  return "tcp:" + (v6 ? "[" + address.host + "]" : address.host) + ":" + std::to_string(address.port);
+}
+
+spdlog::level::level_enum level_of(gateway::LogLevel level) {
+  switch (level) {
+    case gateway::LogLevel::debug:
+      return spdlog::level::debug;
+    case gateway::LogLevel::info:
+      return spdlog::level::info;
+    case gateway::LogLevel::warning:
+      return spdlog::level::warn;
+    case gateway::LogLevel::error:
+      break;
+  }
+  return spdlog::level::err;
+}
+
+struct Settings {
+  std::vector<std::string> listen;
+  std::string token_file, certificate, key, log_level = "info", bwrap = "bwrap";
+  bool no_token = false;
+  std::size_t max_sandboxes = 1000, max_processes = 4096;
+  unsigned orphan_grace = 60, stop_grace = 10;
+};
+
+asio::awaitable<void> stop_then_exit(gateway::Gateway& gateway, asio::io_context& loop, std::chrono::seconds grace) {
+  co_await gateway.stop(grace);
+  loop.stop();
+}
+
+int serve(const Settings& settings) {
+  gateway::GatewayOptions options;
+  if (!settings.token_file.empty()) options.tokens = read_tokens(settings.token_file);
+  options.no_token = settings.no_token;
+  if (options.tokens.empty() && !options.no_token)
+    throw UsageError("--token-file is required (or --no-token, for addresses of this machine only)");
+  if (settings.certificate.empty() != settings.key.empty()) throw UsageError("--tls-cert and --tls-key go together");
+  options.max_sandboxes = settings.max_sandboxes;
+  options.max_processes_per_sandbox = settings.max_processes;
+  options.orphan_grace = std::chrono::seconds(settings.orphan_grace);
+  options.log = [](gateway::LogLevel level, const std::string& text) { spdlog::log(level_of(level), "{}", text); };
+  std::vector<net::ListenAddress> addresses;
+  for (const std::string& text : settings.listen) {
+    try {
+      addresses.push_back(net::parse_listen(text));
+    } catch (const std::invalid_argument& e) {
+      throw UsageError(std::string("--listen: ") + e.what());
+    }
+  }
+
+  asio::io_context loop(1);
+  cwsandbox::runner::local::LocalRunnerOptions runner_options;
+  runner_options.bwrap = settings.bwrap;
+  auto runner = cwsandbox::runner::local::make_local_runner(loop.get_executor(), runner_options);
+  gateway::Gateway gateway(loop.get_executor(), std::move(runner), std::move(options));
+  net::TlsServerOptions tls;
+  tls.certificate_file = settings.certificate;
+  tls.key_file = settings.key;
+  for (const auto& address : addresses) {
+    net::ListenAddress bound;
+    try {
+      bound = gateway.listen(address, address.is_unix ? net::TlsServerOptions() : tls);
+    } catch (const std::invalid_argument& e) {
+      throw UsageError(e.what());
+    }
+    spdlog::info("listening on {}{}", shown(bound), !address.is_unix && !tls.certificate_file.empty() ? " (TLS)" : "");
+  }
+
+  asio::signal_set signals(loop, SIGTERM, SIGINT);
+  signals.async_wait([&](const boost::system::error_code& ec, int) {
+    if (ec) return;
+    asio::co_spawn(loop, stop_then_exit(gateway, loop, std::chrono::seconds(settings.stop_grace)), asio::detached);
+    // The sandboxes die with this process, however it ends.
+    signals.async_wait([](const boost::system::error_code& again, int number) {
+      if (!again) ::_exit(128 + number);
+    });
+  });
+  loop.run();
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  Settings settings;
+  CLI::App app("The cwsandbox gateway: serves sandboxes of this machine over HTTP and WebSocket.", "cwsandboxd");
+  app.footer(kFooter);
+  app.set_version_flag("--version", std::string(cwsandbox::version()));
+  app.add_option("--listen", settings.listen, "tcp:ADDRESS:PORT (port 0 takes a free one) or unix:PATH; may be repeated")
+      ->required()
+      ->type_name("ADDRESS")
+      ->expected(1)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+  auto* file = app.add_option("--token-file", settings.token_file, "accepted bearer tokens, one a line; not readable by others")
+                   ->type_name("FILE");
+  app.add_flag("--no-token", settings.no_token, "serve without authentication, on Unix sockets and loopback addresses only")
+      ->excludes(file);
+  app.add_option("--tls-cert", settings.certificate, "certificate chain, PEM (TCP addresses)")->type_name("FILE");
+  app.add_option("--tls-key", settings.key, "its private key, PEM")->type_name("FILE");
+  app.add_option("--log-level", settings.log_level, "debug, info, warning, error or off")
+      ->check(CLI::IsMember({"debug", "info", "warning", "error", "off"}))
+      ->capture_default_str();
+  app.add_option("--max-sandboxes", settings.max_sandboxes, "sandboxes at once")
+      ->check(CLI::Range(1, 1000000))
+      ->capture_default_str();
+  app.add_option("--max-processes", settings.max_processes, "processes at once in one sandbox")
+      ->check(CLI::Range(1, 1000000))
+      ->capture_default_str();
+  app.add_option("--orphan-grace", settings.orphan_grace, "seconds that a process outlives its client's connection")
+      ->check(CLI::Range(0, 86400))
+      ->capture_default_str();
+  app.add_option("--stop-grace", settings.stop_grace, "seconds between SIGTERM and SIGKILL when the daemon stops")
+      ->check(CLI::Range(0, 86400))
+      ->capture_default_str();
+  app.add_option("--bwrap", settings.bwrap, "bubblewrap, name or path")->type_name("PROGRAM")->capture_default_str();
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& e) {
+    return app.exit(e) == 0 ? 0 : kUsage;
+  }
+  try {
+    spdlog::set_default_logger(std::make_shared<spdlog::logger>("", std::make_shared<spdlog::sinks::stderr_sink_mt>()));
+    spdlog::set_pattern("%Y-%m-%dT%H:%M:%S.%e%z %l %v");
+    spdlog::set_level(spdlog::level::from_str(settings.log_level));
+    spdlog::flush_on(spdlog::level::trace);
+    return serve(settings);
+  } catch (const UsageError& e) {
+    std::fprintf(stderr, "cwsandboxd: %s\n", e.what());
+    return kUsage;
+  } catch (const std::exception& e) {
+    std::fprintf(stderr, "cwsandboxd: %s\n", e.what());
+    return kFailed;
+  }
+}
