@@ -1,0 +1,278 @@
+// Control-plane messages: the proto3 JSON mapping, from literals.
+#include "protocol/messages.hpp"
+#include "support/catch.hpp"
+
+#include <functional>
+#include <random>
+#include <string>
+
+using namespace cwsandbox::protocol;
+using namespace std::chrono;
+
+namespace {
+
+/// The field that a ParseError names.
+std::string fault_of(const std::function<void()>& parse) {
+  try {
+    parse();
+  } catch (const ParseError& e) {
+    CHECK(std::string(e.what()).size() > 4);
+    return e.field;
+  }
+  return "(no error)";
+}
+
+std::string create_fault(const std::string& json) {
+  return fault_of([&] { (void)parse_create_sandbox_request(json); });
+}
+
+}  // namespace
+
+TEST_CASE("a CreateSandboxRequest is read under either naming", "[messages]") {
+  const std::string camel = R"({"sandbox":{"spec":{"containers":[{"name":"main","image":"python:3.11","command":"/bin/sh",
+    "args":["-c","true"],"environmentVariables":{"A":"1","B":""},"workingDir":"/w"}],"primaryContainer":"main",
+    "maxLifetimeSeconds":60,"tags":["t","u"],"runnerIds":["r"],"annotations":{"x":"y"},"runtimeClass":"rc"}},"requestId":"q","later":{"x":[1]}})";
+  const std::string snake = R"({"sandbox":{"spec":{"containers":[{"name":"main","image":"python:3.11","command":"/bin/sh",
+    "args":["-c","true"],"environment_variables":{"A":"1","B":""},"working_dir":"/w"}],"primary_container":"main",
+    "max_lifetime_seconds":"60","tags":["t","u"],"runner_ids":["r"],"annotations":{"x":"y"},"runtime_class":"rc"}},"request_id":"q"})";
+  for (const auto& json : {camel, snake}) {
+    const CreateSandboxRequest request = parse_create_sandbox_request(json);
+    CHECK(request.request_id == "q");
+    const SandboxSpec& spec = request.sandbox.spec;
+    REQUIRE(spec.containers.size() == 1);
+    CHECK(spec.containers[0].name == "main");
+    CHECK(spec.containers[0].image == "python:3.11");
+    CHECK(spec.containers[0].command == "/bin/sh");
+    CHECK(spec.containers[0].args == std::vector<std::string>{"-c", "true"});
+    CHECK(spec.containers[0].environment_variables == std::map<std::string, std::string>{{"A", "1"}, {"B", ""}});
+    CHECK(spec.containers[0].working_dir == "/w");
+    CHECK(spec.primary_container == "main");
+    CHECK(spec.max_lifetime_seconds == 60);
+    CHECK(spec.tags == std::vector<std::string>{"t", "u"});
+    CHECK(spec.runner_ids == std::vector<std::string>{"r"});
+    CHECK(spec.annotations.at("x") == "y");
+    CHECK(spec.runtime_class == "rc");
+    CHECK(spec.unsupported.empty());
+    CHECK(
+        to_json(request) ==
+        R"({"requestId":"q","sandbox":{"spec":{"annotations":{"x":"y"},"containers":[{"args":["-c","true"],"command":"/bin/sh",)"
+        R"("environmentVariables":{"A":"1","B":""},"image":"python:3.11","name":"main","workingDir":"/w"}],"maxLifetimeSeconds":60,)"
+        R"("primaryContainer":"main","runnerIds":["r"],"runtimeClass":"rc","tags":["t","u"]}}})");
+  }
+}
+
+TEST_CASE("fields that are not served are listed by path, defaults are not", "[messages]") {
+  const auto request = parse_create_sandbox_request(R"({"sandbox":{"spec":{"containers":[{},
+    {"resources":{"cpu":"1"},"files":[{"path":"/x"}],"volume_mounts":[{}],"secretStores":[{}],"resourceRequirements":{"limits":{}},
+     "securityContext":{"privileged":false},"imagePullCredentials":{"registry":"r"}}],
+    "volumes":[{}],"services":[{}],"networkIds":["n"],"objectStorageAccess":{"buckets":[]},"network":{"denyEgress":false},
+    "init_containers":[{}],"instanceType":"i","mode":"SANDBOX_MODE_CKS"}}})");
+  CHECK(request.sandbox.spec.unsupported ==
+        std::vector<std::string>{"sandbox.spec.containers[1].resources", "sandbox.spec.containers[1].files",
+                                 "sandbox.spec.containers[1].volumeMounts", "sandbox.spec.containers[1].secretStores",
+                                 "sandbox.spec.containers[1].resourceRequirements", "sandbox.spec.containers[1].securityContext",
+                                 "sandbox.spec.containers[1].imagePullCredentials", "sandbox.spec.volumes", "sandbox.spec.services",
+                                 "sandbox.spec.networkIds", "sandbox.spec.objectStorageAccess", "sandbox.spec.network",
+                                 "sandbox.spec.initContainers", "sandbox.spec.instanceType", "sandbox.spec.mode"});
+  const auto plain =
+      parse_create_sandbox_request(R"({"sandbox":{"spec":{"containers":[{"resources":null,"files":[],"resources":{}}],
+    "volumes":[],"network":null,"instanceType":"","mode":"SANDBOX_MODE_UNSPECIFIED"}}})");
+  CHECK(plain.sandbox.spec.unsupported.empty());
+  CHECK(parse_create_sandbox_request(R"({"sandbox":{"spec":{"mode":0}}})").sandbox.spec.unsupported.empty());
+  CHECK(parse_create_sandbox_request(R"({"sandbox":{"spec":{"mode":1}}})").sandbox.spec.unsupported.size() == 1);
+}
+
+TEST_CASE("faults are named by JSON path", "[messages]") {
+  CHECK(create_fault(R"({"sandbox":7})") == "sandbox");
+  CHECK(create_fault(R"({"sandbox":{"spec":[]}})") == "sandbox.spec");
+  CHECK(create_fault(R"({"sandbox":{"spec":{"containers":{}}}})") == "sandbox.spec.containers");
+  CHECK(create_fault(R"({"sandbox":{"spec":{"containers":[7]}}})") == "sandbox.spec.containers[0]");
+  CHECK(create_fault(R"({"sandbox":{"spec":{"containers":[null]}}})") == "sandbox.spec.containers[0]");
+  CHECK(create_fault(R"({"sandbox":{"spec":{"containers":[{},{"args":["a",7]}]}}})") == "sandbox.spec.containers[1].args[1]");
+  CHECK(create_fault(R"({"sandbox":{"spec":{"containers":[{"environment_variables":{"A":7}}]}}})") ==
+        "sandbox.spec.containers[0].environmentVariables[\"A\"]");
+  CHECK(create_fault(R"({"sandbox":{"spec":{"maxLifetimeSeconds":2147483648}}})") == "sandbox.spec.maxLifetimeSeconds");
+  CHECK(create_fault(R"({"sandbox":{"spec":{"maxLifetimeSeconds":1.5}}})") == "sandbox.spec.maxLifetimeSeconds");
+  CHECK(create_fault(R"({"sandbox":{"spec":{"maxLifetimeSeconds":"1x"}}})") == "sandbox.spec.maxLifetimeSeconds");
+  CHECK(create_fault(R"({"sandbox":{"spec":{"maxLifetimeSeconds":""}}})") == "sandbox.spec.maxLifetimeSeconds");
+  CHECK(create_fault(R"({"sandbox":{"spec":{"maxLifetimeSeconds":1e300}}})") == "sandbox.spec.maxLifetimeSeconds");
+  CHECK(create_fault(R"({"requestId":{}})") == "requestId");
+  CHECK(create_fault(R"([1])") == "");
+  CHECK(create_fault("null") == "");
+  CHECK(create_fault("{\"a\":tru}") == "byte 9");
+  CHECK(create_fault("") == "byte 1");
+  CHECK(create_fault("{}x") == "byte 3");
+  CHECK(create_fault("{\"a\":\"\xff\"}") == "byte 7");
+  CHECK(create_fault(R"({"a":1e999})") == "");
+  CHECK(create_fault(std::string(200'000, '[')) == "");
+  CHECK(fault_of([] { (void)parse_list_sandboxes_request(R"({"showTerminated":"true"})"); }) == "showTerminated");
+  CHECK(fault_of([] { (void)parse_list_sandboxes_request(R"({"state":{}})"); }) == "state");
+  CHECK(fault_of([] { (void)parse_sandbox(R"({"status":{"createTime":"yesterday"}})"); }) == "status.createTime");
+  CHECK(fault_of([] { (void)parse_exec_response(R"({"stdout":"!"})"); }) == "stdout");
+}
+
+TEST_CASE("integers come as numbers or strings", "[messages]") {
+  const auto revision = [](const std::string& value) {
+    return parse_sandbox(R"({"sourceTemplateRevision":)" + value + "}").source_template_revision;
+  };
+  CHECK(revision("\"9223372036854775807\"") == 9223372036854775807);
+  CHECK(revision("9223372036854775807") == 9223372036854775807);
+  CHECK(revision("\"-5\"") == -5);
+  CHECK(revision("3.0") == 3);
+  CHECK(revision("null") == 0);
+  CHECK_THROWS_AS(revision("9223372036854775808"), ParseError);
+  CHECK_THROWS_AS(revision("18446744073709551616"), ParseError);
+  Sandbox sandbox;
+  sandbox.source_template_revision = 7;
+  CHECK(to_json(sandbox) == R"({"sourceTemplateRevision":"7"})");
+}
+
+TEST_CASE("states come by name or number, an unknown one is unspecified", "[messages][LC-10]") {
+  const auto state = [](const std::string& value) { return parse_sandbox(R"({"status":{"state":)" + value + "}}").status.state; };
+  const char* names[] = {"UNSPECIFIED", "CREATING",   "RUNNING", "COMPLETED", "FAILED",
+                         "TERMINATING", "TERMINATED", "PENDING", "PAUSED"};
+  for (int i = 0; i < 9; ++i) {
+    CHECK(state("\"STATE_" + std::string(names[i]) + "\"") == static_cast<State>(i));
+    CHECK(state(std::to_string(i)) == static_cast<State>(i));
+    CHECK(to_string(static_cast<State>(i)) == "STATE_" + std::string(names[i]));
+  }
+  CHECK(state("\"STATE_DREAMING\"") == State::unspecified);
+  CHECK(state("99") == State::unspecified);
+  CHECK(state("-1") == State::unspecified);
+  CHECK(state("null") == State::unspecified);
+  CHECK(is_terminal(State::terminated));
+  CHECK(!is_terminal(State::terminating));
+}
+
+TEST_CASE("a Sandbox is read and written with its times", "[messages]") {
+  const std::string json =
+      R"({"sandboxId":"s","status":{"containerStatuses":[{"exitCode":3,"name":"main","restartCount":1,"state":"STATE_FAILED"}],)"
+      R"("createTime":"2026-11-22T00:30:00Z","effectiveMaxLifetimeSeconds":9,"endTime":"2026-11-22T00:30:01.000000001Z",)"
+      R"("exitCode":0,"runnerGroupId":"g","runnerId":"local","startTime":"2026-11-22T00:30:00.500Z",)"
+      R"("state":"STATE_COMPLETED","stateReason":"done"}})";
+  const Sandbox sandbox = parse_sandbox(json);
+  CHECK(sandbox.sandbox_id == "s");
+  CHECK(sandbox.status.state == State::completed);
+  CHECK(sandbox.status.exit_code == 0);
+  const auto create = sys_days(year(2026) / 11 / 22) + minutes(30);
+  CHECK(sandbox.status.create_time == create);
+  CHECK(sandbox.status.start_time == create + milliseconds(500));
+  CHECK(sandbox.status.end_time == create + seconds(1) + nanoseconds(1));
+  REQUIRE(sandbox.status.container_statuses.size() == 1);
+  CHECK(sandbox.status.container_statuses[0].exit_code == 3);
+  CHECK(to_json(sandbox) == json);
+  CHECK(to_json(Sandbox{}) == "{}");
+}
+
+TEST_CASE("timestamps are RFC 3339 and nothing else", "[messages]") {
+  const auto time = [](const std::string& text) {
+    return parse_sandbox(R"({"status":{"createTime":")" + text + "\"}}").status.create_time;
+  };
+  const auto base = sys_days(year(2024) / 2 / 29) + hours(12);
+  CHECK(time("2024-02-29T12:00:00Z") == base);
+  CHECK(time("2024-02-29t13:30:00+01:30") == base);
+  CHECK(time("2024-02-29T07:00:00-05:00") == base);
+  CHECK(time("2024-02-29T12:00:00.123456789Z") == base + nanoseconds(123456789));
+  CHECK(time("1969-12-31T23:59:59.5Z") == sys_days(year(1970) / 1 / 1) - milliseconds(500));
+  Sandbox before;
+  before.status.create_time = sys_days(year(1970) / 1 / 1) - milliseconds(500);
+  CHECK(to_json(before) == R"({"status":{"createTime":"1969-12-31T23:59:59.500Z"}})");
+  for (const char* bad : {"", "2024", "2023-02-29T12:00:00Z", "2024-13-01T12:00:00Z", "2024-01-01T24:00:00Z",
+                          "2024-01-01T12:60:00Z", "2024-01-01T12:00:00", "2024-01-01 12:00:00Z", "2024-01-01T12:00:00.Z",
+                          "2024-01-01T12:00:00.1234567890Z", "2024-01-01T12:00:00+1:00", "2024-01-01T12:00:00Zx",
+                          "9999-01-01T12:00:00Z", "0001-01-01T00:00:00Z", "2024-01-01T12:00:00+24:00", "-024-01-01T12:00:00Z"}) {
+    INFO(bad);
+    CHECK_THROWS_AS(time(bad), ParseError);
+  }
+  CHECK_THROWS_AS(parse_sandbox(R"({"status":{"createTime":7}})"), ParseError);
+}
+
+TEST_CASE("the smaller messages", "[messages]") {
+  CHECK(parse_get_sandbox_request(R"({"sandbox_id":"s"})").sandbox_id == "s");
+  CHECK(to_json(GetSandboxRequest{"s"}) == R"({"sandboxId":"s"})");
+
+  const auto list = parse_list_sandboxes_request(
+      R"({"pageSize":5,"pageToken":"p","tags":["t"],"state":"STATE_RUNNING","showTerminated":true,"runnerIds":["r"],"volumeIds":["v"]})");
+  CHECK(list.page_size == 5);
+  CHECK(list.state == State::running);
+  CHECK(list.show_terminated);
+  CHECK(
+      to_json(list) ==
+      R"({"pageSize":5,"pageToken":"p","runnerIds":["r"],"showTerminated":true,"state":"STATE_RUNNING","tags":["t"],"volumeIds":["v"]})");
+  CHECK(to_json(ListSandboxesRequest{}) == "{}");
+
+  const auto sandboxes = parse_list_sandboxes_response(R"({"sandboxes":[{"sandboxId":"a"},{}],"nextPageToken":"n"})");
+  REQUIRE(sandboxes.sandboxes.size() == 2);
+  CHECK(sandboxes.sandboxes[0].sandbox_id == "a");
+  CHECK(to_json(sandboxes) == R"({"nextPageToken":"n","sandboxes":[{"sandboxId":"a"},{}]})");
+
+  const auto del = parse_delete_sandbox_request(
+      R"({"sandboxId":"s","gracePeriodSeconds":3,"snapshotVolumes":["v"],"requestId":"q","allowMissing":true})");
+  CHECK(del.grace_period_seconds == 3);
+  CHECK(del.allow_missing);
+  CHECK(to_json(del) == R"({"allowMissing":true,"gracePeriodSeconds":3,"requestId":"q","sandboxId":"s","snapshotVolumes":["v"]})");
+  CHECK(to_json(DeleteSandboxResponse{}) == "{}");
+  CHECK(!parse_delete_sandbox_response("{}").sandbox);
+  const auto deleted = parse_delete_sandbox_response(R"({"sandbox":{"sandboxId":"s"},"fileSystemSnapshotIds":["f"]})");
+  REQUIRE(deleted.sandbox);
+  CHECK(to_json(deleted) == R"({"fileSystemSnapshotIds":["f"],"sandbox":{"sandboxId":"s"}})");
+
+  const auto exec =
+      parse_exec_request(R"({"sandboxId":"s","command":["ls","-l"],"env":{"A":"1"},"maxOutputBytes":10,"container":"c"})");
+  CHECK(exec.command == std::vector<std::string>{"ls", "-l"});
+  CHECK(to_json(exec) == R"({"command":["ls","-l"],"container":"c","env":{"A":"1"},"maxOutputBytes":10,"sandboxId":"s"})");
+
+  const auto response = parse_exec_response(
+      R"({"stdout":"AP/+","stderr":"aGk=","exitCode":7,"stdoutTruncated":true,"stdoutBytesProduced":"5000000000","stderr_bytes_produced":2})");
+  CHECK(response.std_out == std::string("\x00\xff\xfe", 3));
+  CHECK(response.std_err == "hi");
+  CHECK(response.stdout_bytes_produced == 5'000'000'000);
+  CHECK(
+      to_json(response) ==
+      R"({"exitCode":7,"stderr":"aGk=","stderrBytesProduced":"2","stdout":"AP/+","stdoutBytesProduced":"5000000000","stdoutTruncated":true})");
+}
+
+TEST_CASE("a request that is not UTF-8 is not sent, a response is repaired", "[messages]") {
+  ExecRequest request{"s", {"ls", "\xff"}, {}, 0, ""};
+  CHECK(fault_of([&] { (void)to_json(request); }) == "command[1]");
+  request.command = {"ls"};
+  request.env["\xff"] = "";
+  CHECK(fault_of([&] { (void)to_json(request); }) == "env.?");
+  Sandbox sandbox;
+  sandbox.status.state_reason = "\xff";
+  CHECK(to_json(sandbox) == "{\"status\":{\"stateReason\":\"\xef\xbf\xbd\"}}");
+}
+
+TEST_CASE("random and mutated messages give a message or a ParseError", "[messages]") {
+  std::mt19937 random(11);
+  const std::string good =
+      R"({"sandbox":{"sandboxId":"s","spec":{"containers":[{"args":["a"],"environmentVariables":{"A":"1"},"resources":{"cpu":"1"}}],"tags":["t"],)"
+      R"("maxLifetimeSeconds":"60"},"status":{"createTime":"2026-11-22T00:30:00.5Z","state":"STATE_RUNNING","exitCode":1}},"requestId":"q"})";
+  int parsed = 0;
+  for (int i = 0; i < 30'000; ++i) {
+    std::string json = good;
+    const std::size_t changes = random() % 4;
+    for (std::size_t k = 0; k < changes; ++k) {
+      const std::size_t at = random() % json.size();
+      switch (random() % 3) {
+        case 0:
+          json[at] = static_cast<char>(random());
+          break;
+        case 1:
+          json.erase(at, 1 + random() % 8);
+          break;
+        default:
+          json.insert(at, 1, "{}[]\",:0-e\\"[random() % 11]);
+          break;
+      }
+      if (json.empty()) json = "x";
+    }
+    try {
+      const auto request = parse_create_sandbox_request(json);
+      (void)to_json(request);
+      ++parsed;
+    } catch (const ParseError&) {
+    }
+  }
+  CHECK(parsed > 1000);
+}
