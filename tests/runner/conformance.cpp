@@ -355,8 +355,9 @@ asio::awaitable<void> stop_escalates(Runner& runner) {
 asio::awaitable<void> shorter_grace_wins(Runner& runner) {
   using namespace asio::experimental::awaitable_operators;
   SandboxSpec spec = sandbox_spec();
-  spec.command = sh("trap '' TERM; while :; do sleep 1; done");
+  spec.command = sh("trap '' TERM; touch /tmp/ready; while :; do sleep 1; done");
   auto sandbox = co_await runner.create(spec);
+  const Outcome ready = co_await exec_sh(*sandbox, "while [ ! -e /tmp/ready ]; do sleep 0.01; done");
   auto both = sandbox->stop(std::chrono::hours(1)) && sandbox->stop(milliseconds(1));
   co_await std::move(both);
   const ExitInfo exit = co_await wait_exit(*sandbox);
