@@ -152,6 +152,9 @@ class ExecStats {
 /// Distinct objects: safe. Shared objects: safe for const calls.
 class CWSANDBOX_EXPORT Sandbox {
  public:
+  Sandbox() noexcept = default;  ///< empty: only assignment and `valid()` are allowed
+  [[nodiscard]] bool valid() const noexcept { return state_ != nullptr; }
+
   /// Starts a sandbox and returns at once. Errors come out of `start()`, `wait()` and of the processes.
   [[nodiscard]] static Sandbox run(SandboxOptions options = SandboxOptions());
   [[nodiscard]] static Sandbox run(const Client& client, SandboxOptions options = SandboxOptions());

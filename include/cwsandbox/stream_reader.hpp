@@ -159,10 +159,19 @@ void StreamReader<T>::State::pump(const std::shared_ptr<State>& self, const std:
   std::optional<T> item;
   try {
     if (self->source->poll(item) == Poll::pending) {
+      // The task owns the reader while it waits, and the source owns neither: what nobody waits for any more is freed.
+      const std::weak_ptr<Pending> weak = pending;
+      pending->set_cancel_hook([self, weak] {
+        const auto waiting = weak.lock();
+        if (!waiting || !waiting->claim()) return false;
+        waiting->publish(detail::cancelled_error());
+        return true;
+      });
       // Claimed before the item is taken: a next() that was cancelled meanwhile leaves the item where it is.
-      self->source->arm([self, weak = std::weak_ptr<Pending>(pending), claimed] {
-        auto waiting = weak.lock();
-        if (waiting && (claimed || waiting->claim())) pump(self, waiting, true);
+      self->source->arm([weak_self = std::weak_ptr<State>(self), weak, claimed] {
+        const auto state = weak_self.lock();
+        const auto waiting = weak.lock();
+        if (state && waiting && (claimed || waiting->claim())) pump(state, waiting, true);
       });
       return;
     }

@@ -159,6 +159,7 @@ void add_waiter(TaskStateBase& state, Handler&& handler) {
 [[nodiscard]] CWSANDBOX_EXPORT const std::shared_ptr<TaskState<void>>& completed_state();
 
 [[nodiscard]] CWSANDBOX_EXPORT std::exception_ptr abandoned_error();
+[[nodiscard]] CWSANDBOX_EXPORT std::exception_ptr cancelled_error();
 [[noreturn]] CWSANDBOX_EXPORT void throw_timeout();
 
 /// Lets the integration with Asio recognise a task of any kind.

@@ -30,7 +30,7 @@ template <typename T>
   });
   auto slot = shared->signal.slot();
   auto fail = [source, shared](std::exception_ptr error) {
-    source.set_exception(shared->cancelled ? std::make_exception_ptr(CancelledError("The operation was cancelled")) : error);
+    source.set_exception(shared->cancelled ? detail::cancelled_error() : error);
   };
   if constexpr (std::is_void_v<T>) {
     asio::co_spawn(executor, std::move(work), asio::bind_cancellation_slot(slot, [source, fail](std::exception_ptr error) {

@@ -73,7 +73,7 @@ task<std::string> read_all(StreamReader<std::string> reader) {
       step = self->step;
     }
     if (step.valid()) step.cancel();
-    waiting->publish(std::make_exception_ptr(CancelledError("The operation was cancelled")));
+    waiting->publish(detail::cancelled_error());
     return true;
   });
   ReadAll::run(self, result);
@@ -143,7 +143,7 @@ void LineReader::pump(const std::shared_ptr<State>& state, const std::shared_ptr
         pending->set_cancel_hook([weak = std::weak_ptr(pending), next] {
           const auto waiting = weak.lock();
           if (!waiting || !next.cancel() || !waiting->claim()) return false;
-          waiting->publish(std::make_exception_ptr(CancelledError("The operation was cancelled")));
+          waiting->publish(detail::cancelled_error());
           return true;
         });
         next.state()->add_continuation([state, weak = std::weak_ptr(pending), chunk = next.state().get()] {

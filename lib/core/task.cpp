@@ -86,7 +86,7 @@ bool TaskStateBase::cancel() {
   }
   if (hook) return hook();
   if (!claim()) return false;
-  publish(std::make_exception_ptr(CancelledError("The operation was cancelled")));
+  publish(cancelled_error());
   return true;
 }
 
@@ -100,20 +100,18 @@ void TaskStateBase::add_waiter(WaitHandler handler, asio::any_io_executor execut
   Waiter waiter(std::move(handler), executor, shared_from_this());
   if (!done()) {
     note_wait();
-    std::list<Waiter>::iterator mine;
-    bool added = false;
+    const Waiter* address = nullptr;
     {
       std::lock_guard lock(impl_->mutex);
       if (!done()) {
         impl_->waiters.push_back(std::move(waiter));
-        mine = std::prev(impl_->waiters.end());
-        added = true;
+        address = &impl_->waiters.back();
       }
     }
-    if (added) {
+    if (address) {
       // The slot is used on the waiter's executor only, where we are now or which has not been told of us yet.
       if (slot.is_connected())
-        slot.assign([weak = weak_from_this(), mine, address = &*mine](asio::cancellation_type) {
+        slot.assign([weak = weak_from_this(), address](asio::cancellation_type) {
           auto self = weak.lock();
           if (!self) return;
           std::list<Waiter> dropped;
@@ -200,6 +198,8 @@ const std::shared_ptr<TaskState<void>>& completed_state() {
 std::exception_ptr abandoned_error() {
   return std::make_exception_ptr(CancelledError("The operation was given up before it completed"));
 }
+
+std::exception_ptr cancelled_error() { return std::make_exception_ptr(CancelledError("The operation was cancelled")); }
 
 void throw_timeout() { throw TimeoutError("The wait timed out; the operation goes on"); }
 
