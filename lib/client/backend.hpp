@@ -1,0 +1,91 @@
+// What a client holds while it is in use: connections to its endpoint and, for `local:`, the gateway in this process.
+#pragma once
+
+#include <cwsandbox/client.hpp>
+#include <cwsandbox/task.hpp>
+
+#include "client/embedded_gateway.hpp"
+#include "net/http_client.hpp"
+
+#include <memory>
+#include <mutex>
+#include <string>
+
+namespace cwsandbox::client {
+
+struct RetryPolicy;
+class ExecPool;
+
+struct Settings {
+  net::Endpoint endpoint;
+  std::string api_key;
+  std::chrono::milliseconds request_timeout{}, connect_timeout{}, retry_budget{};
+  net::TlsClientOptions tls;
+};
+
+/// Kept by sandboxes, processes and calls under way. On an adopted loop the last of them ends it: connections are closed and the
+/// embedded gateway stops, so that nothing is left to run; on the default loop it stays until exit.
+class Backend {
+ public:
+  /// Throws std::runtime_error for a certificate file that cannot be used, SandboxUnavailableError where there is no local runner.
+  Backend(std::shared_ptr<const Settings> settings, LoopManager loop);
+  ~Backend();
+  Backend(const Backend&) = delete;
+  Backend& operator=(const Backend&) = delete;
+
+  [[nodiscard]] const Settings& settings() const noexcept { return *settings_; }
+  [[nodiscard]] const LoopManager& loop() const noexcept { return loop_; }
+  [[nodiscard]] net::HttpClient& http() noexcept { return *http_; }
+  [[nodiscard]] const std::shared_ptr<ExecPool>& pool() const noexcept { return pool_; }
+  /// Completes when requests can be sent: the embedded gateway listens.
+  [[nodiscard]] task<void> ready() const;
+  void authorize(net::Headers& headers) const;
+  [[nodiscard]] RetryPolicy retry_policy() const;
+
+ private:
+  friend class Exit;
+  std::shared_ptr<const Settings> settings_;
+  LoopManager loop_;
+  std::shared_ptr<EmbeddedGateway> embedded_;
+  std::string token_;
+  std::unique_ptr<net::HttpClient> http_;
+  std::shared_ptr<ExecPool> pool_;
+};
+
+/// Work that exit waits for, up to 10 s: a sandbox that is being made or stopped. Counts on the default loop only.
+class PendingWork {
+ public:
+  explicit PendingWork(const LoopManager& loop);
+  ~PendingWork();
+  PendingWork(const PendingWork&) = delete;
+  PendingWork& operator=(const PendingWork&) = delete;
+
+ private:
+  bool counted_;
+};
+
+/// Waits for a task inside a coroutine of this library.
+[[nodiscard]] asio::awaitable<void> wait_for(task<void> ready);
+
+}  // namespace cwsandbox::client
+
+namespace cwsandbox::detail {
+
+/// The state behind a Client.
+class ClientCore {
+ public:
+  ClientCore(std::shared_ptr<const client::Settings> settings, LoopManager loop)
+      : settings_(std::move(settings)), loop_(std::move(loop)) {}
+  [[nodiscard]] const client::Settings& settings() const noexcept { return *settings_; }
+  [[nodiscard]] const LoopManager& loop() const noexcept { return loop_; }
+  /// The backend in use, or a new one.
+  [[nodiscard]] std::shared_ptr<client::Backend> backend();
+
+ private:
+  std::shared_ptr<const client::Settings> settings_;
+  LoopManager loop_;
+  std::mutex mutex_;
+  std::weak_ptr<client::Backend> backend_;
+};
+
+}  // namespace cwsandbox::detail

@@ -1,0 +1,198 @@
+#include <cwsandbox/client.hpp>
+
+#include "client/backend.hpp"
+#include "client/exec_connection.hpp"
+#include "client/rpc.hpp"
+#include "core/loop.hpp"
+
+#include <boost/asio/io_context.hpp>
+
+#include <algorithm>
+#include <cstdlib>
+#include <vector>
+
+namespace cwsandbox {
+
+namespace client {
+
+namespace {
+constexpr const char* kPublicEndpoint = "https://api.cwsandbox.com";
+
+std::string environment(const char* name) {
+  const char* value = std::getenv(name);
+  return value ? value : "";
+}
+
+std::shared_ptr<const Settings> make_settings(const ClientOptions& options) {
+  auto settings = std::make_shared<Settings>();
+  const std::string key = environment("CWSANDBOX_API_KEY");
+  std::string url = options.base_url() ? *options.base_url() : environment("CWSANDBOX_BASE_URL");
+  if (!options.base_url() && url.empty()) url = key.empty() ? "local:" : kPublicEndpoint;
+  settings->endpoint = net::parse_base_url(url);
+  settings->api_key = options.api_key().value_or(key);
+  for (const char c : settings->api_key)
+    if (c <= ' ' || c >= 127) throw std::invalid_argument("cwsandbox: the API key holds a character that cannot be part of one");
+  if (options.request_timeout() <= std::chrono::milliseconds::zero() ||
+      options.connect_timeout() <= std::chrono::milliseconds::zero())
+    throw std::invalid_argument("cwsandbox: a timeout must be more than 0");
+  if (options.certificate_file().empty() != options.key_file().empty())
+    throw std::invalid_argument("cwsandbox: a client certificate needs both its file and its key's");
+  settings->request_timeout = options.request_timeout();
+  settings->connect_timeout = options.connect_timeout();
+  settings->retry_budget = options.retry_budget();
+  settings->tls.verify = options.verify();
+  settings->tls.ca_file = options.ca_file();
+  settings->tls.certificate_file = options.certificate_file();
+  settings->tls.key_file = options.key_file();
+  return settings;
+}
+
+bool same(const Settings& a, const Settings& b) {
+  return a.endpoint == b.endpoint && a.api_key == b.api_key && a.request_timeout == b.request_timeout &&
+         a.connect_timeout == b.connect_timeout && a.retry_budget == b.retry_budget && a.tls.verify == b.tls.verify &&
+         a.tls.ca_file == b.tls.ca_file && a.tls.certificate_file == b.tls.certificate_file && a.tls.key_file == b.tls.key_file;
+}
+
+}  // namespace
+
+/// What the default loop keeps until exit, and what is done with it then. Never destroyed: nothing may depend on the order in which
+/// static objects go.
+class Exit {
+ public:
+  static Exit& instance() {
+    static auto* const exit = new Exit;
+    return *exit;
+  }
+
+  /// Clients of the same endpoint and settings share connections.
+  std::shared_ptr<detail::ClientCore> core(const std::shared_ptr<const Settings>& settings, const LoopManager& loop) {
+    const std::lock_guard lock(mutex_);
+    for (const auto& core : cores_)
+      if (core->loop() == loop && same(core->settings(), *settings)) return core;
+    auto core = std::make_shared<detail::ClientCore>(settings, loop);
+    cores_.push_back(core);
+    // A program that makes ever new clients must not collect them for ever.
+    if (cores_.size() > kMaxCores) cores_.erase(cores_.begin());
+    return core;
+  }
+
+  void keep(const std::shared_ptr<Backend>& backend) {
+    const std::lock_guard lock(mutex_);
+    if (backends_.size() > kMaxCores) std::erase_if(backends_, [](const auto& kept) { return kept.use_count() == 1; });
+    backends_.push_back(backend);
+    if (executor_) return;
+    // The loop gives its executor out no more once exit has begun.
+    executor_ = backend->loop().executor();
+    static_cast<void>(backend->loop().loop()->add_exit_hook([this] { at_exit(); }));
+  }
+
+  std::atomic<int> pending{0};
+
+ private:
+  static constexpr std::size_t kMaxCores = 16;
+
+  // On the loop, which does nothing else any more: its work is done from in here until all is in order or time is up.
+  void at_exit() {
+    const auto* const executor = executor_.target<asio::io_context::executor_type>();
+    if (!executor) return;
+    auto& context = executor->context();
+    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+    const auto run_until = [&](const auto& done) {
+      while (!done() && std::chrono::steady_clock::now() < deadline) context.run_one_for(std::chrono::milliseconds(100));
+    };
+    run_until([this] { return pending == 0; });
+    std::vector<std::shared_ptr<Backend>> backends;
+    {
+      const std::lock_guard lock(mutex_);
+      backends.swap(backends_);
+      cores_.clear();
+    }
+    std::vector<task<void>> stops;
+    for (const auto& backend : backends) {
+      backend->pool()->close();
+      backend->http().close_idle();
+      if (backend->embedded_) stops.push_back(backend->embedded_->stop());
+    }
+    run_until([&] { return std::all_of(stops.begin(), stops.end(), [](const auto& stop) { return stop.done(); }); });
+  }
+
+  std::mutex mutex_;
+  asio::any_io_executor executor_;
+  std::vector<std::shared_ptr<detail::ClientCore>> cores_;
+  std::vector<std::shared_ptr<Backend>> backends_;
+};
+
+PendingWork::PendingWork(const LoopManager& loop) : counted_(!loop.adopted()) {
+  if (counted_) ++Exit::instance().pending;
+}
+PendingWork::~PendingWork() {
+  if (counted_) --Exit::instance().pending;
+}
+
+Backend::Backend(std::shared_ptr<const Settings> settings, LoopManager loop)
+    : settings_(std::move(settings)), loop_(std::move(loop)) {
+  net::Endpoint endpoint = settings_->endpoint;
+  token_ = settings_->api_key;
+  if (endpoint.scheme == net::Endpoint::Scheme::local) {
+    embedded_ = EmbeddedGateway::get(loop_);
+    endpoint.scheme = net::Endpoint::Scheme::unix_socket;
+    endpoint.path = embedded_->socket_path();
+    token_ = embedded_->token();
+  }
+  net::HttpClientOptions options;
+  options.connect_timeout = settings_->connect_timeout;
+  options.tls = settings_->tls;
+  http_ = std::make_unique<net::HttpClient>(loop_.make_strand(), endpoint, options);
+  pool_ = std::make_shared<ExecPool>(loop_.make_strand());
+}
+
+Backend::~Backend() {
+  try {
+    pool_->close();
+    http_->close_idle();
+  } catch (...) {  // out of memory: what is left goes with its sockets
+  }
+}
+
+task<void> Backend::ready() const { return embedded_ ? embedded_->ready() : make_ready_task(); }
+
+void Backend::authorize(net::Headers& headers) const {
+  if (!token_.empty()) headers.emplace_back("Authorization", "Bearer " + token_);
+}
+
+RetryPolicy Backend::retry_policy() const {
+  RetryPolicy policy;
+  policy.budget = settings_->retry_budget;
+  return policy;
+}
+
+}  // namespace client
+
+namespace detail {
+
+std::shared_ptr<client::Backend> ClientCore::backend() {
+  const std::lock_guard lock(mutex_);
+  auto backend = backend_.lock();
+  if (backend) return backend;
+  backend = std::make_shared<client::Backend>(settings_, loop_);
+  backend_ = backend;
+  if (!loop_.adopted()) client::Exit::instance().keep(backend);
+  return backend;
+}
+
+}  // namespace detail
+
+Client::Client() : Client(ClientOptions()) {}
+Client::Client(asio::any_io_executor executor) : Client(ClientOptions().with_executor(std::move(executor))) {}
+Client::Client(ClientOptions options) {
+  const auto settings = client::make_settings(options);
+  if (options.loop().adopted())
+    core_ = std::make_shared<detail::ClientCore>(settings, options.loop());
+  else
+    core_ = client::Exit::instance().core(settings, options.loop());
+}
+
+std::string Client::base_url() const { return core_->settings().endpoint.to_string(); }
+const LoopManager& Client::loop() const noexcept { return core_->loop(); }
+
+}  // namespace cwsandbox

@@ -1,0 +1,155 @@
+// Glue: the only file of this room that knows the gateway and the local runner.
+#include "client/embedded_gateway.hpp"
+
+#include "client/rpc.hpp"
+#include "gateway/gateway.hpp"
+#include "runner/local/local_runner.hpp"
+
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/dispatch.hpp>
+
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <mutex>
+
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+namespace cwsandbox::client {
+
+namespace {
+
+/// A directory that only we may enter; removed with its socket.
+class PrivateDirectory {
+ public:
+  PrivateDirectory() : owner_(::getpid()) {
+    for (const char* variable : {"XDG_RUNTIME_DIR", "TMPDIR"}) {
+      const char* value = std::getenv(variable);
+      if (value && *value == '/' && make(value)) return;
+    }
+    if (!make("/tmp"))
+      throw SandboxUnavailableError(
+          std::string("Cannot make a directory for the local gateway's socket in XDG_RUNTIME_DIR, TMPDIR or /tmp: ") +
+          std::strerror(errno));
+  }
+  ~PrivateDirectory() { remove(); }
+  PrivateDirectory(const PrivateDirectory&) = delete;
+  PrivateDirectory& operator=(const PrivateDirectory&) = delete;
+
+  [[nodiscard]] const std::string& socket() const noexcept { return socket_; }
+  void remove() noexcept {
+    if (path_.empty() || owner_ != ::getpid()) return;  // the child of a fork: the parent still uses it
+    ::unlink(socket_.c_str());
+    ::rmdir(path_.c_str());
+    path_.clear();
+  }
+
+ private:
+  bool make(const std::string& parent) {
+    std::string name = parent + "/cwsandbox-XXXXXX";
+    // Longer than this and no socket can be bound there.
+    if (name.size() + sizeof("/gateway.sock") > sizeof(sockaddr_un::sun_path)) return false;
+    if (!::mkdtemp(name.data())) return false;  // mode 0700
+    path_ = name;
+    socket_ = path_ + "/gateway.sock";
+    return true;
+  }
+  pid_t owner_;
+  std::string path_, socket_;
+};
+
+/// Everything that must be touched on the gateway's executor only.
+struct Running : std::enable_shared_from_this<Running> {
+  Running(const LoopManager& loop, asio::any_io_executor ex)
+      : executor(std::move(ex)), token(random_hex(32)), listening(loop), stopped(loop) {}
+
+  PrivateDirectory directory;
+  asio::any_io_executor executor;
+  std::string token;
+  std::unique_ptr<gateway::Gateway> gateway;
+  bool stopping = false;
+  task_source<void> listening, stopped;
+
+  void start() {
+    if (stopping) return;
+    try {
+      gateway::GatewayOptions options;
+      options.tokens.push_back(token);
+      gateway = std::make_unique<gateway::Gateway>(executor, runner::local::make_local_runner(executor), std::move(options));
+      net::ListenAddress address;
+      address.is_unix = true;
+      address.path = directory.socket();
+      static_cast<void>(gateway->listen(address));
+      listening.set_value();
+    } catch (const std::exception& error) {
+      gateway.reset();
+      listening.set_exception(
+          std::make_exception_ptr(SandboxUnavailableError(std::string("The local gateway cannot start: ") + error.what())));
+    }
+  }
+
+  static asio::awaitable<void> end(std::shared_ptr<Running> self) {
+    try {
+      // Whoever still wanted these sandboxes has gone: a second for their traps, then SIGKILL.
+      if (self->gateway) co_await self->gateway->stop(std::chrono::seconds(1));
+    } catch (...) {  // what could not end in good order is dropped below
+    }
+    self->gateway.reset();
+    self->directory.remove();
+    self->stopped.set_value();
+  }
+  void stop() {
+    if (std::exchange(stopping, true)) return;
+    listening.set_exception(std::make_exception_ptr(SandboxUnavailableError("The local gateway has been stopped")));
+    asio::co_spawn(executor, end(shared_from_this()), [](std::exception_ptr) {});
+  }
+};
+
+class Embedded final : public EmbeddedGateway {
+ public:
+  explicit Embedded(const LoopManager& loop)
+      : running_(std::make_shared<Running>(loop, loop.adopted() ? loop.make_strand() : loop.executor())) {
+    asio::dispatch(running_->executor, [running = running_] { running->start(); });
+  }
+  ~Embedded() override {
+    try {
+      static_cast<void>(stop());
+    } catch (...) {  // the loop has ended, and with it everything that ran on it
+    }
+  }
+  Embedded(const Embedded&) = delete;
+  Embedded& operator=(const Embedded&) = delete;
+
+  const std::string& socket_path() const noexcept override { return running_->directory.socket(); }
+  const std::string& token() const noexcept override { return running_->token; }
+  task<void> ready() const override { return running_->listening.get_task(); }
+  task<void> stop() override {
+    asio::dispatch(running_->executor, [running = running_] { running->stop(); });
+    return running_->stopped.get_task();
+  }
+
+ private:
+  std::shared_ptr<Running> running_;
+};
+
+}  // namespace
+
+std::shared_ptr<EmbeddedGateway> EmbeddedGateway::get(const LoopManager& loop) {
+  // Never destroyed: objects with static lifetime may still use it. Entries of loops that are gone are dropped on the way.
+  static auto& mutex = *new std::mutex;
+  static auto& gateways = *new std::map<const detail::Loop*, std::weak_ptr<EmbeddedGateway>>;
+  const std::lock_guard lock(mutex);
+  std::erase_if(gateways, [](const auto& entry) { return entry.second.expired(); });
+  auto& entry = gateways[loop.loop().get()];
+  auto gateway = entry.lock();
+  if (!gateway) {
+    gateway = std::make_shared<Embedded>(loop);
+    entry = gateway;
+  }
+  return gateway;
+}
+
+}  // namespace cwsandbox::client

@@ -1,0 +1,221 @@
+#include "client/exec_connection.hpp"
+
+#include <boost/asio/bind_executor.hpp>
+#include <boost/asio/post.hpp>
+
+#include <algorithm>
+
+namespace cwsandbox::client {
+
+using protocol::CloseCode;
+
+namespace {
+constexpr std::chrono::seconds kCloseTimeout{1};
+}
+
+struct ExecConnection::ReadHandler {
+  std::shared_ptr<ExecConnection> self;
+  using executor_type = asio::any_io_executor;
+  [[nodiscard]] executor_type get_executor() const noexcept { return self->strand_; }
+  void operator()(net::error_code ec) const { self->on_read(ec); }
+};
+struct ExecConnection::WriteHandler {
+  std::shared_ptr<ExecConnection> self;
+  using executor_type = asio::any_io_executor;
+  [[nodiscard]] executor_type get_executor() const noexcept { return self->strand_; }
+  void operator()(net::error_code ec) const { self->on_written(ec); }
+};
+
+void ExecConnection::attach(std::shared_ptr<protocol::ExecClientStream> machine, std::shared_ptr<ExecOwner> owner) {
+  machine_ = std::move(machine);
+  owner_ = std::move(owner);
+  pump();
+  read();
+}
+
+void ExecConnection::read() {
+  if (reading_ || dead_) return;
+  reading_ = true;
+  socket_->async_read(message_, net::IoHandler(ReadHandler{shared_from_this()}));
+}
+
+void ExecConnection::on_read(net::error_code ec) {
+  reading_ = false;
+  if (dead_) return;
+  if (ec) return lost(describe(ec));
+  if (message_.is_text() || message_.empty()) {
+    const bool text = message_.is_text();
+    close(text ? CloseCode::unsupported : CloseCode::protocol_error, text ? "text message" : "empty message");
+    return lost(text ? "the server sent a text message" : "the server sent an empty message");
+  }
+  if (!machine_) {
+    close(CloseCode::protocol_error, "message without a process");
+    return lost("the server spoke without a process");
+  }
+  const auto machine = machine_;  // the owner may let go
+  const auto owner = owner_;
+  const auto event = machine->on_message(message_.channel(), message_.payload());
+  if (const auto* fault = std::get_if<protocol::ProtocolError>(&event)) {
+    const std::string reason = fault->reason;
+    close(fault->code, reason);
+    return lost("the server broke the protocol: " + reason);
+  }
+  owner->on_event(event, message_);
+  pump();
+  read();
+}
+
+void ExecConnection::pump() {
+  if (writing_for_ || dead_) return;
+  std::optional<protocol::OutMessage> out;
+  if (leaving_) {
+    out = leaving_->next_message();
+    if (out)
+      writing_for_ = leaving_;
+    else
+      leaving_.reset();
+  }
+  if (!out && machine_) {
+    out = machine_->next_message();
+    if (out) writing_for_ = machine_;
+  }
+  if (out) socket_->async_write(out->head, out->body, net::IoHandler(WriteHandler{shared_from_this()}));
+}
+
+void ExecConnection::on_written(net::error_code ec) {
+  const auto machine = std::exchange(writing_for_, nullptr);
+  machine->on_sent();
+  if (dead_) {
+    if (const auto owner = unpins_.lock()) owner->on_unpinned();
+    return;
+  }
+  if (ec) return lost(describe(ec));
+  pump();
+}
+
+void ExecConnection::let_go() {
+  leaving_ = std::exchange(machine_, nullptr);
+  owner_.reset();
+  if (dead_) return;
+  if (const auto pool = pool_.lock())
+    pool->put(shared_from_this());
+  else
+    close(CloseCode::normal, "");
+}
+
+void ExecConnection::close(CloseCode code, const std::string& reason) {
+  if (dead_) return;
+  dead_ = true;
+  machine_.reset();
+  leaving_.reset();
+  unpins_ = owner_;
+  const auto keep = shared_from_this();
+  socket_->async_close(static_cast<std::uint16_t>(code), reason, kCloseTimeout,
+                       net::IoHandler(asio::bind_executor(strand_, [keep](net::error_code) {
+                         keep->owner_.reset();
+                         keep->socket_->abort();
+                       })));
+}
+
+void ExecConnection::lost(const std::string& why) {
+  const bool idle = !owner_ && !dead_;
+  if (!dead_) {
+    dead_ = true;
+    socket_->abort();
+  }
+  const auto owner = std::exchange(owner_, nullptr);
+  unpins_ = owner;
+  machine_.reset();
+  leaving_.reset();
+  if (idle)
+    if (const auto pool = pool_.lock()) pool->remove(shared_from_this());
+  if (owner) owner->on_connection_lost(why);
+}
+
+std::string ExecConnection::describe(net::error_code ec) const {
+  const auto code = socket_->close_code();
+  if (code == 0) return ec.message();
+  std::string text = "closed by the server with code " + std::to_string(code);
+  const auto reason = socket_->close_reason();
+  if (!reason.empty()) text += " (" + reason + ")";
+  return text;
+}
+
+std::shared_ptr<ExecConnection> ExecPool::take() {
+  const std::lock_guard lock(mutex_);
+  if (idle_.empty()) return nullptr;
+  auto connection = std::move(idle_.back());
+  idle_.pop_back();
+  return connection;
+}
+
+void ExecPool::put(std::shared_ptr<ExecConnection> connection) {
+  std::shared_ptr<ExecConnection> surplus;
+  bool arm_timer = false;
+  {
+    const std::lock_guard lock(mutex_);
+    if (closed_) {
+      surplus = std::move(connection);
+    } else {
+      connection->idle_since_ = std::chrono::steady_clock::now();
+      idle_.push_back(std::move(connection));
+      if (idle_.size() > kMaxIdle) {
+        surplus = std::move(idle_.front());
+        idle_.pop_front();
+      }
+      arm_timer = !std::exchange(armed_, true);
+    }
+  }
+  if (surplus) close_later(surplus);
+  if (arm_timer) asio::post(strand_, [self = shared_from_this()] { self->arm(); });
+}
+
+void ExecPool::remove(const std::shared_ptr<ExecConnection>& connection) {
+  const std::lock_guard lock(mutex_);
+  idle_.remove(connection);
+}
+
+void ExecPool::close() {
+  std::list<std::shared_ptr<ExecConnection>> all;
+  bool was_armed = false;
+  {
+    const std::lock_guard lock(mutex_);
+    closed_ = true;
+    all.swap(idle_);
+    was_armed = armed_;
+  }
+  for (const auto& connection : all) close_later(connection);
+  if (was_armed) asio::post(strand_, [self = shared_from_this()] { self->timer_.cancel(); });
+}
+
+void ExecPool::close_later(const std::shared_ptr<ExecConnection>& connection) {
+  asio::post(connection->strand(), [connection] { connection->close(CloseCode::normal, ""); });
+}
+
+void ExecPool::arm() {
+  {
+    const std::lock_guard lock(mutex_);
+    if (closed_ || idle_.empty()) {
+      armed_ = false;
+      return;
+    }
+    timer_.expires_at(idle_.front()->idle_since_ + kIdleLifetime);
+  }
+  // Weak: an idle pool must not keep itself.
+  timer_.async_wait(asio::bind_executor(strand_, [weak = weak_from_this()](net::error_code) {
+    if (const auto self = weak.lock()) self->sweep();
+  }));
+}
+
+void ExecPool::sweep() {
+  std::list<std::shared_ptr<ExecConnection>> old;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto limit = std::chrono::steady_clock::now() - kIdleLifetime;
+    while (!idle_.empty() && idle_.front()->idle_since_ <= limit) old.splice(old.end(), idle_, idle_.begin());
+  }
+  for (const auto& connection : old) close_later(connection);
+  arm();
+}
+
+}  // namespace cwsandbox::client

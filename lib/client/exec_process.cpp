@@ -1,0 +1,649 @@
+#include "client/exec_process.hpp"
+
+#include "client/errors.hpp"
+#include "net/http_client.hpp"
+#include "protocol/signals.hpp"
+
+#include <boost/asio/bind_executor.hpp>
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/dispatch.hpp>
+#include <boost/asio/post.hpp>
+
+#include <algorithm>
+
+namespace cwsandbox::client {
+
+using protocol::Channel;
+using std::make_exception_ptr;
+
+namespace {
+
+// Beyond the grace time, before a cancel counts as unconfirmed.
+constexpr std::chrono::seconds kCancelMargin{5};
+// A quiet stdin is acknowledged after this, so that flush() completes; a busy one by its windows.
+constexpr std::chrono::milliseconds kFlushDelay{2};
+constexpr std::chrono::seconds kIdleTimeout{60};
+constexpr std::uint64_t kMinWindow = 64 * 1024;
+
+std::exception_ptr has_exited() { return make_exception_ptr(SandboxExecutionError("Process has exited")); }
+
+std::chrono::system_clock::time_point from_ms(std::uint64_t ms) {
+  return std::chrono::system_clock::time_point(std::chrono::milliseconds(static_cast<std::int64_t>(ms)));
+}
+
+ProcessStatus status_of(Outcome outcome) {
+  switch (outcome) {
+    case Outcome::exited:
+      return ProcessStatus::exited;
+    case Outcome::signaled:
+      return ProcessStatus::signaled;
+    case Outcome::timed_out:
+      return ProcessStatus::timed_out;
+    case Outcome::cancelled:
+      return ProcessStatus::cancelled;
+    case Outcome::failed:
+      return ProcessStatus::failed;
+    case Outcome::lost:
+      return ProcessStatus::lost;
+  }
+  return ProcessStatus::lost;
+}
+
+}  // namespace
+
+void ExecCounters::started() {
+  const std::lock_guard lock(mutex_);
+  ++counts_.exec_count;
+}
+void ExecCounters::ended(Outcome outcome, std::optional<int> code, bool failed) {
+  const std::lock_guard lock(mutex_);
+  if (outcome == Outcome::exited && code == 0)
+    ++counts_.completed_ok;
+  else if (outcome == Outcome::exited || (outcome == Outcome::signaled && !failed))
+    ++counts_.completed_nonzero;
+  else
+    ++counts_.failures;
+}
+ExecCounters::Snapshot ExecCounters::snapshot() const {
+  const std::lock_guard lock(mutex_);
+  return counts_;
+}
+
+/// What all handles share; its end means that nobody is interested any more.
+struct ExecProcess::Guard {
+  Guard(std::shared_ptr<ExecProcess> p, std::shared_ptr<void> k) : process(std::move(p)), keeps(std::move(k)) {}
+  Guard(const Guard&) = delete;
+  Guard& operator=(const Guard&) = delete;
+  ~Guard() {
+    if (process->over_ || process->detached_) return;
+    try {
+      static_cast<void>(process->loop_.executor());  // throws when the loop has ended, or in the child of a fork
+      asio::post(process->strand_, [p = process] { p->cancel(true); });
+    } catch (...) {  // nothing runs any more that could be cancelled
+    }
+  }
+  std::shared_ptr<ExecProcess> process;
+  std::shared_ptr<void> keeps;
+};
+
+ExecProcess::ExecProcess(LoopManager loop, ExecOptions options, std::shared_ptr<ExecCounters> counters)
+    : loop_(std::move(loop)), options_(std::move(options)), counters_(std::move(counters)) {}
+
+std::shared_ptr<ExecProcess> ExecProcess::create(LoopManager loop, std::vector<std::string> command, ExecOptions options,
+                                                 std::shared_ptr<ExecCounters> counters) {
+  if (command.empty()) throw std::invalid_argument("cwsandbox: the command is empty");
+  if (options.cwd() && options.cwd()->empty()) throw std::invalid_argument("cwsandbox: cwd is empty; it must be an absolute path");
+  if (options.timeout() && *options.timeout() < std::chrono::milliseconds(1))
+    throw std::invalid_argument("cwsandbox: the timeout must be at least 1 ms");
+  if (options.grace_period() < std::chrono::milliseconds::zero())
+    throw std::invalid_argument("cwsandbox: the grace period is negative");
+
+  auto self = std::make_shared<ExecProcess>(std::move(loop), std::move(options), std::move(counters));
+  const ExecOptions& opts = self->options_;
+  auto& request = self->request_;
+  request.id = make_uuid();
+  request.sandbox_id = "-";  // known at launch
+  request.command = command;
+  request.env = opts.env();
+  request.cwd = opts.cwd().value_or("");
+  request.use_stdin = opts.use_stdin();
+  if (opts.timeout()) request.timeout_ms = static_cast<std::uint64_t>(opts.timeout()->count());
+  request.grace_ms = static_cast<std::uint64_t>(opts.grace_period().count());
+  const std::uint64_t window = std::clamp(opts.window(), kMinWindow, protocol::kMaxWindow);
+  request.stdout_limit = request.stderr_limit = window;
+  if (const auto error = protocol::validate(request)) throw std::invalid_argument("cwsandbox: " + error->message);
+
+  self->consume_step_ = static_cast<std::size_t>(window / 4);
+  self->request_id_ = request.id;
+  self->command_ = std::move(command);
+  const std::weak_ptr<ExecProcess> weak = self;
+  self->out_ = std::make_shared<core::OutputBuffer>(opts.capture(), [weak](std::size_t n) {
+    if (const auto p = weak.lock()) p->on_consumed(Channel::std_out, n);
+  });
+  self->err_ = std::make_shared<core::OutputBuffer>(opts.capture(), [weak](std::size_t n) {
+    if (const auto p = weak.lock()) p->on_consumed(Channel::std_err, n);
+  });
+  if (opts.use_stdin()) {
+    self->stdin_ = std::make_shared<ByteChannel>(StreamWriter::QUEUE_SIZE, self->loop_);
+    self->writer_.emplace(self->stdin_, self->loop_);
+  } else {
+    self->stdin_done_ = true;
+  }
+  self->source_.emplace(self->loop_);
+  self->source_->on_cancel([weak] {
+    const auto p = weak.lock();
+    return p && p->request_cancel();
+  });
+  self->source_->on_wait([out = self->out_, err = self->err_] {
+    out->drain();
+    err->drain();
+  });
+  return self;
+}
+
+void ExecProcess::reserve(std::shared_ptr<ExecConnection> connection) {
+  strand_ = connection ? connection->strand() : loop_.make_strand();
+  reserved_ = std::move(connection);
+}
+
+Process ExecProcess::handle(std::shared_ptr<void> keeps) {
+  counters_->started();
+  keeps_ = keeps;
+  auto guard = std::make_shared<Guard>(shared_from_this(), std::move(keeps));
+  task<ProcessResult> result(source_->state(), guard);
+  StreamReader<std::string> std_out(out_, loop_, guard), std_err(err_, loop_, guard);
+  std::optional<StreamWriter> std_in;
+  if (stdin_) std_in.emplace(stdin_, loop_, guard);
+  return Process(std::move(result), command_, std::move(std_out), std::move(std_err), std::move(std_in), shared_from_this());
+}
+
+// ---- from any thread ----
+
+void ExecProcess::launch(std::shared_ptr<Backend> backend, std::string sandbox_id) {
+  // Runs at once when this is a thread of the loop: a warm exec from a coroutine costs no turn of it.
+  asio::dispatch(strand_, [self = shared_from_this(), backend = std::move(backend), id = std::move(sandbox_id)]() mutable {
+    if (self->finished_) return;
+    self->backend_ = std::move(backend);
+    self->request_.sandbox_id = std::move(id);
+    self->connect();
+  });
+}
+
+void ExecProcess::refuse(std::exception_ptr error) {
+  asio::post(strand_, [self = shared_from_this(), error = std::move(error)] {
+    if (!self->finished_) self->fail(error);
+  });
+}
+
+void ExecProcess::signal(std::string_view name) {
+  const auto number = protocol::signal_number(name);
+  if (!number) throw std::invalid_argument("cwsandbox: unknown signal " + std::string(name.substr(0, 32)));
+  if (over_) throw SandboxExecutionError("Cannot signal: the process has ended");
+  asio::post(strand_, [self = shared_from_this(), text = std::to_string(*number)]() mutable {
+    if (self->finished_) return;
+    if (!self->machine_) {
+      if (self->early_signals_.size() < protocol::kMaxKeptSignals) self->early_signals_.push_back(std::move(text));
+      return;
+    }
+    self->machine_->request_signal(text);
+    self->pump();
+  });
+}
+
+task<std::uint64_t> ExecProcess::pid() {
+  const std::lock_guard lock(mutex_);
+  if (!pid_source_) {
+    pid_source_.emplace(loop_);
+    if (pid_)
+      pid_source_->set_value(*pid_);
+    else if (no_pid_)
+      pid_source_->set_exception(no_pid_);
+  }
+  return pid_source_->get_task();
+}
+
+void ExecProcess::detach() noexcept {
+  const std::lock_guard lock(mutex_);
+  detached_ = true;
+  if (!over_) kept_ = keeps_.lock();
+}
+
+bool ExecProcess::request_cancel() {
+  if (over_) return false;
+  asio::post(strand_, [self = shared_from_this()] { self->cancel(false); });
+  return true;
+}
+
+void ExecProcess::on_consumed(Channel stream, std::size_t n) {
+  auto& counter = consumed_[stream == Channel::std_err ? 1 : 0];
+  // Only what may move the window is worth a turn of the loop.
+  if (counter.fetch_add(n, std::memory_order_acq_rel) + n < consume_step_) return;
+  if (consume_posted_.exchange(true, std::memory_order_acq_rel)) return;
+  asio::post(strand_, [self = shared_from_this()] { self->take_consumed(); });
+}
+
+// ---- connecting ----
+
+void ExecProcess::connect() {
+  if (finished_) return;
+  if (!machine_) {
+    machine_ = std::make_shared<protocol::ExecClientStream>(request_);
+    for (const auto& name : early_signals_) machine_->request_signal(name);
+    early_signals_.clear();
+  }
+  if (auto warm = std::exchange(reserved_, nullptr)) {
+    if (warm->alive()) return use(std::move(warm), true);
+  }
+  opening_ = true;
+  asio::co_spawn(strand_, open(shared_from_this()), [](std::exception_ptr) {});
+}
+
+asio::awaitable<void> ExecProcess::open(std::shared_ptr<ExecProcess> self) {
+  const auto backend = self->backend_;
+  std::exception_ptr error;
+  std::unique_ptr<net::WebSocket> socket;
+  try {
+    const auto ready = backend->ready();
+    co_await wait_for(ready);
+    net::WebSocket::Limits limits;
+    limits.max_message = 1 + std::max(protocol::kMaxDataPayload, protocol::kMaxControlPayload);
+    limits.idle_timeout = kIdleTimeout;
+    net::Headers headers;
+    backend->authorize(headers);
+    const auto& settings = backend->settings();
+    const auto deadline =
+        std::chrono::steady_clock::now() + std::min(settings.request_timeout, settings.connect_timeout + std::chrono::seconds(10));
+    std::string path(protocol::kExecPath), subprotocol(protocol::kExecSubprotocol);
+    socket = co_await backend->http().upgrade(self->strand_, std::move(path), std::move(headers), std::move(subprotocol), limits,
+                                              deadline);
+  } catch (...) {
+    error = from_transport(std::current_exception());
+  }
+  self->opening_ = false;
+  if (error) {
+    self->on_open_failed(error);
+    co_return;
+  }
+  auto connection = std::make_shared<ExecConnection>(std::move(socket), backend->pool());
+  if (self->finished_)
+    connection->close(protocol::CloseCode::normal, "");
+  else
+    self->use(std::move(connection), false);
+}
+
+void ExecProcess::on_open_failed(const std::exception_ptr& error) {
+  if (finished_) return;
+  if (cancelling_) return end_unconfirmed("the connection was lost");
+  if (!try_again(error)) fail(error);
+}
+
+bool ExecProcess::try_again(const std::exception_ptr& error) {
+  if (!retries_) retries_.emplace(backend_->retry_policy());
+  const auto delay = retries_->next(error);
+  if (!delay) return false;
+  timer_.emplace(strand_, *delay);
+  timer_->async_wait(asio::bind_executor(strand_, [weak = weak_from_this()](boost::system::error_code ec) {
+    const auto self = weak.lock();
+    if (!ec && self && !self->finished_) self->connect();
+  }));
+  return true;
+}
+
+void ExecProcess::use(std::shared_ptr<ExecConnection> connection, bool warm) {
+  if (finished_) return;
+  connection_ = std::move(connection);
+  warm_ = warm;
+  attached_ = true;
+  connection_->attach(machine_, shared_from_this());
+  pump_stdin();
+}
+
+void ExecProcess::pump() {
+  if (connection_) connection_->pump();
+}
+
+void ExecProcess::on_connection_lost(const std::string& why) {
+  connection_.reset();
+  if (finished_) return;
+  if (cancelling_) return end_unconfirmed("the connection was lost");
+  if (!machine_->started()) {
+    // Nothing has come of it yet, as far as we know: the same start again attaches to the process if there is one (P7).
+    machine_->on_reconnected();
+    if (std::exchange(warm_, false)) return connect();  // it had been closed while it was idle
+    const auto error = make_exception_ptr(SandboxUnavailableError("The connection to the gateway was lost: " + why));
+    if (!try_again(error)) fail(error);
+    return;
+  }
+  // Resuming a started process would begin here, with on_reconnected().
+  const auto& std_out = machine_->inbound(Channel::std_out);
+  const auto& std_err = machine_->inbound(Channel::std_err);
+  ErrorFields fields;
+  fields.metadata.emplace("process_id", request_id_);
+  fields.metadata.emplace("stdout_received", std::to_string(std_out.received()));
+  fields.metadata.emplace("stderr_received", std::to_string(std_err.received()));
+  fields.metadata.emplace("stdin_acknowledged", std::to_string(machine_->std_in().acknowledged()));
+  fields.metadata.emplace("stdin_sent", std::to_string(machine_->std_in().sent_offset()));
+  const std::string text = "The connection was lost while " + describe_command(command_) + " ran (" + why + "): received " +
+                           std::to_string(std_out.received()) + " bytes of stdout and " + std::to_string(std_err.received()) +
+                           " of stderr; nobody knows how it ended";
+  const MakeError error = [&](std::shared_ptr<const ProcessResult> result) {
+    fields.result = std::move(result);
+    return make_exception_ptr(SandboxConnectionLostError(text, fields));
+  };
+  end(Outcome::lost, nullptr, error, true);
+}
+
+// ---- the stream ----
+
+void ExecProcess::on_event(const protocol::ClientEvent& event, net::IncomingMessage& message) {
+  if (finished_) return;
+  warm_ = false;
+  if (const auto* data = std::get_if<protocol::Data>(&event)) {
+    on_data(*data, message);
+  } else if (const auto* acknowledged = std::get_if<protocol::Acknowledged>(&event)) {
+    if (stdin_) stdin_->acknowledge(acknowledged->offset);
+    pump_stdin();
+  } else if (const auto* end_of = std::get_if<protocol::EndOfStream>(&event)) {
+    output(end_of->stream).finish(machine_->inbound(end_of->stream).received());
+  } else if (const auto* started = std::get_if<protocol::Started>(&event)) {
+    auto expected = ProcessStatus::starting;
+    status_.compare_exchange_strong(expected, ProcessStatus::running);
+    {
+      const std::lock_guard lock(mutex_);
+      pid_ = started->pid;
+      if (pid_source_) pid_source_->set_value(started->pid);
+    }
+    if (stdin_) stdin_->acknowledge(machine_->std_in().acknowledged());
+    pump_stdin();
+  } else if (const auto* exited = std::get_if<protocol::Exited>(&event)) {
+    on_exited(exited->status);
+    return;
+  } else if (const auto* refused = std::get_if<protocol::Refused>(&event)) {
+    on_refused(refused->error);
+    return;
+  }
+  // The end is known, but output waits for a reader who may never come: a cancel does not wait for that.
+  if (cancelling_ && machine_->ended() && !machine_->exited()) {
+    const auto status = *machine_->ended();
+    on_exited(status);
+  }
+}
+
+void ExecProcess::on_data(const protocol::Data& data, net::IncomingMessage& message) {
+  auto& buffer = output(data.stream);
+  const std::size_t consumed = buffer.copies() ? buffer.append(data.bytes) : buffer.append(message.take());
+  if (consumed > 0) machine_->on_consumed(data.stream, consumed);
+}
+
+void ExecProcess::take_consumed() {
+  consume_posted_.store(false, std::memory_order_release);
+  if (!machine_) return;
+  for (const auto stream : {Channel::std_out, Channel::std_err}) {
+    const std::size_t n = consumed_[stream == Channel::std_err ? 1 : 0].exchange(0, std::memory_order_acq_rel);
+    if (n > 0) machine_->on_consumed(stream, n);
+  }
+  if (!finished_) pump();
+}
+
+void ExecProcess::pump_stdin() {
+  if (stdin_done_ || finished_ || !connection_) return;
+  auto& out = machine_->std_in();
+  std::string chunk;
+  while (out.room() > 0) {
+    switch (stdin_->try_receive(chunk)) {
+      case ByteChannel::Poll::chunk:
+        out.push(std::move(chunk));
+        chunk.clear();
+        // One goes out while the next is fetched.
+        pump();
+        continue;
+      case ByteChannel::Poll::end:
+        stdin_done_ = true;
+        out.finish();
+        pump();
+        return;
+      case ByteChannel::Poll::pending:
+        ask_for_acknowledgement();
+        if (std::exchange(stdin_armed_, true)) return;
+        stdin_->arm([weak = weak_from_this()] {
+          const auto self = weak.lock();
+          if (!self) return;
+          asio::post(self->strand_, [self] {
+            self->stdin_armed_ = false;
+            self->pump_stdin();
+          });
+        });
+        return;
+    }
+  }
+}
+
+void ExecProcess::ask_for_acknowledgement() {
+  if (flush_armed_ || machine_->std_in().acknowledged() == machine_->std_in().end_offset()) return;
+  flush_armed_ = true;
+  if (!flush_timer_) flush_timer_.emplace(strand_);
+  flush_timer_->expires_after(kFlushDelay);
+  flush_timer_->async_wait(asio::bind_executor(strand_, [weak = weak_from_this()](boost::system::error_code ec) {
+    const auto self = weak.lock();
+    if (!self) return;
+    self->flush_armed_ = false;
+    if (ec || self->finished_) return;
+    self->machine_->request_flush();
+    self->pump();
+  }));
+}
+
+// ---- the end ----
+
+void ExecProcess::on_exited(const protocol::ExitStatus& status) {
+  using Wire = protocol::ExitStatus::Outcome;
+  const std::string what = describe_command(command_);
+  ErrorFields fields;
+  const auto with = [&fields](std::shared_ptr<const ProcessResult> result) {
+    fields.result = std::move(result);
+    return fields;
+  };
+  // A cancel that was asked for ends as one, also when the process was quicker than the signal, except by its own exit.
+  const bool cancelled = status.outcome == Wire::cancelled || (cancelling_ && status.outcome == Wire::signaled);
+  if (cancelled) {
+    const MakeError error = [&](std::shared_ptr<const ProcessResult> result) {
+      return make_exception_ptr(CancelledError("The process " + what + " was cancelled", std::move(result)));
+    };
+    return end(Outcome::cancelled, &status, error, true);
+  }
+  switch (status.outcome) {
+    case Wire::exited:
+    case Wire::signaled: {
+      if (cancelling_) {
+        const MakeError error = [&](std::shared_ptr<const ProcessResult> result) {
+          return make_exception_ptr(
+              CancelledError("The process " + what + " was cancelled; it had ended by itself", std::move(result)));
+        };
+        return end(Outcome::cancelled, &status, error, true);
+      }
+      const bool by_signal = status.outcome == Wire::signaled;
+      const int code = by_signal ? 128 + status.signal.value_or(0) : status.code.value_or(0);
+      MakeError error;
+      if ((by_signal && !status.signal) || (!by_signal && !status.code)) {
+        error = [&](std::shared_ptr<const ProcessResult> result) {
+          return make_exception_ptr(
+              SandboxConnectionLostError("The gateway did not say how " + what + " ended", with(std::move(result))));
+        };
+        return end(Outcome::lost, nullptr, error, true);
+      }
+      if (options_.check() && code != 0)
+        error = [&](std::shared_ptr<const ProcessResult> result) {
+          return make_exception_ptr(
+              SandboxExecutionError("Command " + what + " failed with exit code " + std::to_string(code), with(std::move(result))));
+        };
+      return end(by_signal ? Outcome::signaled : Outcome::exited, &status, error, false);
+    }
+    case Wire::timed_out: {
+      const MakeError error = [&](std::shared_ptr<const ProcessResult> result) {
+        return make_exception_ptr(SandboxCommandTimeoutError(
+            "Command " + what + " was killed after its timeout of " + std::to_string(request_.timeout_ms) + " ms",
+            with(std::move(result))));
+      };
+      return end(Outcome::timed_out, &status, error, true);
+    }
+    case Wire::failed: {
+      if (!status.error_name.empty()) fields.metadata.emplace("errno", status.error_name);
+      if (!status.error_what.empty()) fields.metadata.emplace("failed", status.error_what);
+      fields.reason = "CWSANDBOX_COMMAND_NOT_STARTED";
+      std::string text = "Command " + what + " could not be started";
+      if (!status.message.empty()) text += ": " + status.message;
+      if (!status.error_name.empty() && text.find(status.error_name) == std::string::npos) text += " (" + status.error_name + ")";
+      const MakeError error = [&](std::shared_ptr<const ProcessResult> result) {
+        return make_exception_ptr(SandboxExecutionError(text, with(std::move(result))));
+      };
+      return end(Outcome::failed, &status, error, true);
+    }
+    case Wire::lost:
+    case Wire::cancelled: {
+      const MakeError error = [&](std::shared_ptr<const ProcessResult> result) {
+        return make_exception_ptr(SandboxConnectionLostError("The sandbox ended while " + what + " ran; nobody knows how it ended" +
+                                                                 (status.message.empty() ? "" : ": " + status.message),
+                                                             with(std::move(result))));
+      };
+      return end(Outcome::lost, &status, error, true);
+    }
+  }
+}
+
+void ExecProcess::on_refused(const protocol::StatusError& refusal) {
+  const auto error = make_error(refusal);
+  if (cancelling_) return end_unconfirmed("there is no such process");
+  // What was taken from stdin cannot be sent to another start.
+  if (machine_->std_in().end_offset() == 0) {
+    const auto connection = std::exchange(connection_, nullptr);
+    const auto machine = machine_;
+    machine->release();
+    connection->let_go();
+    if (try_again(error)) {
+      ++request_.attempt;
+      machine_.reset();
+      return;
+    }
+  }
+  fail(error);
+}
+
+void ExecProcess::cancel(bool abandoned) {
+  if (finished_) return;
+  if (abandoned) {
+    if (detached_) return;
+    out_->close();
+    err_->close();
+  }
+  if (std::exchange(cancelling_, true)) return;
+  if (writer_) writer_->set_exception(make_exception_ptr(CancelledError("The process was cancelled")));
+  stdin_done_ = true;
+  if (!attached_ || !machine_) {
+    // Nobody has heard of this process.
+    const MakeError error = [](std::shared_ptr<const ProcessResult> result) {
+      return make_exception_ptr(CancelledError("The process was cancelled before it was started", std::move(result)));
+    };
+    return end(Outcome::cancelled, nullptr, error, true);
+  }
+  if (!connection_ && !opening_) return end_unconfirmed("the connection was lost");
+  machine_->request_cancel(static_cast<std::uint64_t>(options_.grace_period().count()));
+  if (machine_->ended() && !machine_->exited()) {
+    const auto status = *machine_->ended();
+    return on_exited(status);
+  }
+  pump();
+  const auto limit = std::min<std::chrono::milliseconds>(options_.grace_period(), std::chrono::hours(24)) + kCancelMargin;
+  timer_.emplace(strand_, limit);
+  timer_->async_wait(asio::bind_executor(strand_, [weak = weak_from_this()](boost::system::error_code ec) {
+    const auto self = weak.lock();
+    if (!ec && self && !self->finished_) self->end_unconfirmed("the gateway has not answered in time");
+  }));
+}
+
+void ExecProcess::end_unconfirmed(const std::string& why) {
+  const MakeError error = [&](std::shared_ptr<const ProcessResult> result) {
+    return make_exception_ptr(
+        CancelledError("The process " + describe_command(command_) + " was cancelled, but its end could not be confirmed: " + why,
+                       std::move(result)));
+  };
+  end(Outcome::cancelled, nullptr, error, true);
+}
+
+void ExecProcess::fail(const std::exception_ptr& failure) {
+  const MakeError error = [&](const std::shared_ptr<const ProcessResult>&) { return failure; };
+  end(Outcome::failed, nullptr, error, true);
+}
+
+void ExecProcess::end(Outcome outcome, const protocol::ExitStatus* status, const MakeError& error, bool breaks) {
+  finished_ = true;
+  // Readers get an error of their own: one that holds the result would have to be made before the output is complete.
+  const auto reader_error = error && breaks ? error(nullptr) : nullptr;
+  for (const auto stream : {Channel::std_out, Channel::std_err}) {
+    const std::uint64_t produced = machine_ ? machine_->inbound(stream).received() : 0;
+    if (reader_error)
+      output(stream).fail(reader_error, produced);
+    else
+      output(stream).finish(produced);
+  }
+  auto result = std::make_shared<ProcessResult>();
+  result->std_out = out_->output();
+  result->std_err = err_->output();
+  result->outcome = outcome;
+  result->command = command_;
+  if (status && outcome != Outcome::failed && outcome != Outcome::lost) {
+    result->signal = status->signal;
+    if (status->signal)
+      result->returncode = 128 + *status->signal;
+    else
+      result->returncode = status->code;
+  }
+  if (status) {
+    result->started_at = from_ms(status->start_time_ms);
+    result->ended_at = from_ms(status->end_time_ms);
+  }
+  if (writer_) writer_->set_exception(reader_error ? reader_error : has_exited());
+  status_.store(status_of(outcome), std::memory_order_release);
+  std::shared_ptr<void> kept;
+  {
+    const std::lock_guard lock(mutex_);
+    over_ = true;
+    kept = std::move(kept_);
+    if (!pid_) {
+      no_pid_ =
+          reader_error ? reader_error : make_exception_ptr(SandboxExecutionError("The process ended before its pid was known"));
+      if (pid_source_) pid_source_->set_exception(no_pid_);
+    }
+  }
+  // For the next process before anybody hears of this one's end, so that whoever starts one then finds the connection.
+  const auto connection = std::exchange(connection_, nullptr);
+  if (connection) {
+    if (machine_->exited()) {
+      machine_->release();
+      connection->let_go();
+    } else if (outcome == Outcome::failed && status == nullptr) {
+      machine_->release();  // refused: the connection is idle after the release
+      connection->let_go();
+    } else {
+      connection->close(protocol::CloseCode::normal, "");
+    }
+  }
+  if (const auto unused = std::exchange(reserved_, nullptr); unused && unused->alive()) {
+    if (backend_)
+      backend_->pool()->put(unused);
+    else
+      unused->close(protocol::CloseCode::normal, "");
+  }
+  timer_.reset();
+  flush_timer_.reset();
+  early_signals_.clear();
+  counters_->ended(outcome, result->returncode, reader_error != nullptr);
+
+  const auto source = std::move(*source_);
+  if (error)
+    source.set_exception(error(result));
+  else
+    source.set_value(std::move(*result));
+  const auto backend = std::move(backend_);  // last: it may be all that keeps the connections
+}
+
+}  // namespace cwsandbox::client

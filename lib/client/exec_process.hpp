@@ -1,0 +1,140 @@
+// One process, from the call of exec to its result: the client's side of the exec stream with its user-facing ends.
+#pragma once
+
+#include <cwsandbox/process.hpp>
+
+#include "client/backend.hpp"
+#include "client/exec_connection.hpp"
+#include "client/rpc.hpp"
+#include "core/output_buffer.hpp"
+#include "protocol/exec_stream.hpp"
+
+#include <boost/asio/steady_timer.hpp>
+
+#include <array>
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace cwsandbox::client {
+
+/// How the processes of one sandbox ended; one snapshot is consistent (PR-13).
+class ExecCounters {
+ public:
+  void started();
+  void ended(Outcome outcome, std::optional<int> code, bool failed);
+  struct Snapshot {
+    std::uint64_t exec_count = 0, completed_ok = 0, completed_nonzero = 0, failures = 0;
+  };
+  [[nodiscard]] Snapshot snapshot() const;
+
+ private:
+  mutable std::mutex mutex_;
+  Snapshot counts_;
+};
+
+class ExecProcess final : public detail::ProcessControl, public ExecOwner, public std::enable_shared_from_this<ExecProcess> {
+ public:
+  /// Throws std::invalid_argument for what can be seen to be wrong without asking anybody.
+  [[nodiscard]] static std::shared_ptr<ExecProcess> create(LoopManager loop, std::vector<std::string> command, ExecOptions options,
+                                                           std::shared_ptr<ExecCounters> counters);
+
+  /// The user's handle. `keeps` (the sandbox) lives as long as any handle to the process or its streams.
+  [[nodiscard]] Process handle(std::shared_ptr<void> keeps);
+
+  /// A warm connection to be used: decides the strand. Before `handle`.
+  void reserve(std::shared_ptr<ExecConnection> connection);
+  /// The sandbox is there: start the process. Any thread, once.
+  void launch(std::shared_ptr<Backend> backend, std::string sandbox_id);
+  /// There is no sandbox to start it in. Any thread.
+  void refuse(std::exception_ptr error);
+
+  // ProcessControl: any thread
+  [[nodiscard]] ProcessStatus status() const override { return status_.load(std::memory_order_acquire); }
+  void signal(std::string_view name) override;
+  [[nodiscard]] task<std::uint64_t> pid() override;
+  [[nodiscard]] const std::string& id() const noexcept override { return request_id_; }
+  void detach() noexcept override;
+
+  ExecProcess(LoopManager loop, ExecOptions options, std::shared_ptr<ExecCounters> counters);
+
+ private:
+  struct Guard;
+  using MakeError = std::function<std::exception_ptr(std::shared_ptr<const ProcessResult>)>;
+
+  // ExecOwner: on the strand
+  void on_event(const protocol::ClientEvent& event, net::IncomingMessage& message) override;
+  void on_connection_lost(const std::string& why) override;
+  void on_unpinned() override { pump(); }
+
+  void connect();
+  static asio::awaitable<void> open(std::shared_ptr<ExecProcess> self);
+  void on_open_failed(const std::exception_ptr& error);
+  void use(std::shared_ptr<ExecConnection> connection, bool warm);
+  /// Another attempt after the delay that the retry rule gives; false: no more.
+  [[nodiscard]] bool try_again(const std::exception_ptr& error);
+  void pump();
+
+  [[nodiscard]] core::OutputBuffer& output(protocol::Channel stream) noexcept {
+    return stream == protocol::Channel::std_err ? *err_ : *out_;
+  }
+  void on_data(const protocol::Data& data, net::IncomingMessage& message);
+  void on_consumed(protocol::Channel stream, std::size_t n);  // any thread
+  void take_consumed();
+  void pump_stdin();
+  void ask_for_acknowledgement();
+
+  void on_exited(const protocol::ExitStatus& status);
+  void on_refused(const protocol::StatusError& error);
+  void cancel(bool abandoned);
+  void end_unconfirmed(const std::string& why);
+  [[nodiscard]] bool request_cancel();  // any thread
+
+  /// The one way to the end: fails or finishes readers and writer, counts, lets the connection go, then gives the result.
+  /// `error` null: a result. `breaks`: the error reaches the readers too.
+  void end(Outcome outcome, const protocol::ExitStatus* status, const MakeError& error, bool breaks);
+  void fail(const std::exception_ptr& error);
+
+  const LoopManager loop_;
+  const ExecOptions options_;
+  asio::any_io_executor strand_;
+  std::shared_ptr<ExecCounters> counters_;
+  protocol::StartRequest request_;
+  std::string request_id_;
+  std::vector<std::string> command_;
+  std::shared_ptr<core::OutputBuffer> out_, err_;
+  std::shared_ptr<ByteChannel> stdin_;
+  std::optional<StreamWriter> writer_;
+  std::optional<task_source<ProcessResult>> source_;
+
+  // on the strand
+  std::shared_ptr<Backend> backend_;
+  std::shared_ptr<protocol::ExecClientStream> machine_;
+  std::shared_ptr<ExecConnection> connection_, reserved_;
+  std::optional<Retries> retries_;
+  std::optional<asio::steady_timer> timer_;  // delay of a retry; limit of a cancel
+  std::optional<asio::steady_timer> flush_timer_;
+  std::vector<std::string> early_signals_;  // asked for before there was a machine
+  bool attached_ = false;                   // a start may have reached the server
+  bool warm_ = false;                       // the connection had been used before and nothing has come over it yet
+  bool cancelling_ = false, finished_ = false, opening_ = false;
+  bool stdin_armed_ = false, stdin_done_ = false, flush_armed_ = false;
+
+  // any thread
+  std::atomic<ProcessStatus> status_{ProcessStatus::starting};
+  std::atomic<bool> over_{false}, detached_{false};
+  std::array<std::atomic<std::size_t>, 2> consumed_{};
+  std::atomic<bool> consume_posted_{false};
+  std::size_t consume_step_ = 0;
+  std::mutex mutex_;  // the rest
+  std::optional<std::uint64_t> pid_;
+  std::exception_ptr no_pid_;
+  std::optional<task_source<std::uint64_t>> pid_source_;
+  std::weak_ptr<void> keeps_;
+  std::shared_ptr<void> kept_;  // what a detached process still needs
+};
+
+}  // namespace cwsandbox::client

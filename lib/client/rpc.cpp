@@ -1,0 +1,165 @@
+#include "client/rpc.hpp"
+
+#include "client/errors.hpp"
+#include "protocol/connect.hpp"
+
+#include <boost/asio/redirect_error.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <boost/asio/this_coro.hpp>
+#include <boost/asio/use_awaitable.hpp>
+
+#include <algorithm>
+#include <cerrno>
+#include <random>
+#include <system_error>
+
+#include <sys/random.h>
+
+namespace cwsandbox::client {
+
+using Clock = std::chrono::steady_clock;
+
+std::optional<RetryPolicy::Duration> next_retry(const RetryPolicy& policy, const RetryAttempt& attempt,
+                                                const std::exception_ptr& error) {
+  std::optional<std::chrono::milliseconds> hint;
+  try {
+    std::rethrow_exception(error);
+  } catch (const SandboxUnavailableError& e) {
+    hint = e.retry_delay();
+  } catch (const SandboxRequestTimeoutError& e) {
+    hint = e.retry_delay();
+  } catch (const SandboxResourceExhaustedError& e) {
+    hint = e.retry_delay();
+  } catch (...) {
+    return std::nullopt;
+  }
+  RetryPolicy::Duration delay;
+  if (hint) {
+    delay = std::clamp<RetryPolicy::Duration>(*hint, RetryPolicy::Duration::zero(), policy.max_hint);
+  } else {
+    // Decorrelated jitter: somewhere between the base and three times the last delay.
+    const auto upper = std::max(policy.base, attempt.previous_delay * 3);
+    delay = policy.base + std::chrono::duration_cast<RetryPolicy::Duration>((upper - policy.base) * attempt.random);
+    delay = std::min(delay, policy.max_delay);
+  }
+  if (attempt.since_first_failure + delay > policy.budget) return std::nullopt;
+  return delay;
+}
+
+std::optional<RetryPolicy::Duration> Retries::next(const std::exception_ptr& error) {
+  static thread_local std::minstd_rand generator{std::random_device{}()};
+  const auto now = Clock::now();
+  if (!first_failure_) first_failure_ = now;
+  RetryAttempt attempt;
+  attempt.since_first_failure = now - *first_failure_;
+  attempt.previous_delay = previous_;
+  attempt.random = std::uniform_real_distribution<double>(0.0, 1.0)(generator);
+  const auto delay = next_retry(policy_, attempt, error);
+  if (delay) previous_ = *delay;
+  return delay;
+}
+
+namespace {
+
+asio::awaitable<std::string> call_once(std::shared_ptr<Backend> backend, std::string target, std::string body,
+                                       std::chrono::milliseconds timeout) {
+  net::HttpRequest request;
+  request.target = std::move(target);
+  request.body = std::move(body);
+  request.headers.emplace_back("Content-Type", "application/json");
+  request.headers.emplace_back("Connect-Protocol-Version", "1");
+  request.headers.emplace_back("Connect-Timeout-Ms", std::to_string(timeout.count()));
+  backend->authorize(request.headers);
+  auto answer = co_await backend->http().request(std::move(request), Clock::now() + timeout);
+  if (answer.status != 200) std::rethrow_exception(make_error(protocol::decode_error(answer.status, answer.body)));
+  co_return std::move(answer.body);
+}
+
+}  // namespace
+
+asio::awaitable<std::string> call(std::shared_ptr<Backend> backend, std::string method, std::string body,
+                                  std::chrono::milliseconds timeout) {
+  const auto ready = backend->ready();
+  co_await wait_for(ready);
+  const std::string target = "/coreweave.sandbox.v1.SandboxService/" + method;
+  Retries retries(backend->retry_policy());
+  for (;;) {
+    std::exception_ptr error;
+    try {
+      co_return co_await call_once(backend, target, body, timeout);
+    } catch (...) {
+      error = from_transport(std::current_exception());
+    }
+    const auto delay = retries.next(error);
+    if (!delay) std::rethrow_exception(error);
+    asio::steady_timer timer(co_await asio::this_coro::executor, *delay);
+    co_await timer.async_wait(asio::use_awaitable);
+  }
+}
+
+asio::awaitable<std::string> call(std::shared_ptr<Backend> backend, std::string method, std::string body) {
+  const auto timeout = backend->settings().request_timeout;
+  return call(std::move(backend), std::move(method), std::move(body), timeout);
+}
+
+asio::awaitable<void> wait_for(task<void> ready) {
+  if (!ready.done()) co_await ready.async_wait(asio::use_awaitable);
+  ready.get();
+}
+
+namespace {
+void fill_random(void* into, std::size_t size) {
+  auto* bytes = static_cast<unsigned char*>(into);
+  while (size > 0) {
+    const ssize_t n = ::getrandom(bytes, size, 0);
+    if (n < 0) {
+      if (errno == EINTR) continue;
+      throw std::system_error(errno, std::generic_category(), "getrandom");
+    }
+    bytes += n;
+    size -= static_cast<std::size_t>(n);
+  }
+}
+
+std::string to_hex(const unsigned char* bytes, std::size_t size) {
+  constexpr std::string_view digits = "0123456789abcdef";
+  std::string text;
+  text.reserve(size * 2);
+  for (std::size_t i = 0; i < size; ++i) {
+    text += digits[bytes[i] >> 4U];
+    text += digits[bytes[i] & 15U];
+  }
+  return text;
+}
+}  // namespace
+
+std::string random_hex(std::size_t bytes) {
+  std::string raw(bytes, '\0');
+  fill_random(raw.data(), raw.size());
+  return to_hex(reinterpret_cast<const unsigned char*>(raw.data()), raw.size());
+}
+
+std::string make_uuid() {
+  // Taken from the kernel in larger helpings: an exec needs one, and a system call each would show.
+  struct Pool {
+    unsigned char bytes[512];
+    std::size_t used = sizeof bytes;
+    pid_t owner = 0;
+  };
+  static thread_local Pool pool;
+  const pid_t self = ::getpid();  // the child of a fork must not give out its parent's names
+  if (pool.used + 16 > sizeof pool.bytes || pool.owner != self) {
+    fill_random(pool.bytes, sizeof pool.bytes);
+    pool.used = 0;
+    pool.owner = self;
+  }
+  unsigned char* id = pool.bytes + pool.used;
+  pool.used += 16;
+  id[6] = static_cast<unsigned char>((id[6] & 0x0fU) | 0x40U);
+  id[8] = static_cast<unsigned char>((id[8] & 0x3fU) | 0x80U);
+  std::string text = to_hex(id, 16);
+  for (const std::size_t at : {8U, 13U, 18U, 23U}) text.insert(at, 1, '-');
+  return text;
+}
+
+}  // namespace cwsandbox::client

@@ -1,0 +1,57 @@
+// Calls of the control plane: Connect over pooled HTTP connections, tried again within a budget.
+#pragma once
+
+#include "client/backend.hpp"
+
+#include <boost/asio/awaitable.hpp>
+
+#include <chrono>
+#include <exception>
+#include <memory>
+#include <optional>
+#include <string>
+
+namespace cwsandbox::client {
+
+struct RetryPolicy {
+  using Duration = std::chrono::steady_clock::duration;
+  Duration budget = std::chrono::seconds(30);    ///< from the first failure (RT-2)
+  Duration max_hint = std::chrono::seconds(10);  ///< a server's wish is honoured up to here (RT-3)
+  Duration base = std::chrono::milliseconds(100);
+  Duration max_delay = std::chrono::seconds(5);
+};
+
+struct RetryAttempt {
+  RetryPolicy::Duration since_first_failure{};  ///< 0 at the first failure
+  RetryPolicy::Duration previous_delay{};       ///< 0 at the first failure
+  double random = 0;                            ///< in [0, 1)
+};
+
+/// How long to wait before the next attempt, or nothing: not an error that time mends (RT-1), or the budget is used up.
+[[nodiscard]] std::optional<RetryPolicy::Duration> next_retry(const RetryPolicy& policy, const RetryAttempt& attempt,
+                                                              const std::exception_ptr& error);
+
+/// Keeps count of one operation's failures.
+class Retries {
+ public:
+  explicit Retries(RetryPolicy policy) : policy_(policy) {}
+  /// After a failure: the delay before the next attempt, or nothing.
+  [[nodiscard]] std::optional<RetryPolicy::Duration> next(const std::exception_ptr& error);
+
+ private:
+  RetryPolicy policy_;
+  std::optional<std::chrono::steady_clock::time_point> first_failure_;
+  RetryPolicy::Duration previous_{};
+};
+
+/// One RPC: the JSON of the answer, or an exception of the tree. `method` is e.g. "GetSandbox".
+[[nodiscard]] asio::awaitable<std::string> call(std::shared_ptr<Backend> backend, std::string method, std::string body,
+                                                std::chrono::milliseconds timeout);
+[[nodiscard]] asio::awaitable<std::string> call(std::shared_ptr<Backend> backend, std::string method, std::string body);
+
+/// Random bytes of the kernel's, as lower-case hexadecimal.
+[[nodiscard]] std::string random_hex(std::size_t bytes);
+/// A random UUID (version 4).
+[[nodiscard]] std::string make_uuid();
+
+}  // namespace cwsandbox::client
