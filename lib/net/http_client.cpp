@@ -178,7 +178,8 @@ struct HttpClient::Impl : std::enable_shared_from_this<HttpClient::Impl> {
     call->resolving = nullptr;
     if (!resolution->done || call->cancelled || call->timed_out) fail(*call, Kind::resolve, "resolving the host's name");
     if (resolution->error) fail(*call, Kind::resolve, "resolving the host's name", resolution->error);
-    co_return std::move(resolution->found);
+    out.swap(resolution->found);
+    co_return out;
   }
 
   asio::awaitable<error_code> connect_one(std::shared_ptr<Call> call, Socket& socket, asio::generic::stream_protocol::endpoint to) {

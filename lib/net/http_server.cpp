@@ -12,6 +12,7 @@
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/local/stream_protocol.hpp>
+#include <boost/asio/post.hpp>
 #include <boost/asio/redirect_error.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/this_coro.hpp>
@@ -493,10 +494,14 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
   // ---- Ending -------------------------------------------------------------------------------------------------------------
 
   void drop_sessions() noexcept {
-    const auto all = sessions;  // ending one takes it off the list
-    for (const auto& session : all) {
+    for (const auto& session : sessions) {
       if (session->transport) session->transport->close();
-      session->cancel.emit(asio::cancellation_type::terminal);
+      // co_spawn (Boost 1.81) forwards a cancellation through the executor with a pointer into the signal: the signal must be
+      // emitted on the executor, and stay until what that has queued is through.
+      asio::post(executor, [session, ex = executor] {
+        session->cancel.emit(asio::cancellation_type::terminal);
+        asio::post(ex, [session] {});
+      });
     }
   }
 

@@ -1,0 +1,527 @@
+#include "net_support.hpp"
+
+#include <boost/asio/steady_timer.hpp>
+
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+
+#include <atomic>
+#include <cstdio>
+#include <fstream>
+#include <thread>
+
+using namespace cwsandbox::net;
+using namespace cwsandbox::net::test;
+
+namespace {
+
+const std::string kGet = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
+
+// Sends bytes, reads until the server closes.
+asio::awaitable<std::string> exchange(Site& site, std::string bytes) {
+  Raw raw = co_await Raw::connect(site.context, site.address);
+  co_await raw.send(std::move(bytes));
+  co_return co_await raw.read_all();
+}
+
+std::size_t count(const std::string& text, const std::string& part) {
+  std::size_t n = 0;
+  for (auto at = text.find(part); at != std::string::npos; at = text.find(part, at + part.size())) ++n;
+  return n;
+}
+
+ServerLimits short_limits() {
+  ServerLimits out;
+  out.header_timeout = 100ms;
+  out.body_timeout = 100ms;
+  out.keep_alive = 100ms;
+  out.write_timeout = 100ms;
+  return out;
+}
+
+asio::awaitable<void> wait_for(asio::io_context& context, std::function<bool()> what) {
+  asio::steady_timer turn(context);
+  while (!what()) {
+    turn.expires_after(1ms);
+    co_await turn.async_wait(asio::use_awaitable);
+  }
+}
+
+}  // namespace
+
+TEST_CASE("requests that are not HTTP are answered with 400 and a text") {
+  Site site;
+  auto body = [&]() -> asio::awaitable<void> {
+    const std::vector<std::string> bad{
+        "\x16\x03\x01garbage\r\n\r\n",
+        "GET /\r\n\r\n",
+        "GET / HTTP/9.9\r\nHost: x\r\n\r\n",
+        "GET / HTTP/1.1\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+        "GET x HTTP/1.1\r\nHost: x\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: x\r\nBad Header: 1\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: x\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nxx",
+        "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    };
+    for (const auto& bytes : bad) {
+      INFO(bytes);
+      const auto answer = co_await exchange(site, bytes);
+      CHECK(answer.find("HTTP/1.1 400") == 0);
+      CHECK(answer.find("{\"code\":\"invalid_argument\",\"message\":\"") != std::string::npos);
+      CHECK(answer.find("application/json") != std::string::npos);
+    }
+    CHECK(site.hooks.requests == 0);
+    const auto good = co_await exchange(site, "GET http://x/a?b HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    CHECK(good.find("X-Target: /a?b\r\n") != std::string::npos);
+  };
+  run(site.context, body);
+}
+
+TEST_CASE("pipelined requests are answered in order; bytes may come one at a time") {
+  Site site;
+  auto body = [&]() -> asio::awaitable<void> {
+    const std::string three =
+        "POST /1 HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\none"
+        "GET /2 HTTP/1.1\r\nHost: x\r\n\r\n"
+        "POST /3 HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n2\r\nth\r\n3\r\nree\r\n0\r\n\r\n";
+    const auto together = co_await exchange(site, three);
+    Raw raw = co_await Raw::connect(site.context, site.address);
+    co_await raw.drip(three);
+    const auto dripped = co_await raw.read_all();
+    for (const auto& answer : {together, dripped}) {
+      CHECK(count(answer, "HTTP/1.1 200 OK") == 3);
+      CHECK(answer.find("/1\r\n") < answer.find("/2\r\n"));
+      CHECK(answer.find("/2\r\n") < answer.find("/3\r\n"));
+      CHECK(answer.find("one") != std::string::npos);
+      CHECK(answer.substr(answer.size() - 5) == "three");
+    }
+  };
+  run(site.context, body);
+}
+
+TEST_CASE("HTTP/1.0 closes unless it asks not to") {
+  Site site;
+  auto body = [&]() -> asio::awaitable<void> {
+    const auto one = co_await exchange(site, "GET / HTTP/1.0\r\n\r\n");
+    CHECK(count(one, "HTTP/1.1 200") == 1);
+    Raw raw = co_await Raw::connect(site.context, site.address);
+    co_await raw.send("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
+    const auto kept = co_await raw.read_until("\r\n\r\n");
+    CHECK(kept.find("Connection: keep-alive") != std::string::npos);
+  };
+  run(site.context, body);
+}
+
+TEST_CASE("limits of header and body: 431 and 413") {
+  ServerLimits limits;
+  limits.max_header = 1000;
+  limits.max_body = 1000;
+  Site site(limits);
+  auto body = [&]() -> asio::awaitable<void> {
+    auto answer = co_await exchange(site, "GET / HTTP/1.1\r\nHost: x\r\nX: " + std::string(2000, 'x') + "\r\n\r\n");
+    CHECK(answer.find("HTTP/1.1 431") == 0);
+    // A header without an end.
+    answer = co_await exchange(site, "GET /" + std::string(100'000, 'x'));
+    CHECK(answer.find("HTTP/1.1 431") == 0);
+    answer = co_await exchange(site, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1001\r\n\r\n" + std::string(1001, 'x'));
+    CHECK(answer.find("HTTP/1.1 413") == 0);
+    answer =
+        co_await exchange(site, "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n7d0\r\n" + std::string(2000, 'x'));
+    CHECK(answer.find("HTTP/1.1 413") == 0);
+    CHECK(answer.find("resource_exhausted") != std::string::npos);
+    answer = co_await exchange(
+        site, "POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 1000\r\n\r\n" + std::string(1000, 'x'));
+    CHECK(answer.find("HTTP/1.1 200") == 0);
+    CHECK(site.hooks.requests == 1);
+  };
+  run(site.context, body);
+}
+
+TEST_CASE("slow peers: a silent one is dropped, one that is slow within its request gets 408") {
+  Site site(short_limits());
+  auto body = [&]() -> asio::awaitable<void> {
+    auto answer = co_await exchange(site, "");
+    CHECK(answer.empty());
+    answer = co_await exchange(site, "GET / HTTP/1.1\r\nHost: x\r\nX-Slow");
+    CHECK(answer.find("HTTP/1.1 408") == 0);
+    CHECK(answer.find("deadline_exceeded") != std::string::npos);
+    answer = co_await exchange(site, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nslow");
+    CHECK(answer.find("HTTP/1.1 408") == 0);
+    CHECK(site.hooks.requests == 0);
+    // One byte now and then does not move the deadline.
+    Raw raw = co_await Raw::connect(site.context, site.address);
+    bool ended = false;
+    auto trickle = [&]() -> asio::awaitable<void> {
+      asio::steady_timer turn(site.context);
+      while (!ended) {
+        co_await raw.send("X");
+        turn.expires_after(5ms);
+        co_await turn.async_wait(asio::use_awaitable);
+      }
+      ended = false;
+    };
+    asio::co_spawn(site.context, trickle(), asio::detached);
+    answer = co_await raw.read_all();
+    CHECK(answer.find("HTTP/1.1 408") == 0);
+    ended = true;
+    co_await wait_for(site.context, [&] { return !ended; });
+    // After an answer, the keep-alive time.
+    answer = co_await exchange(site, kGet);
+    CHECK(answer.find("HTTP/1.1 200") == 0);
+    co_await wait_for(site.context, [&] { return site.server.connections() == 0; });
+  };
+  run(site.context, body);
+}
+
+TEST_CASE("a peer that does not read its answer is dropped") {
+  Site site(short_limits());
+  site.hooks.on_request = [](const HttpRequest&) -> asio::awaitable<HttpResponse> {
+    HttpResponse out;
+    out.body.assign(64 * 1024 * 1024, 'x');
+    co_return out;
+  };
+  auto body = [&]() -> asio::awaitable<void> {
+    Raw raw = co_await Raw::connect(site.context, site.address);
+    co_await raw.send(kGet);
+    co_await wait_for(site.context, [&] { return site.hooks.requests == 1; });
+    co_await wait_for(site.context, [&] { return site.server.connections() == 0; });
+  };
+  run(site.context, body);
+}
+
+TEST_CASE("Expect: 100-continue comes after the early answer had its say") {
+  Site site;
+  site.hooks.early = [](const HttpRequest& request) -> std::optional<HttpResponse> {
+    if (request.target == "/open") return std::nullopt;
+    HttpResponse out;
+    out.status = 401;
+    out.body = "no";
+    return out;
+  };
+  auto body = [&]() -> asio::awaitable<void> {
+    Raw raw = co_await Raw::connect(site.context, site.address);
+    co_await raw.send("POST /open HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n");
+    auto answer = co_await raw.read_until("\r\n\r\n");
+    CHECK(answer == "HTTP/1.1 100 Continue\r\n\r\n");
+    co_await raw.send("body");
+    answer = co_await raw.read_until("body");
+    CHECK(answer.find("HTTP/1.1 200") == 0);
+    co_await raw.send("POST /closed HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n");
+    answer = co_await raw.read_all();
+    CHECK(answer.find("HTTP/1.1 401") == 0);
+    CHECK(answer.find("100 Continue") == std::string::npos);
+    CHECK(site.hooks.requests == 1);
+  };
+  run(site.context, body);
+}
+
+TEST_CASE("an early answer comes before the body, keeps the connection after a small one, and is not lost behind a large one") {
+  Site site;
+  site.hooks.early = [](const HttpRequest& request) -> std::optional<HttpResponse> {
+    if (request.method == "GET") return std::nullopt;
+    HttpResponse out;
+    out.status = 404;
+    out.body = "nothing";
+    return out;
+  };
+  auto body = [&]() -> asio::awaitable<void> {
+    Raw raw = co_await Raw::connect(site.context, site.address);
+    co_await raw.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\n");
+    auto answer = co_await raw.read_until("nothing");
+    CHECK(answer.find("HTTP/1.1 404") == 0);
+    co_await raw.send("body" + kGet);
+    answer = co_await raw.read_until("\r\n\r\n");
+    CHECK(answer.find("HTTP/1.1 200") == 0);
+
+    HttpClient http(site.context.get_executor(), endpoint_of(site.address), {});
+    HttpRequest large;
+    large.target = "/";
+    large.body.assign(6 * 1024 * 1024, 'x');
+    const auto response = co_await http.request(std::move(large), soon());
+    CHECK(response.status == 404);
+    CHECK(response.body == "nothing");
+  };
+  run(site.context, body);
+}
+
+TEST_CASE("what the owner throws becomes a 500 without its text, and a header that breaks the framing too") {
+  Site site;
+  site.hooks.on_request = [](const HttpRequest& request) -> asio::awaitable<HttpResponse> {
+    if (request.target == "/throw") throw std::runtime_error("secret");
+    HttpResponse out;
+    out.headers.emplace_back("X", "secret\r\nY: 1");
+    co_return out;
+  };
+  auto body = [&]() -> asio::awaitable<void> {
+    for (const std::string target : {"/throw", "/header"}) {
+      const auto answer = co_await exchange(site, "GET " + target + " HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+      CHECK(answer.find("HTTP/1.1 500") == 0);
+      CHECK(answer.find("secret") == std::string::npos);
+    }
+  };
+  run(site.context, body);
+}
+
+TEST_CASE("over the limit of connections: 503; a seat is free again when a connection ends, a WebSocket's too") {
+  ServerLimits limits;
+  limits.max_connections = 2;
+  Site site(limits);
+  std::unique_ptr<WebSocket> kept;
+  site.hooks.opened = [&](std::unique_ptr<WebSocket> socket) { kept = std::move(socket); };
+  auto body = [&]() -> asio::awaitable<void> {
+    auto one = std::make_unique<Raw>(co_await Raw::connect(site.context, site.address));
+    co_await one->send(kGet);
+    co_await one->read_until("\r\n\r\n");
+    HttpClient http(site.context.get_executor(), endpoint_of(site.address), {});
+    asio::any_io_executor executor = site.context.get_executor();
+    Headers headers;
+    const WebSocket::Limits ws_limits;
+    auto socket = co_await http.upgrade(executor, "/", headers, "", ws_limits, soon());
+    co_await wait_for(site.context, [&] { return kept != nullptr; });
+    CHECK(site.server.connections() == 2);
+    auto answer = co_await exchange(site, "");
+    CHECK(answer.find("HTTP/1.1 503") == 0);
+    CHECK(answer.find("unavailable") != std::string::npos);
+    kept.reset();
+    co_await wait_for(site.context, [&] { return site.server.connections() == 1; });
+    one.reset();
+    co_await wait_for(site.context, [&] { return site.server.connections() == 0; });
+    answer = co_await exchange(site, "GET / HTTP/1.0\r\n\r\n");
+    CHECK(answer.find("HTTP/1.1 200") == 0);
+  };
+  run(site.context, body);
+}
+
+TEST_CASE("out of descriptors, the server rests and then goes on") {
+  Site site;
+  auto body = [&]() -> asio::awaitable<void> {
+    Raw waiting = co_await Raw::connect(site.context, site.address);
+    co_await wait_for(site.context, [&] { return site.server.connections() == 1; });
+    rlimit before{};
+    REQUIRE(::getrlimit(RLIMIT_NOFILE, &before) == 0);
+    RawSocket spare(site.context);
+    spare.open(asio::ip::tcp::v4());
+    // Nothing may be opened now, the connection below comes in all the same: its descriptor is ours, the server's is missing.
+    rlimit none = before;
+    none.rlim_cur = static_cast<rlim_t>(spare.native_handle()) + 1;
+    REQUIRE(::setrlimit(RLIMIT_NOFILE, &none) == 0);
+    const asio::generic::stream_protocol::endpoint to =
+        asio::ip::tcp::endpoint(asio::ip::make_address(site.address.host), site.address.port);
+    co_await spare.async_connect(to, asio::use_awaitable);
+    Raw late(std::move(spare));
+    co_await late.send(kGet);
+    asio::steady_timer turn(site.context, 150ms);
+    co_await turn.async_wait(asio::use_awaitable);
+    const auto seats = site.server.connections();
+    REQUIRE(::setrlimit(RLIMIT_NOFILE, &before) == 0);
+    CHECK(seats == 1);
+    const auto answer = co_await late.read_until("\r\n\r\n");
+    CHECK(answer.find("HTTP/1.1 200") == 0);
+  };
+  run(site.context, body);
+}
+
+TEST_CASE("Unix sockets: mode, a stale one is replaced, a live one or a file is not, unlinked at the end") {
+  asio::io_context context(1);
+  Hooks hooks;
+  TemporaryFolder folder;
+  const auto path = folder / "server.sock";
+  struct stat info{};
+  {
+    HttpServer server(context.get_executor(), hooks, {});
+    server.listen(unix_socket(path));
+    REQUIRE(::stat(path.c_str(), &info) == 0);
+    CHECK((info.st_mode & 0777) == 0600);
+    HttpServer second(context.get_executor(), hooks, {});
+    try {
+      second.listen(unix_socket(path));
+      FAIL("two servers on one path");
+    } catch (const std::system_error& e) {
+      CHECK(e.code().value() == EADDRINUSE);
+      CHECK(std::string(e.what()).find(path) != std::string::npos);
+    }
+  }
+  CHECK(::stat(path.c_str(), &info) != 0);
+  {
+    // Left behind by a process that died.
+    asio::local::stream_protocol::acceptor dead(context, asio::local::stream_protocol::endpoint(path));
+  }
+  REQUIRE(::stat(path.c_str(), &info) == 0);
+  {
+    HttpServer server(context.get_executor(), hooks, {});
+    const auto address = server.listen(unix_socket(path));
+    HttpClient http(context.get_executor(), endpoint_of(address), {});
+    auto body = [&]() -> asio::awaitable<void> {
+      HttpRequest request;
+      request.target = "/";
+      const auto response = co_await http.request(std::move(request), soon());
+      CHECK(response.status == 200);
+    };
+    run(context, body);
+    // Somebody else's file in our place stays.
+    std::filesystem::remove(path);
+    std::ofstream(path) << "file";
+  }
+  CHECK(::stat(path.c_str(), &info) == 0);
+  HttpServer server(context.get_executor(), hooks, {});
+  CHECK_THROWS_AS(server.listen(unix_socket(path)), std::system_error);
+  CHECK(std::filesystem::is_regular_file(path));
+  CHECK_THROWS_AS(server.listen(unix_socket(folder / "no/such/folder")), std::system_error);
+  settle(context);
+}
+
+TEST_CASE("an address in use is refused by name") {
+  Site site;
+  HttpServer other(site.context.get_executor(), site.hooks, {});
+  try {
+    other.listen(site.address);
+    FAIL("two servers on one port");
+  } catch (const std::system_error& e) {
+    CHECK(e.code().value() == EADDRINUSE);
+    CHECK(std::string(e.what()).find("127.0.0.1:" + std::to_string(site.address.port)) != std::string::npos);
+  }
+}
+
+TEST_CASE("stop: idle connections end, requests under way are finished, no new ones") {
+  Site site;
+  asio::steady_timer gate(site.context, asio::steady_timer::time_point::max());
+  site.hooks.on_request = [&](const HttpRequest& request) -> asio::awaitable<HttpResponse> {
+    if (request.target == "/slow") {
+      error_code ec;
+      auto token = asio::redirect_error(asio::use_awaitable, ec);
+      co_await gate.async_wait(token);
+    }
+    HttpResponse out;
+    out.body = "finished";
+    co_return out;
+  };
+  auto body = [&]() -> asio::awaitable<void> {
+    Raw idle = co_await Raw::connect(site.context, site.address);
+    co_await idle.send(kGet);
+    co_await idle.read_until("finished");
+    Raw busy = co_await Raw::connect(site.context, site.address);
+    co_await busy.send("GET /slow HTTP/1.1\r\nHost: x\r\n\r\n");
+    co_await wait_for(site.context, [&] { return site.hooks.requests == 2; });
+    bool stopped = false;
+    auto stopping = [&]() -> asio::awaitable<void> {
+      co_await site.server.stop(20s);
+      stopped = true;
+    };
+    asio::co_spawn(site.context, stopping(), asio::detached);
+    const auto rest = co_await idle.read_all();
+    CHECK(rest.empty());
+    CHECK_FALSE(stopped);
+    RawSocket refused(site.context);
+    refused.open(asio::ip::tcp::v4());
+    error_code ec;
+    refused.connect(asio::ip::tcp::endpoint(asio::ip::make_address(site.address.host), site.address.port), ec);
+    CHECK(ec == asio::error::connection_refused);
+    gate.cancel();
+    const auto answer = co_await busy.read_all();
+    CHECK(answer.find("finished") != std::string::npos);
+    CHECK(answer.find("Connection: close") != std::string::npos);
+    co_await wait_for(site.context, [&] { return stopped; });
+    CHECK(site.server.connections() == 0);
+  };
+  run(site.context, body);
+}
+
+TEST_CASE("stop does not wait past its deadline, and destruction cancels what is under way") {
+  auto site = std::make_unique<Site>();
+  int cancelled = 0;
+  site->hooks.on_request = [&](const HttpRequest&) -> asio::awaitable<HttpResponse> {
+    asio::steady_timer never(site->context, 1h);
+    error_code ec;
+    auto token = asio::redirect_error(asio::use_awaitable, ec);
+    co_await never.async_wait(token);
+    if (ec == asio::error::operation_aborted) ++cancelled;
+    HttpResponse out;
+    co_return out;
+  };
+  auto body = [&]() -> asio::awaitable<void> {
+    Raw busy = co_await Raw::connect(site->context, site->address);
+    co_await busy.send(kGet);
+    co_await wait_for(site->context, [&] { return site->hooks.requests == 1; });
+    co_await site->server.stop(20ms);
+    const auto answer = co_await busy.read_all();
+    CHECK(answer.empty());
+    co_await wait_for(site->context, [&] { return cancelled == 1; });
+  };
+  run(site->context, body);
+
+  auto server = std::make_unique<HttpServer>(site->context.get_executor(), site->hooks, ServerLimits{});
+  const auto address = server->listen(any_tcp_port());
+  auto again = [&]() -> asio::awaitable<void> {
+    Raw busy = co_await Raw::connect(site->context, address);
+    co_await busy.send(kGet);
+    co_await wait_for(site->context, [&] { return site->hooks.requests == 2; });
+    server.reset();
+    const auto answer = co_await busy.read_all();
+    CHECK(answer.empty());
+    co_await wait_for(site->context, [&] { return cancelled == 2; });
+  };
+  run(site->context, again);
+}
+
+TEST_CASE("a context may be destroyed with requests under way") {
+  auto context = std::make_unique<asio::io_context>(1);
+  Hooks hooks;
+  hooks.on_request = [&](const HttpRequest&) -> asio::awaitable<HttpResponse> {
+    asio::steady_timer never(*context, 1h);
+    co_await never.async_wait(asio::use_awaitable);
+    HttpResponse out;
+    co_return out;
+  };
+  auto server = std::make_unique<HttpServer>(context->get_executor(), hooks, ServerLimits{});
+  const auto address = server->listen(any_tcp_port());
+  HttpClient http(context->get_executor(), endpoint_of(address), {});
+  auto one = [&]() -> asio::awaitable<void> {
+    HttpRequest request;
+    request.target = "/";
+    const auto response = co_await http.request(std::move(request), soon());
+  };
+  asio::co_spawn(*context, one(), asio::detached);
+  while (hooks.requests == 0) context->run_one();
+  server.reset();
+  context.reset();
+}
+
+TEST_CASE("curl talks to the server") {
+  if (std::system("command -v curl >/dev/null 2>&1") != 0) return;
+  Site site;
+  TemporaryFolder folder;
+  site.server.listen(unix_socket(folder / "s"));
+  const auto out = folder / "out";
+  std::ofstream(folder / "body") << std::string(200'000, 'c');
+  const auto url = "http://127.0.0.1:" + std::to_string(site.address.port) + "/x ";
+  const std::vector<std::string> commands{
+      "curl -s -m 20 -o " + out + " -d hello " + url,
+      "curl -s -m 20 -o " + out + " --http2 -d hello " + url,
+      "curl -s -m 20 -o " + out + " -H 'Transfer-Encoding: chunked' -d hello " + url,
+      "curl -s -m 20 -o " + out + " -d hello --unix-socket " + (folder / "s") + " http://localhost/x",
+      "curl -s -m 20 -o " + out + " --data-binary @" + (folder / "body") + " -H 'Expect: 100-continue' " + url,
+      "curl -s -m 20 -I -o " + out + " " + url + url + url,
+  };
+  for (std::size_t i = 0; i < commands.size(); ++i) {
+    INFO(commands[i]);
+    int rc = -1;
+    std::atomic<bool> ended{false};
+    std::thread curl([&] {
+      rc = std::system(commands[i].c_str());
+      ended = true;
+    });
+    auto body = [&]() -> asio::awaitable<void> { co_await wait_for(site.context, [&] { return ended.load(); }); };
+    run(site.context, body);
+    curl.join();
+    CHECK(rc == 0);
+    std::ifstream in(out);
+    const std::string text{std::istreambuf_iterator<char>(in), {}};
+    if (i < 4) CHECK(text == "hello");
+    if (i == 4) CHECK(text == std::string(200'000, 'c'));
+    if (i == 5) CHECK(text.find("200 OK") != std::string::npos);
+  }
+}

@@ -1,0 +1,159 @@
+#include "net_support.hpp"
+#include "support/certs.hpp"
+
+#include <boost/asio/steady_timer.hpp>
+
+using namespace cwsandbox::net;
+using namespace cwsandbox::net::test;
+
+namespace {
+
+struct TlsSite : Site {
+  explicit TlsSite(const std::string& names, long from = -60, long until = 3600, ServerLimits limits = {}) : Site(limits) {
+    authority.write_certificate(folder / "ca.pem");
+    authority.issue(folder / "server.pem", names, from, until);
+    TlsServerOptions tls;
+    tls.certificate_file = folder / "server.pem";
+    tls.key_file = folder / "server.pem";
+    secure = server.listen(any_tcp_port(), tls);
+  }
+  // Empty: an answer came. Else the error's text.
+  std::string ask(const HttpClientOptions& options, const std::string& host = "127.0.0.1", std::size_t size = 5) {
+    Endpoint endpoint = endpoint_of(secure, true);
+    endpoint.host = host;
+    HttpClient http(context.get_executor(), endpoint, options);
+    std::string text;
+    auto body = [&]() -> asio::awaitable<void> {
+      for (int i = 0; i < 2 && text.empty(); ++i) {
+        HttpRequest request;
+        request.target = "/";
+        request.body.assign(size, 'x');
+        try {
+          const auto response = co_await http.request(std::move(request), soon());
+          CHECK(response.body.size() == size);
+        } catch (const TransportError& e) {
+          text = e.what();
+          CHECK(e.kind() == TransportError::Kind::tls);
+          CHECK_FALSE(e.sent());
+        }
+      }
+    };
+    run(context, body);
+    return text;
+  }
+  HttpClientOptions trusting() {
+    HttpClientOptions out;
+    out.tls.ca_file = folder / "ca.pem";
+    return out;
+  }
+  TemporaryFolder folder;
+  cwsandbox::test::Authority authority;
+  ListenAddress secure;
+};
+
+bool holds(const std::string& text, std::string_view part) { return text.find(part) != std::string::npos; }
+
+}  // namespace
+
+TEST_CASE("HTTPS by name and by address, small and large") {
+  TlsSite site("DNS:localhost,IP:127.0.0.1");
+  CHECK(site.ask(site.trusting()).empty());
+  CHECK(site.ask(site.trusting(), "localhost").empty());
+  CHECK(site.ask(site.trusting(), "127.0.0.1", 3 * 1024 * 1024).empty());
+  CHECK(site.server.connections() <= 3);
+}
+
+TEST_CASE("a certificate that is expired, for another host, or of an unknown authority is refused") {
+  {
+    TlsSite site("IP:127.0.0.1", -7200, -3600);
+    CHECK(holds(site.ask(site.trusting()), "expired"));
+  }
+  {
+    TlsSite site("DNS:other.example,IP:127.0.0.2");
+    CHECK(holds(site.ask(site.trusting()), "IP address mismatch"));
+    CHECK(holds(site.ask(site.trusting(), "localhost"), "hostname mismatch"));
+  }
+  {
+    TlsSite site("IP:127.0.0.1");
+    CHECK(holds(site.ask({}), "certificate"));
+    const cwsandbox::test::Authority stranger("stranger");
+    stranger.write_certificate(site.folder / "stranger.pem");
+    HttpClientOptions options;
+    options.tls.ca_file = site.folder / "stranger.pem";
+    CHECK(holds(site.ask(options), "certificate is refused"));
+    options.tls.verify = false;
+    CHECK(site.ask(options).empty());
+  }
+}
+
+TEST_CASE("a server that does not speak TLS, or one that speaks nothing") {
+  asio::io_context context(1);
+  const bool speaks = GENERATE(false, true);
+  Scripted peer(context, [&](Raw& raw) -> asio::awaitable<void> {
+    if (speaks) co_await raw.send("HTTP/1.1 400 Bad Request\r\n\r\n");
+    co_await raw.read_all();
+  });
+  Endpoint endpoint = peer.endpoint();
+  endpoint.scheme = Endpoint::Scheme::https;
+  HttpClientOptions options;
+  options.connect_timeout = 100ms;
+  HttpClient http(context.get_executor(), endpoint, options);
+  auto body = [&]() -> asio::awaitable<void> {
+    std::optional<TransportError::Kind> kind;
+    HttpRequest request;
+    request.target = "/";
+    try {
+      const auto response = co_await http.request(std::move(request), soon());
+    } catch (const TransportError& e) {
+      kind = e.kind();
+      CHECK_FALSE(e.sent());
+    }
+    CHECK(kind == (speaks ? TransportError::Kind::tls : TransportError::Kind::timeout));
+  };
+  run(context, body);
+}
+
+TEST_CASE("a client that does not go through with the handshake is dropped") {
+  ServerLimits limits;
+  limits.header_timeout = 100ms;
+  TlsSite site("IP:127.0.0.1", -60, 3600, limits);
+  auto body = [&]() -> asio::awaitable<void> {
+    Raw silent = co_await Raw::connect(site.context, site.secure);
+    const auto nothing = co_await silent.read_all();
+    CHECK(nothing.empty());
+    Raw plain = co_await Raw::connect(site.context, site.secure);
+    co_await plain.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+    co_await plain.read_all();
+    asio::steady_timer turn(site.context);
+    while (site.server.connections() != 0) {
+      turn.expires_after(1ms);
+      co_await turn.async_wait(asio::use_awaitable);
+    }
+    CHECK(site.hooks.requests == 0);
+  };
+  run(site.context, body);
+}
+
+TEST_CASE("files that cannot be used are named") {
+  TlsSite site("IP:127.0.0.1");
+  auto server_refuses = [&](const std::string& certificate, const std::string& key) {
+    TlsServerOptions tls;
+    tls.certificate_file = certificate;
+    tls.key_file = key;
+    try {
+      site.server.listen(any_tcp_port(), tls);
+    } catch (const std::runtime_error& e) {
+      return std::string(e.what());
+    }
+    return std::string("accepted");
+  };
+  const auto good = site.folder / "server.pem";
+  site.authority.issue(site.folder / "other.pem", "IP:127.0.0.1");
+  CHECK(holds(server_refuses(site.folder / "missing.pem", good), "missing.pem"));
+  CHECK(holds(server_refuses(good, site.folder / "missing.pem"), "missing.pem"));
+  CHECK(holds(server_refuses(good, site.folder / "other.pem"), "other.pem"));
+  CHECK(holds(server_refuses("", good), "without a certificate"));
+  HttpClientOptions options;
+  options.tls.ca_file = site.folder / "missing.pem";
+  CHECK_THROWS_AS(HttpClient(site.context.get_executor(), endpoint_of(site.secure, true), options), std::runtime_error);
+}
