@@ -1,0 +1,72 @@
+// Every parser of a message: a message or a ParseError. What was read is written and read again to the same text.
+#include "protocol/exec_stream.hpp"
+#include "protocol/messages.hpp"
+#include "script.hpp"
+
+using namespace cwsandbox::protocol;
+
+namespace {
+
+template <class Parse>
+void round_trip(Parse parse, std::string_view json) {
+  std::string text;
+  try {
+    text = to_json(parse(json));
+  } catch (const ParseError&) {
+    return;
+  }
+  FUZZ_CHECK(to_json(parse(text)) == text);
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  Script script(data, size);
+  const std::uint8_t which = script.byte();
+  const std::string_view json = script.rest();
+  switch (which % 11) {
+    case 0:
+      round_trip(parse_create_sandbox_request, json);
+      break;
+    case 1:
+      round_trip(parse_get_sandbox_request, json);
+      break;
+    case 2:
+      round_trip(parse_list_sandboxes_request, json);
+      break;
+    case 3:
+      round_trip(parse_delete_sandbox_request, json);
+      break;
+    case 4:
+      round_trip(parse_exec_request, json);
+      break;
+    case 5:
+      round_trip(parse_sandbox, json);
+      break;
+    case 6:
+      round_trip(parse_list_sandboxes_response, json);
+      break;
+    case 7:
+      round_trip(parse_delete_sandbox_response, json);
+      break;
+    case 8:
+      round_trip(parse_exec_response, json);
+      break;
+    default: {
+      const auto first = parse_first_message(which % 11 == 9 ? 5 : 8, json);
+      if (const auto* start = std::get_if<StartRequest>(&first)) {
+        if (validate(*start)) break;
+        ExecClientStream client(*start);
+        const auto out = client.next_message();
+        FUZZ_CHECK(out.has_value());
+        const auto again = parse_first_message(5, out->head.substr(1));
+        FUZZ_CHECK(std::holds_alternative<StartRequest>(again));
+        FUZZ_CHECK(std::get<StartRequest>(again).command == start->command);
+        FUZZ_CHECK(std::get<StartRequest>(again).env == start->env);
+        FUZZ_CHECK(std::get<StartRequest>(again).cwd == start->cwd);
+      }
+      break;
+    }
+  }
+  return 0;
+}
