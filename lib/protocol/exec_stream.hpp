@@ -402,7 +402,7 @@ class ExecServerStream {
   char data_head_ = 0;
   Channel next_output_ = Channel::std_out;  // alternates, so that neither output starves the other
   bool use_stdin_, discard_stdin_ = false, hold_ends_ = false, attached_ = false;
-  bool started_due_ = false, resumed_due_ = false, started_sent_ = false, ended_sent_ = false, last_sent_ = false;
+  bool started_due_ = false, resumed_due_ = false, ended_sent_ = false, last_sent_ = false;
   bool control_in_flight_ = false, data_in_flight_ = false;
   bool released_ = false, broken_ = false;
 };
