@@ -88,7 +88,7 @@ class CWSANDBOX_EXPORT SandboxOptions {
 class CWSANDBOX_EXPORT StopOptions {
  public:
   StopOptions() {}
-  /// Between SIGTERM and SIGKILL, default 10 s; rounded up to seconds (ST-9).
+  /// Between SIGTERM and SIGKILL, default 10 s; rounded up to seconds, at least one (ST-9).
   StopOptions& with_grace_period(std::chrono::milliseconds grace) & { return grace_ = grace, *this; }
   /// A sandbox that the server does not know counts as stopped (ST-6).
   StopOptions& with_missing_ok(bool on = true) & { return missing_ok_ = on, *this; }

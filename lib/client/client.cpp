@@ -6,9 +6,11 @@
 #include "core/loop.hpp"
 
 #include <boost/asio/io_context.hpp>
+#include <boost/asio/post.hpp>
 
 #include <algorithm>
 #include <cstdlib>
+#include <thread>
 #include <vector>
 
 namespace cwsandbox {
@@ -101,19 +103,26 @@ class Exit {
       while (!done() && std::chrono::steady_clock::now() < deadline) context.run_one_for(std::chrono::milliseconds(100));
     };
     run_until([this] { return pending == 0; });
+    // From another thread: what a handler posts on its own thread stays out of sight of a loop that runs inside of it.
+    bool told = false;
+    std::vector<task<void>> stops;
+    std::thread([&] { asio::post(context, [&] { told = true, end_all(stops); }); }).join();
+    run_until([&] { return told && std::all_of(stops.begin(), stops.end(), [](const auto& stop) { return stop.done(); }); });
+    context.poll();  // last words of connections
+  }
+
+  void end_all(std::vector<task<void>>& stops) {
     std::vector<std::shared_ptr<Backend>> backends;
     {
       const std::lock_guard lock(mutex_);
       backends.swap(backends_);
       cores_.clear();
     }
-    std::vector<task<void>> stops;
     for (const auto& backend : backends) {
       backend->pool()->close();
       backend->http().close_idle();
       if (backend->embedded_) stops.push_back(backend->embedded_->stop());
     }
-    run_until([&] { return std::all_of(stops.begin(), stops.end(), [](const auto& stop) { return stop.done(); }); });
   }
 
   std::mutex mutex_;

@@ -24,6 +24,8 @@ namespace {
 
 // How often the status is asked for, and for how long at most each time.
 constexpr std::chrono::milliseconds kFirstPoll{200}, kLongestPoll{2000};
+// A sandbox that is being stopped is usually gone in no time, and somebody waits.
+constexpr std::chrono::milliseconds kFirstStopPoll{10};
 constexpr std::chrono::seconds kPollTimeout{15};
 constexpr int kMaxPages = 100;
 
@@ -392,7 +394,8 @@ class SandboxState : public std::enable_shared_from_this<SandboxState> {
     auto backend = self->backend();
     protocol::DeleteSandboxRequest request;
     request.sandbox_id = id;
-    const auto seconds = std::chrono::ceil<std::chrono::seconds>(options.grace_period());
+    // At least one: on the wire 0 means the server's choice.
+    const auto seconds = std::max(std::chrono::seconds(1), std::chrono::ceil<std::chrono::seconds>(options.grace_period()));
     request.grace_period_seconds = static_cast<std::int32_t>(std::min<std::int64_t>(seconds.count(), INT32_MAX));
     request.allow_missing = options.missing_ok();
     request.request_id = client::make_uuid();
@@ -403,7 +406,7 @@ class SandboxState : public std::enable_shared_from_this<SandboxState> {
     const auto response = parse_answer(protocol::parse_delete_sandbox_response, answer);
     if (response.sandbox) self->learn(*response.sandbox);
     if (options.missing_ok() && !response.sandbox) co_return;
-    std::chrono::milliseconds delay = kFirstPoll;
+    std::chrono::milliseconds delay = kFirstStopPoll;
     std::optional<std::chrono::steady_clock::time_point> missing_since;
     while (!is_terminal(self->get(&SandboxState::status_))) {
       bool missing = false;
@@ -424,7 +427,7 @@ class SandboxState : public std::enable_shared_from_this<SandboxState> {
         throw SandboxTerminalStateUnavailableError("The sandbox " + id + " was stopped, but the server does not say how it ended");
       asio::steady_timer timer(co_await asio::this_coro::executor, delay);
       co_await timer.async_wait(asio::use_awaitable);
-      delay = std::min(delay * 3 / 2, kLongestPoll);
+      delay = std::min(delay * 2, kLongestPoll);
     }
   }
 
