@@ -3,15 +3,20 @@
 #include "client/backend.hpp"
 #include "client/exec_connection.hpp"
 #include "client/rpc.hpp"
-#include "core/loop.hpp"
 
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/post.hpp>
 
+#include <openssl/crypto.h>
+
 #include <algorithm>
+#include <atomic>
 #include <cstdlib>
+#include <future>
 #include <thread>
 #include <vector>
+
+#include <unistd.h>
 
 namespace cwsandbox {
 
@@ -85,13 +90,33 @@ class Exit {
     if (executor_) return;
     // The loop gives its executor out no more once exit has begun.
     executor_ = backend->loop().executor();
-    static_cast<void>(backend->loop().loop()->add_exit_hook([this] { at_exit(); }));
+    loop_ = backend->loop();
+    owner_ = ::getpid();
+    // OpenSSL takes itself down at exit. Handlers run last come, first served: ours has to come after its own, so that what runs on
+    // the loop ends while it still has a cryptographic library.
+    OPENSSL_init_crypto(0, nullptr);
+    static_cast<void>(std::atexit([] { instance().end(); }));
   }
+
+  /// True once exit has begun: nothing may be started any more.
+  [[nodiscard]] bool over() const noexcept { return over_; }
 
   std::atomic<int> pending{0};
 
  private:
   static constexpr std::size_t kMaxCores = 16;
+
+  void end() {
+    if (owner_ != ::getpid()) return;  // the child of a fork: the parent still uses it all
+    if (over_) return;
+    if (loop_.running_in_this_thread()) return at_exit();
+    std::promise<void> done;
+    asio::post(executor_, [&] {
+      at_exit();
+      done.set_value();
+    });
+    done.get_future().wait();
+  }
 
   // On the loop, which does nothing else any more: its work is done from in here until all is in order or time is up.
   void at_exit() {
@@ -103,6 +128,7 @@ class Exit {
       while (!done() && std::chrono::steady_clock::now() < deadline) context.run_one_for(std::chrono::milliseconds(100));
     };
     run_until([this] { return pending == 0; });
+    over_ = true;
     // From another thread: what a handler posts on its own thread stays out of sight of a loop that runs inside of it.
     bool told = false;
     std::vector<task<void>> stops;
@@ -127,6 +153,9 @@ class Exit {
 
   std::mutex mutex_;
   asio::any_io_executor executor_;
+  LoopManager loop_;
+  pid_t owner_ = 0;
+  std::atomic<bool> over_{false};
   std::vector<std::shared_ptr<detail::ClientCore>> cores_;
   std::vector<std::shared_ptr<Backend>> backends_;
 };
@@ -163,7 +192,10 @@ Backend::~Backend() {
   }
 }
 
-task<void> Backend::ready() const { return embedded_ ? embedded_->ready() : make_ready_task(); }
+task<void> Backend::ready() const {
+  if (!loop_.adopted() && Exit::instance().over()) throw CWSandboxError("cwsandbox: the process is exiting");
+  return embedded_ ? embedded_->ready() : make_ready_task();
+}
 
 void Backend::authorize(net::Headers& headers) const {
   if (!token_.empty()) headers.emplace_back("Authorization", "Bearer " + token_);
@@ -183,6 +215,7 @@ std::shared_ptr<client::Backend> ClientCore::backend() {
   const std::lock_guard lock(mutex_);
   auto backend = backend_.lock();
   if (backend) return backend;
+  if (!loop_.adopted() && client::Exit::instance().over()) throw CWSandboxError("cwsandbox: the process is exiting");
   backend = std::make_shared<client::Backend>(settings_, loop_);
   backend_ = backend;
   if (!loop_.adopted()) client::Exit::instance().keep(backend);
