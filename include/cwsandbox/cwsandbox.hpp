@@ -3,10 +3,13 @@
 #pragma once
 
 #include <cwsandbox/asio.hpp>
+#include <cwsandbox/channel.hpp>
+#include <cwsandbox/client.hpp>
 #include <cwsandbox/errors.hpp>
 #include <cwsandbox/exec_options.hpp>
 #include <cwsandbox/loop_manager.hpp>
 #include <cwsandbox/process.hpp>
+#include <cwsandbox/sandbox.hpp>
 #include <cwsandbox/stream_reader.hpp>
 #include <cwsandbox/stream_writer.hpp>
 #include <cwsandbox/task.hpp>
