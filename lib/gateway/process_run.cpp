@@ -420,7 +420,7 @@ void ProcessRun::on_kill_timer() {
   if (kill_ == Kill::terminating) {
     kill_ = Kill::killed;
     process_->signal_group(SIGKILL);
-    arm_kill(kDrain);
+    arm_kill(nobody_reads() ? kAbandon : std::chrono::milliseconds(kDrain));
   } else {
     drain_over();
   }
@@ -458,13 +458,18 @@ void ProcessRun::leader_exited(const runner::ExitInfo& info) {
   exit_ = info;
   finish_if_done();
   if (phase_ == Phase::running) on_ended(status());
-  if (phase_ == Phase::running && why_ == Why::cancel && kill_ == Kill::terminating &&
+  if (phase_ == Phase::running && nobody_reads() && (kill_ == Kill::terminating || kill_ == Kill::killed) &&
       kill_timer_.expiry() > std::chrono::steady_clock::now() + kAbandon) {
-    // The grace time goes on only for others that hold an output open; nobody waits for a reader that does not read.
-    bool held = false;
-    for (const OutputState& s : outputs_) held = held || (!s.ended && s.waiting);
-    if (!held) arm_kill(kAbandon);
+    arm_kill(kAbandon);
   }
+}
+
+// After a cancel, with the leader gone: all that is open waits for a reader, none for a process that still writes.
+bool ProcessRun::nobody_reads() const noexcept {
+  if (why_ != Why::cancel || !exit_) return false;
+  bool held = false;
+  for (const OutputState& s : outputs_) held = held || (!s.ended && s.waiting);
+  return !held;
 }
 
 protocol::ExitStatus ProcessRun::status() const {

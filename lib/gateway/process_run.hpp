@@ -101,6 +101,7 @@ class ProcessRun : public std::enable_shared_from_this<ProcessRun> {
   void arm_kill(std::chrono::milliseconds delay);
   void on_kill_timer();
   void drain_over();
+  [[nodiscard]] bool nobody_reads() const noexcept;
   void finish_if_done();
   [[nodiscard]] protocol::ExitStatus status() const;
   void finish(const protocol::ExitStatus& status);

@@ -94,6 +94,7 @@ Socket::~Socket() {
 bool Socket::try_write(std::string_view bytes) {
   while (!bytes.empty()) {
     const ssize_t n = ::send(fd_, bytes.data(), bytes.size(), MSG_NOSIGNAL);
+    if (n < 0 && errno == EINTR) continue;
     if (n <= 0) return false;
     bytes.remove_prefix(static_cast<std::size_t>(n));
   }
@@ -107,7 +108,10 @@ void Socket::write(std::string_view bytes) {
 std::string Socket::read_some() {
   if (!buffer_.empty()) return std::exchange(buffer_, {});
   std::string out(64 * 1024, '\0');
-  const ssize_t n = ::recv(fd_, out.data(), out.size(), 0);
+  ssize_t n = 0;
+  do {
+    n = ::recv(fd_, out.data(), out.size(), 0);
+  } while (n < 0 && errno == EINTR);
   if (n < 0 && errno != ECONNRESET) throw std::runtime_error(std::string("recv: ") + std::strerror(errno));
   out.resize(n > 0 ? static_cast<std::size_t>(n) : 0);
   return out;
@@ -170,12 +174,18 @@ std::string base64_bytes(std::string_view text) {
   int have = 0;
   for (const char c : text) {
     std::uint32_t v = 0;
-    if (c >= 'A' && c <= 'Z') v = static_cast<std::uint32_t>(c - 'A');
-    else if (c >= 'a' && c <= 'z') v = static_cast<std::uint32_t>(c - 'a' + 26);
-    else if (c >= '0' && c <= '9') v = static_cast<std::uint32_t>(c - '0' + 52);
-    else if (c == '+') v = 62;
-    else if (c == '/') v = 63;
-    else break;
+    if (c >= 'A' && c <= 'Z')
+      v = static_cast<std::uint32_t>(c - 'A');
+    else if (c >= 'a' && c <= 'z')
+      v = static_cast<std::uint32_t>(c - 'a' + 26);
+    else if (c >= '0' && c <= '9')
+      v = static_cast<std::uint32_t>(c - '0' + 52);
+    else if (c == '+')
+      v = 62;
+    else if (c == '/')
+      v = 63;
+    else
+      break;
     bits = (bits << 6) | v;
     have += 6;
     if (have >= 8) {
@@ -192,8 +202,10 @@ void collect_strings(std::string_view message, std::vector<std::string>& out) {
     if ((static_cast<unsigned char>(message[0]) & 7) != 2 || length > message.size() - 2) return;
     const std::string_view field = message.substr(2, length);
     const bool printable = std::all_of(field.begin(), field.end(), [](char c) { return c >= ' '; });
-    if (printable) out.emplace_back(field);
-    else collect_strings(field, out);
+    if (printable)
+      out.emplace_back(field);
+    else
+      collect_strings(field, out);
     message.remove_prefix(2 + std::size_t{length});
   }
 }
@@ -297,13 +309,15 @@ std::optional<Message> Peer::receive() {
     if (opcode == 8) {
       close_code = 1005;
       if (payload.size() >= 2) {
-        close_code = static_cast<std::uint16_t>((static_cast<unsigned char>(payload[0]) << 8) | static_cast<unsigned char>(payload[1]));
+        close_code =
+            static_cast<std::uint16_t>((static_cast<unsigned char>(payload[0]) << 8) | static_cast<unsigned char>(payload[1]));
         close_reason = payload.substr(2);
       }
       static_cast<void>(try_frame(8, payload));
       return std::nullopt;
     }
-    if (opcode != 2 || payload.empty()) throw std::runtime_error("a frame that has no place here: opcode " + std::to_string(opcode));
+    if (opcode != 2 || payload.empty())
+      throw std::runtime_error("a frame that has no place here: opcode " + std::to_string(opcode));
     Message message;
     message.channel = static_cast<std::uint8_t>(payload[0]);
     message.payload = payload.substr(1);
@@ -326,9 +340,12 @@ Json Peer::expect_status(const std::string& type) {
 }
 
 bool Peer::take(const Message& message) {
-  if (message.channel == 1) out += message.payload;
-  else if (message.channel == 2) err += message.payload;
-  else return false;
+  if (message.channel == 1)
+    out += message.payload;
+  else if (message.channel == 2)
+    err += message.payload;
+  else
+    return false;
   return true;
 }
 

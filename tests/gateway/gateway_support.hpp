@@ -108,7 +108,12 @@ class Peer {
   void frame(std::uint8_t opcode, std::string_view payload, bool final = true);
   bool try_frame(std::uint8_t opcode, std::string_view payload);
   void send(std::uint8_t channel, std::string_view payload);
-  void send(std::uint8_t channel, const Json& json) { send(channel, std::string_view(json.dump())); }
+  /// A template, so that text does not turn into JSON by itself.
+  template <class J>
+    requires std::is_same_v<J, Json>
+  void send(std::uint8_t channel, const J& json) {
+    send(channel, std::string_view(json.dump()));
+  }
   /// The next message; empty when the connection was closed, with `close_code` (1006: without a word).
   std::optional<Message> receive();
   /// The next message of this channel, which must come before any other.

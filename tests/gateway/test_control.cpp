@@ -13,7 +13,9 @@ using Catch::Matchers::Contains;
 
 namespace {
 
-bool has(const std::vector<std::string>& all, const std::string& one) { return std::find(all.begin(), all.end(), one) != all.end(); }
+bool has(const std::vector<std::string>& all, const std::string& one) {
+  return std::find(all.begin(), all.end(), one) != all.end();
+}
 
 std::string state_of(const Server& server, const std::string& id) {
   return server.call("GetSandbox", {{"sandboxId", id}}).json()["status"]["state"];
@@ -297,8 +299,8 @@ TEST_CASE("lists are filtered and paged", "[gateway][LC-15]") {
   } while (!token.empty() && ++pages < 10);
   CHECK(seen == ids);
   const std::string next = list({{"pageSize", 2}})["nextPageToken"];
-  for (const Json& bad : {Json{{"pageToken", "rubbish"}}, Json{{"pageToken", next + "zz"}}, Json{{"pageToken", next}, {"tags", {"odd"}}},
-                          Json{{"pageSize", -1}}}) {
+  for (const Json& bad : {Json{{"pageToken", "rubbish"}}, Json{{"pageToken", next + "zz"}},
+                          Json{{"pageToken", next}, {"tags", {"odd"}}}, Json{{"pageSize", -1}}}) {
     const Answer answer = server.call("ListSandboxes", bad);
     CHECK(answer.status == 400);
     CHECK(answer.json()["code"] == "invalid_argument");
@@ -319,9 +321,7 @@ TEST_CASE("bad requests get typed errors that name what is wrong", "[gateway][ER
     unsigned status;
     std::string code, field, text;
   };
-  const auto create = [](const std::string& container) {
-    return R"({"sandbox":{"spec":{"containers":[)" + container + "]}}}";
-  };
+  const auto create = [](const std::string& container) { return R"({"sandbox":{"spec":{"containers":[)" + container + "]}}}"; };
   const std::vector<Case> cases = {
       {"GetSandbox", "{", 400, "invalid_argument", "", "JSON"},
       {"GetSandbox", "", 400, "invalid_argument", "", "JSON"},
@@ -330,15 +330,16 @@ TEST_CASE("bad requests get typed errors that name what is wrong", "[gateway][ER
       {"GetSandbox", "{}", 400, "invalid_argument", "sandboxId", "required"},
       {"CreateSandbox", R"({"sandbox":{"spec":{"tags":"x"}}})", 400, "invalid_argument", "sandbox.spec.tags", ""},
       {"CreateSandbox", R"({"sandbox":{"spec":{"volumes":[{"name":"v"}]}}})", 501, "unimplemented", "", "sandbox.spec.volumes"},
-      {"CreateSandbox", R"({"sandbox":{"spec":{"maxLifetimeSeconds":-1}}})", 400, "invalid_argument", "sandbox.spec.maxLifetimeSeconds",
-       "negative"},
+      {"CreateSandbox", R"({"sandbox":{"spec":{"maxLifetimeSeconds":-1}}})", 400, "invalid_argument",
+       "sandbox.spec.maxLifetimeSeconds", "negative"},
       {"CreateSandbox", R"({"sandbox":{"spec":{"runnerIds":["elsewhere"]}}})", 400, "failed_precondition", "", "has fake"},
       {"CreateSandbox", create(R"({"environmentVariables":{"A=B":"1"}})"), 400, "invalid_argument",
        R"(sandbox.spec.containers[0].environmentVariables["A=B"])", "'='"},
       {"CreateSandbox", create(R"({"workingDir":"relative"})"), 400, "invalid_argument", "sandbox.spec.containers[0].workingDir",
        "absolute"},
       {"CreateSandbox", create(R"({"args":["x"]})"), 400, "invalid_argument", "sandbox.spec.containers[0].command", "without"},
-      {"CreateSandbox", create(R"({"command":"a\u0000b"})"), 400, "invalid_argument", "sandbox.spec.containers[0].command[0]", "NUL"},
+      {"CreateSandbox", create(R"({"command":"a\u0000b"})"), 400, "invalid_argument", "sandbox.spec.containers[0].command[0]",
+       "NUL"},
       {"CreateSandbox", create("{},{}"), 501, "unimplemented", "", "one container"},
       {"Exec", R"({"sandboxId":"x","command":[]})", 400, "invalid_argument", "command", "empty"},
       {"Exec", R"({"sandboxId":"x","command":["a\u0000b"]})", 400, "invalid_argument", "command[0]", "NUL"},

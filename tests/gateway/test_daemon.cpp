@@ -1,0 +1,223 @@
+// cwsandboxd as a program: options, token file, signals, curl, and what is left when it is killed.
+#include "gateway_support.hpp"
+#include "support/catch.hpp"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <cstdlib>
+#include <fstream>
+#include <sstream>
+
+using namespace gateway_test;
+using Catch::Matchers::Contains;
+
+namespace {
+
+std::string read_file(const std::string& path) {
+  std::ifstream file(path);
+  std::stringstream text;
+  text << file.rdbuf();
+  return text.str();
+}
+
+std::string program() {
+  const char* path = std::getenv("CWSANDBOXD");
+  REQUIRE(path != nullptr);
+  return path;
+}
+
+class Child {
+ public:
+  Child(std::vector<std::string> arguments, const std::string& log) {
+    std::vector<char*> argv;
+    for (auto& argument : arguments) argv.push_back(argument.data());
+    argv.push_back(nullptr);
+    pid_ = ::fork();
+    if (pid_ == 0) {
+      const int fd = ::open(log.c_str(), O_WRONLY | O_CREAT | O_APPEND, 0600);
+      ::dup2(fd, 1);
+      ::dup2(fd, 2);
+      ::execvp(argv[0], argv.data());
+      ::_exit(126);
+    }
+  }
+  ~Child() {
+    if (pid_ <= 0) return;
+    ::kill(pid_, SIGKILL);
+    ::waitpid(pid_, nullptr, 0);
+  }
+  Child(const Child&) = delete;
+  Child& operator=(const Child&) = delete;
+  void signal(int number) const { ::kill(pid_, number); }
+  /// Exit code, or minus the signal.
+  int wait() {
+    int status = 0;
+    const bool ended = eventually([&] { return ::waitpid(pid_, &status, WNOHANG) == pid_; });
+    REQUIRE(ended);
+    pid_ = -1;
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
+  }
+
+ private:
+  pid_t pid_ = -1;
+};
+
+struct Daemon {
+  explicit Daemon(const std::vector<std::string>& more = {}) {
+    std::ofstream(dir.path("token")) << "# the tokens\n\n  " << kToken << "  \nsecond-token\n";
+    ::chmod(dir.path("token").c_str(), 0600);
+    address.is_unix = true;
+    address.path = dir.path("socket");
+    std::vector<std::string> arguments = {program(), "--listen", "unix:" + address.path, "--token-file", dir.path("token")};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    child = std::make_unique<Child>(arguments, dir.path("log"));
+    REQUIRE(eventually([&] { return log().find("listening on unix:" + address.path) != std::string::npos; }));
+  }
+  std::string log() const { return read_file(dir.path("log")); }
+  Answer call(const std::string& method, const Json& body, const std::string& token = kToken) const {
+    return http(address, "POST", "/coreweave.sandbox.v1.SandboxService/" + method,
+                {{"Authorization", "Bearer " + token}, {"Content-Type", "application/json"}}, body.dump());
+  }
+  std::string sandbox() const {
+    const std::string id = call("CreateSandbox", {{"sandbox", {{"spec", Json::object()}}}}).json()["sandboxId"];
+    REQUIRE(eventually([&] { return call("GetSandbox", {{"sandboxId", id}}).json()["status"]["state"] == "STATE_RUNNING"; }));
+    return id;
+  }
+
+  TempDir dir;
+  net::ListenAddress address;
+  std::unique_ptr<Child> child;
+};
+
+int run(std::vector<std::string> arguments, std::string& output) {
+  TempDir dir;
+  arguments.insert(arguments.begin(), program());
+  Child child(arguments, dir.path("log"));
+  const int code = child.wait();
+  output = read_file(dir.path("log"));
+  return code;
+}
+
+}  // namespace
+
+TEST_CASE("cwsandboxd refuses what it cannot serve safely, and says why", "[gateway][daemon]") {
+  TempDir dir;
+  const std::string token = dir.path("token");
+  std::ofstream(token) << kToken << "\n";
+  ::chmod(token.c_str(), 0600);
+  const std::string socket = "unix:" + dir.path("socket");
+  std::string output;
+  CHECK(run({"--help"}, output) == 0);
+  CHECK_THAT(output, Contains("Example") && Contains("--token-file") && Contains("Exit codes"));
+  CHECK(run({"--version"}, output) == 0);
+  CHECK_THAT(output, Contains("."));
+  CHECK(run({}, output) == 2);
+  CHECK_THAT(output, Contains("--listen"));
+  CHECK(run({"--listen", socket}, output) == 2);
+  CHECK_THAT(output, Contains("--token-file"));
+  CHECK(run({"--listen", "tcp:0.0.0.0:0", "--token-file", token}, output) == 2);
+  CHECK_THAT(output, Contains("token and TLS"));
+  CHECK(run({"--listen", "tcp:0.0.0.0:0", "--no-token"}, output) == 2);
+  CHECK(run({"--listen", "udp:x", "--token-file", token}, output) == 2);
+  CHECK(run({"--listen", socket, "--token-file", token, "--tls-cert", "x"}, output) == 2);
+  CHECK(run({"--listen", socket, "--token-file", dir.path("missing")}, output) == 2);
+  CHECK_THAT(output, Contains("No such file"));
+  CHECK(run({"--listen", "tcp:127.0.0.1:0", "--token-file", token, "--tls-cert", "missing.pem", "--tls-key", "missing.pem"},
+            output) == 1);
+  CHECK_THAT(output, Contains("missing.pem"));
+  CHECK(run({"--listen", "unix:/no/such/directory/socket", "--token-file", token}, output) == 1);
+  CHECK_THAT(output, Contains("/no/such/directory/socket"));
+
+  ::chmod(token.c_str(), 0644);
+  CHECK(run({"--listen", socket, "--token-file", token}, output) == 2);
+  CHECK_THAT(output, Contains("chmod 600") && !Contains(kToken));
+  ::chmod(token.c_str(), 0600);
+  std::ofstream(token) << "# nothing\n\n";
+  CHECK(run({"--listen", socket, "--token-file", token}, output) == 2);
+  CHECK_THAT(output, Contains("no token"));
+  std::ofstream(token) << "good\nse cret\n";
+  CHECK(run({"--listen", socket, "--token-file", token}, output) == 2);
+  CHECK_THAT(output, Contains("line 2") && !Contains("cret"));
+}
+
+TEST_CASE("cwsandboxd stops gracefully on SIGTERM", "[gateway][daemon][P8]") {
+  Daemon daemon({"--listen", "tcp:127.0.0.1:0"});
+  CHECK(daemon.call("ListSandboxes", Json::object(), "second-token").status == 200);
+  CHECK(daemon.call("ListSandboxes", Json::object(), "# the tokens").status == 401);
+  const std::string id = daemon.sandbox();
+  const std::string marker = unique_marker();
+  Peer peer(daemon.address);
+  peer.send(5, start(id, {"sh", "-c", "trap 'echo bye; exit 0' TERM; echo ready; while :; do sleep 0.01; done; : " + marker}));
+  peer.expect_status("started");
+  peer.out = peer.expect(1).payload;
+  daemon.child->signal(SIGTERM);
+  CHECK(peer.to_exit().out == "ready\nbye\n");
+  CHECK(!peer.receive());
+  CHECK(peer.close_code == 1001);
+  CHECK(daemon.child->wait() == 0);
+  CHECK(processes_with(marker) == 0);
+  CHECK(processes_with(id) == 0);
+  CHECK(::access(daemon.address.path.c_str(), F_OK) != 0);
+  CHECK_THAT(daemon.log(),
+             Contains("listening on tcp:127.0.0.1:") && Contains("stopped") && !Contains(kToken) && !Contains("trap"));
+}
+
+TEST_CASE("a second signal ends cwsandboxd at once, and its sandboxes with it", "[gateway][daemon]") {
+  Daemon daemon({"--stop-grace", "300"});
+  const std::string id = daemon.sandbox();
+  const std::string marker = unique_marker();
+  Peer peer(daemon.address);
+  peer.send(5, start(id, {"sh", "-c", "trap '' TERM; echo ready; while :; do sleep 1000; done; : " + marker}));
+  peer.expect_status("started");
+  peer.expect(1);
+  daemon.child->signal(SIGINT);
+  CHECK(eventually([&] { return daemon.log().find("stopping") != std::string::npos; }));
+  daemon.child->signal(SIGINT);
+  CHECK(daemon.child->wait() == 130);
+  CHECK(eventually([&] { return processes_with(marker) == 0; }));
+}
+
+TEST_CASE("nothing is left when cwsandboxd is killed", "[gateway][daemon][P8]") {
+  Daemon daemon;
+  const std::string id = daemon.sandbox();
+  const std::string marker = unique_marker();
+  Peer peer(daemon.address);
+  peer.send(5, start(id, {"sh", "-c",
+                          "trap '' TERM HUP; setsid sh -c 'sleep 1000; : " + marker + "' & echo ready; sleep 1000; : " + marker}));
+  peer.expect_status("started");
+  peer.expect(1);
+  CHECK(eventually([&] { return processes_with(marker) >= 2; }));
+  daemon.child->signal(SIGKILL);
+  CHECK(daemon.child->wait() == -SIGKILL);
+  CHECK(eventually([&] { return processes_with(marker) == 0; }));
+}
+
+TEST_CASE("curl drives it", "[gateway][daemon]") {
+  if (std::system("command -v curl >/dev/null 2>&1") != 0) {
+    WARN("curl is not installed");
+    return;
+  }
+  Daemon daemon;
+  const std::string id = daemon.sandbox();
+  const std::string config = daemon.dir.path("config"), out = daemon.dir.path("out");
+  std::ofstream(config) << "header = \"Authorization: Bearer " << kToken << "\"\n";
+  const auto curl = [&](const std::string& more) {
+    const std::string command = "curl -sS -o " + out + " --unix-socket " + daemon.address.path + " " + more;
+    REQUIRE(std::system(command.c_str()) == 0);
+    return read_file(out);
+  };
+  CHECK(curl("http://x/healthz") == R"({"status":"ok"})");
+  const std::string answer = curl("-K " + config + " -H 'Content-Type: application/json' -d '{\"sandboxId\":\"" + id +
+                                  "\",\"command\":[\"echo\",\"hello\"]}' http://x/coreweave.sandbox.v1.SandboxService/Exec");
+  CHECK(Json::parse(answer)["stdout"] == "aGVsbG8K");
+  // A body over 1 KiB: curl waits for 100 Continue first.
+  std::ofstream(daemon.dir.path("body")) << R"({"sandboxId":")" << id << R"(","command":["true"],"ignored":")"
+                                         << std::string(100000, 'x') << "\"}";
+  const std::string large = curl("-K " + config + " -H 'Content-Type: application/json' -d @" + daemon.dir.path("body") +
+                                 " http://x/coreweave.sandbox.v1.SandboxService/Exec");
+  CHECK(!Json::parse(large).contains("code"));
+}
