@@ -280,7 +280,8 @@ asio::awaitable<void> main_cannot_start(Runner& runner) {
 
 asio::awaitable<void> signals(Runner& runner) {
   auto sandbox = co_await runner.create(sandbox_spec());
-  auto process = co_await sandbox->start(command(sh("trap 'echo got; exit 5' USR1; echo ready; sleep infinity & wait; wait")));
+  auto process = co_await sandbox->start(command(
+      sh("trap 'echo got; exit 5' USR1; sleep infinity & until grep -q sleep /proc/$!/comm; do :; done; echo ready; wait")));
   std::string line = co_await read_line(process->std_out());
   REQUIRE(line == "ready");
   process->signal_group(SIGUSR1);  // ends the sleep too
@@ -325,7 +326,7 @@ asio::awaitable<void> background_outlives_leader(Runner& runner) {
 
 asio::awaitable<void> stop_is_graceful(Runner& runner) {
   auto sandbox = co_await runner.create(sandbox_spec());
-  auto process = co_await sandbox->start(command(sh("trap 'echo bye; exit 6' TERM; echo ready; sleep infinity & wait")));
+  auto process = co_await sandbox->start(command(sh("trap 'echo bye; exit 6' TERM; sleep infinity & echo ready; wait")));
   const std::string ready = co_await read_line(process->std_out());
   REQUIRE(ready == "ready");
   co_await sandbox->stop(kHang);  // ends long before

@@ -2,13 +2,13 @@
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/use_awaitable.hpp>
 
+#include <fcntl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
 
 #include <cstdlib>
 #include <filesystem>
-#include <fstream>
 #include <set>
 #include <sstream>
 
@@ -39,6 +39,15 @@ std::set<std::string> lines_of(const std::string& text) {
   std::istringstream in(text);
   for (std::string line; std::getline(in, line);) lines.insert(line);
   return lines;
+}
+
+// Empty when there is none: processes come and go while this looks.
+std::string read_file(const fs::path& path) {
+  const runner::local::UniqueFd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  std::string text(64 << 10, '\0');
+  const ssize_t n = ::read(file.get(), text.data(), text.size());
+  text.resize(n > 0 ? static_cast<std::size_t>(n) : 0);
+  return text;
 }
 
 bool has_python(Room& in) { return in("command -v python3").exit.value == 0; }
@@ -82,20 +91,16 @@ TEST_CASE("a process has no privileges and can get none", "[runner][isolation]")
 TEST_CASE("even under root, a sandbox is not root", "[runner][isolation]") {
   if (::geteuid() != 0) return;
   Room in;
-  // What it makes belongs to the unprivileged user: read through a directory that both can see, the process table.
   const std::string marker = "4242" + std::to_string(::getpid());
-  auto spec = command({});
-  spec.command.emplace_back("sleep");
-  spec.command.push_back(marker);
-  const auto process = run(in.loop, in.sandbox->start(spec));
+  // It says so when its command line can be seen.
+  const auto process = run(in.loop, in.sandbox->start(command(sh("echo ready; read x < /dev/zero # " + marker))));
+  REQUIRE(run(in.loop, read_line(process->std_out())) == "ready");
   bool found = false;
   for (const auto& entry : fs::directory_iterator("/proc")) {
-    std::ifstream file(entry.path() / "cmdline");
-    const std::string line((std::istreambuf_iterator<char>(file)), {});
-    if (line.find(marker) == std::string::npos || !line.starts_with("sleep")) continue;
+    const std::string line = read_file(entry.path() / "cmdline");
+    if (line.find(marker) == std::string::npos || !line.starts_with("/bin/sh")) continue;
     found = true;
-    std::ifstream status(entry.path() / "status");
-    const std::string text((std::istreambuf_iterator<char>(status)), {});
+    const std::string text = read_file(entry.path() / "status");
     CHECK(text.find("Uid:\t65534\t65534\t65534\t65534\n") != std::string::npos);
     CHECK(text.find("Gid:\t65534\t65534\t65534\t65534\n") != std::string::npos);
     CHECK(text.find("Groups:\t \n") != std::string::npos);

@@ -2,6 +2,7 @@
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/use_awaitable.hpp>
 
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <spawn.h>
@@ -14,6 +15,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <sstream>
 
 #include "harness.hpp"
 #include "runner/local/local_runner.hpp"
@@ -30,23 +32,46 @@ using runner::local::UniqueFd;
 
 namespace {
 
+// Empty when there is none: processes come and go while this looks.
+std::string read_file(const fs::path& path) {
+  const UniqueFd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  std::string text(64 << 10, '\0');
+  const ssize_t n = ::read(file.get(), text.data(), text.size());
+  text.resize(n > 0 ? static_cast<std::size_t>(n) : 0);
+  return text;
+}
+
+std::vector<pid_t> numbers_in(const fs::path& path) {
+  std::istringstream text(read_file(path));
+  std::vector<pid_t> numbers;
+  for (pid_t number = 0; text >> number;) numbers.push_back(number);
+  return numbers;
+}
+
 std::vector<pid_t> processes_with(const std::string& marker) {
   std::vector<pid_t> pids;
   for (const auto& entry : fs::directory_iterator("/proc")) {
     const pid_t pid = std::atoi(entry.path().filename().c_str());
     if (pid <= 0) continue;
-    std::ifstream file(entry.path() / "cmdline");
-    const std::string line((std::istreambuf_iterator<char>(file)), {});
-    if (line.find(marker) != std::string::npos) pids.push_back(pid);
+    if (read_file(entry.path() / "cmdline").find(marker) != std::string::npos) pids.push_back(pid);
   }
   return pids;
+}
+
+// A program's command line shows a moment after it has been executed.
+bool appear(const std::string& marker, std::size_t count) {
+  const auto deadline = std::chrono::steady_clock::now() + kHang;
+  while (processes_with(marker).size() < count) {
+    if (std::chrono::steady_clock::now() > deadline) return false;
+    ::poll(nullptr, 0, 5);
+  }
+  return true;
 }
 
 std::vector<pid_t> children() {
   std::vector<pid_t> pids;
   for (const auto& task : fs::directory_iterator("/proc/self/task")) {
-    std::ifstream file(task.path() / "children");
-    for (pid_t pid = 0; file >> pid;) pids.push_back(pid);
+    for (const pid_t pid : numbers_in(task.path() / "children")) pids.push_back(pid);
   }
   return pids;
 }
@@ -132,7 +157,7 @@ TEST_CASE("a loop that goes away with sandboxes in it leaves nothing", "[runner]
     auto spec = sandbox_spec();
     spec.command = sh("exec sleep " + marker);
     const auto sandbox = run(loop, runner->create(spec));
-    REQUIRE(processes_with(marker).size() == 1);
+    REQUIRE(appear(marker, 1));
     const auto other = run(loop, runner->create(spec));
   }
   CHECK(processes_with(marker).empty());
@@ -158,20 +183,17 @@ TEST_CASE("a sandbox dies with the process that its gateway runs in", "[runner]"
   ::unsetenv("CWSANDBOX_TEST_FD");
   writer.reset();
   char ready = 0;
-  REQUIRE(::read(reader.get(), &ready, 1) == 1);
+  const bool came_up = ::read(reader.get(), &ready, 1) == 1;
 
   std::vector<UniqueFd> pidfds;
   for (const pid_t pid : processes_with(marker)) pidfds.push_back(pidfd_of(pid));
   CHECK(pidfds.size() >= 4);  // the main command, and three more with their children
   // Bubblewrap too, which is a child of the gateway.
-  std::ifstream file("/proc/" + std::to_string(gateway) + "/task/" + std::to_string(gateway) + "/children");
+  const std::string number = std::to_string(gateway);
   std::size_t bubblewraps = 0;
   pid_t copy = 0;
-  for (pid_t pid = 0; file >> pid;) {
-    std::ifstream comm("/proc/" + std::to_string(pid) + "/comm");
-    std::string name;
-    comm >> name;
-    if (name == "bwrap") {
+  for (const pid_t pid : numbers_in("/proc/" + number + "/task/" + number + "/children")) {
+    if (read_file("/proc/" + std::to_string(pid) + "/comm") == "bwrap\n") {
       ++bubblewraps;
       pidfds.push_back(pidfd_of(pid));
     } else {
@@ -181,9 +203,10 @@ TEST_CASE("a sandbox dies with the process that its gateway runs in", "[runner]"
   CHECK(bubblewraps == 1);
   CHECK(copy > 0);
 
-  REQUIRE(::kill(gateway, SIGKILL) == 0);
+  ::kill(gateway, SIGKILL);
   int status = 0;
   REQUIRE(::waitpid(gateway, &status, 0) == gateway);
+  REQUIRE(came_up);
   CHECK(WIFSIGNALED(status));
   for (const UniqueFd& pidfd : pidfds) CHECK(ends(pidfd));
   CHECK(processes_with(marker).empty());
@@ -216,8 +239,7 @@ TEST_CASE("gateway to kill", "[.gateway-to-kill]") {
     ::alarm(300);
     for (;;) ::pause();
   }
-  // The sleeps have been started once they can be seen.
-  while (processes_with(marker).size() < 4) ::poll(nullptr, 0, 5);
+  REQUIRE(appear(marker, 4));
   REQUIRE(::write(std::atoi(fd), "r", 1) == 1);
   for (;;) ::pause();
 }
@@ -276,13 +298,14 @@ TEST_CASE("a host that lacks something is adapted to", "[runner]") {
 
 TEST_CASE("an agent that is not ours is harmless", "[runner]") {
   const std::size_t before = open_descriptors();
-  for (const char* script : {"printf hello >&3", "head -c 100000 /dev/urandom >&3", "head -c 100000 /dev/zero >&3", "cat <&3 >&3",
-                             // A frame of the right size that says hello, then a process that nobody asked for.
-                             "printf '\\022\\0\\0\\0A\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\001\\0\\0\\0\\0' >&3; "
-                             "printf '\\022\\0\\0\\0B\\007\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\001\\0\\0\\0\\0' >&3; sleep 100",
-                             // Hello, then a main command without its descriptors being asked for, then silence.
-                             "printf '\\022\\0\\0\\0A\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\001\\0\\0\\0\\0' >&3; "
-                             "printf '\\022\\0\\0\\0B\\001\\0\\0\\0\\0\\0\\0\\0\\007\\0\\0\\0\\0\\0\\0\\0\\003' >&3; sleep 100"}) {
+  for (const char* script :
+       {"printf hello >&3", "head -c 100000 /dev/urandom >&3", "head -c 100000 /dev/zero >&3", "cat <&3 >&3",
+        // A frame of the right size that says hello, then a process that nobody asked for.
+        "printf '\\022\\0\\0\\0A\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\001\\0\\0\\0\\0' >&3; "
+        "printf '\\022\\0\\0\\0B\\007\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\001\\0\\0\\0\\0' >&3; exec sleep 100",
+        // Hello, then a main command without its descriptors being asked for, then silence.
+        "printf '\\022\\0\\0\\0A\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\001\\0\\0\\0\\0' >&3; "
+        "printf '\\022\\0\\0\\0B\\001\\0\\0\\0\\0\\0\\0\\0\\007\\0\\0\\0\\0\\0\\0\\0\\003' >&3; exec sleep 100"}) {
     INFO(script);
     const FakeBwrap hostile(script);
     CHECK(!refusal(hostile.options()).empty());

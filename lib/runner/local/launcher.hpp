@@ -39,7 +39,7 @@ class Launcher {
 
  private:
   void prepare();
-  [[nodiscard]] std::vector<std::string> arguments(int first_file_fd) const;
+  [[nodiscard]] std::vector<std::string> arguments(int first_file_fd, const std::vector<std::string>& copied) const;
 
   LocalRunnerOptions options_;
   bool prepared_ = false;
@@ -50,6 +50,7 @@ class Launcher {
   UniqueFd image_;
   UniqueFd self_;  // a pidfd of this process
   std::vector<std::string> system_arguments_;
+  std::vector<std::string> copied_;  // files of the host
 };
 
 /// The pid-independent wait for a child of ours: true when it has ended. Never touches other children of this process.

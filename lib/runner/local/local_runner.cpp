@@ -50,6 +50,9 @@ constexpr std::chrono::seconds kStopSlack{2};
 // How long a killed one may take before it is killed again, bubblewrap included.
 constexpr std::chrono::seconds kKillAgain{2};
 
+// What is kept of bubblewrap's errors.
+constexpr std::size_t kMaxComplaint = 4096;
+
 // The main command is the first process that is asked for.
 constexpr std::uint64_t kMainSeq = 1;
 
@@ -254,10 +257,13 @@ class State : public std::enable_shared_from_this<State> {
 
  private:
   void on_note(Type type, const Note& note, std::span<UniqueFd> fds);
+  void adopt_agent();
   void on_started(const Note& note, std::span<UniqueFd> fds);
   void answer(const std::shared_ptr<PendingStart>& pending);
   void publish(const std::shared_ptr<ProcessState>& process, const ExitInfo& info);
   void wait_monitor();
+  void wait_complaint();
+  void read_complaint();
   void wait_agent();
   void finish_when_over();
   void arm_deadline(Clock::time_point when);
@@ -267,7 +273,8 @@ class State : public std::enable_shared_from_this<State> {
   asio::any_io_executor executor_;
   std::shared_ptr<AgentConnection> connection_;
   std::optional<asio::posix::stream_descriptor> monitor_, agent_;
-  UniqueFd errors_;
+  std::optional<asio::posix::stream_descriptor> errors_;  // bubblewrap's, until the agent has come up
+  std::string complaint_;
   asio::steady_timer deadline_;  // of the launch, then of stopping
   asio::steady_timer watchdog_;  // of the starts, one timer for all
   bool watching_ = false;
@@ -298,7 +305,7 @@ State::~State() {
 
 void State::launch(Launcher& launcher) {
   Launched launched = launcher.launch();
-  errors_ = std::move(launched.errors);
+  errors_.emplace(executor_, launched.errors.release());
   monitor_.emplace(executor_, launched.monitor.release());
   connection_ = std::make_shared<AgentConnection>(executor_, std::move(launched.control));
   const std::weak_ptr<State> weak = weak_from_this();
@@ -310,6 +317,7 @@ void State::launch(Launcher& launcher) {
         if (const auto self = weak.lock()) self->lose(why);
       });
   wait_monitor();
+  wait_complaint();
   arm_deadline(Clock::now() + kLaunchDeadline);
 }
 
@@ -397,11 +405,7 @@ void State::on_note(Type type, const Note& note, std::span<UniqueFd> fds) {
       came_up_ = true;
       if (!stop_deadline_) deadline_.cancel();
       errors_.reset();
-      // Its number is its own for as long as bubblewrap has not waited for it. When that has happened it needs no watching.
-      if (UniqueFd agent = open_pidfd(connection_->peer()); agent && !has_ended(monitor_->native_handle(), 0)) {
-        agent_.emplace(executor_, agent.release());
-      }
-      return;
+      return adopt_agent();
     case Type::started:
       return on_started(note, fds);
     case Type::start_failed: {
@@ -423,6 +427,14 @@ void State::on_note(Type type, const Note& note, std::span<UniqueFd> fds) {
     }
     default:
       return lose("the agent broke the protocol");
+  }
+}
+
+// Its number is its own for as long as bubblewrap has not waited for it. When that has happened it needs no watching.
+void State::adopt_agent() {
+  if (agent_ || monitor_reaped_ || connection_->peer() <= 0) return;
+  if (UniqueFd agent = open_pidfd(connection_->peer()); agent && !has_ended(monitor_->native_handle(), 0)) {
+    agent_.emplace(executor_, agent.release());
   }
 }
 
@@ -466,6 +478,7 @@ void State::kill() {
   // Closing the socket ends an agent that runs or that is still to come; the signal one that is stuck. All else in its
   // namespace ends with it, and then bubblewrap does.
   if (!lost_) return lose("it was stopped");
+  adopt_agent();
   if (agent_) kill_pidfd(agent_->native_handle(), SIGKILL);
   arm_deadline(Clock::now() + kKillAgain);
 }
@@ -548,11 +561,30 @@ void State::on_exit(std::function<void(const ExitInfo&)> handler) {
   if (main_exit_.is_set()) asio::post(executor_, [self = shared_from_this()] { self->main_exit_.fire(); });
 }
 
+void State::read_complaint() {
+  char part[1024];
+  for (int i = 0; i < 64 && errors_; ++i) {
+    const ssize_t n = ::read(errors_->native_handle(), part, sizeof part);
+    if (n < 0 && errno == EAGAIN) return;
+    if (n <= 0) return errors_.reset();
+    complaint_.append(part, std::min(static_cast<std::size_t>(n), kMaxComplaint - complaint_.size()));
+  }
+}
+
+// Read as it comes, and to the end, so that nobody waits for room to complain.
+void State::wait_complaint() {
+  errors_->async_wait(asio::posix::stream_descriptor::wait_read, [weak = weak_from_this()](const error_code& ec) {
+    const auto self = weak.lock();
+    if (!self || ec || !self->errors_) return;
+    self->read_complaint();
+    if (self->errors_) self->wait_complaint();
+  });
+}
+
 std::string State::complaint() {
-  std::string text(4096, '\0');
-  const ssize_t n = errors_ ? ::read(errors_.get(), text.data(), text.size()) : 0;
-  text.resize(n > 0 ? static_cast<std::size_t>(n) : 0);
-  return text;
+  read_complaint();
+  errors_.reset();
+  return complaint_;
 }
 
 class LocalProcess final : public Process {

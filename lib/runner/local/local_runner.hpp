@@ -7,7 +7,6 @@ namespace cwsandbox::runner::local {
 
 struct LocalRunnerOptions {
   std::string bwrap = "bwrap";             ///< program name or path
-  std::string runtime_dir;                 ///< private (0700) directory for the agent's image; empty: one is made under TMPDIR
   std::uint64_t tmpfs_bytes = 1ull << 30;  ///< size of each writable place (/tmp, home, /workspace)
   std::uint32_t uid = 65534, gid = 65534;  ///< who runs the sandboxes when this process is root: never root
 };

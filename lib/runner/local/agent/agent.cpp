@@ -123,6 +123,8 @@ class Records {
 Records records;
 bool stopping = false;
 bool killed = false;
+bool asked_again = false;
+std::size_t running = 0;  // leaders that have not ended
 std::int64_t stop_deadline = 0;
 
 // The grace of what is left when the main command has ended.
@@ -341,6 +343,7 @@ void start_process(const Start& start) {
   note.pid = static_cast<std::uint32_t>(pid);
   note.detail = static_cast<std::uint8_t>(our_count);
   const bool kept = records.put(record);
+  if (kept) ++running;
   const bool sent = kept && send_note(Type::started, note, ours, our_count);
   const int error = kept ? errno : ENOMEM;
   close_all(ours, our_count);
@@ -348,6 +351,7 @@ void start_process(const Start& start) {
     // Too many descriptors under way, or no memory: nobody could ever talk to the process.
     kill(-pid, SIGKILL);
     records.remove(pid);
+    if (kept) --running;
     send_failure(start.seq, error, Stage::stdio);
   }
 }
@@ -390,10 +394,17 @@ void reap() {
     note.value = status;
     send_note(Type::exited, note);
     const bool was_main = record->is_main;
+    --running;
     // A group whose leader has ended can still be signalled while it has members.
     record->leader_ended = true;
     if (kill(-pid, 0) != 0 && errno == ESRCH) records.remove(pid);
     if (was_main) begin_stop(kEndGraceMs);
+    if (stopping && !killed && running == 0 && !asked_again) {
+      // What a leader started while the first request was on its way has not had it, and would wait for the end of the grace.
+      asked_again = true;
+      kill(-1, SIGTERM);
+      kill(-1, SIGCONT);
+    }
   }
 }
 
