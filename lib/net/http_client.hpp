@@ -51,20 +51,26 @@ struct HttpClientOptions {
   TlsClientOptions tls;
 };
 
-/// Thread safe: any number of calls at once, on any executor. Idle connections are kept and reused.
+/// Thread safe: any number of calls at once, on any executor. Idle connections are kept and reused; each runs on a strand of its
+/// own on the client's executor, so that it need not stay with the executor of the call that opened it. An idle connection past its
+/// lifetime is closed when the client is next used: a timer would keep the user's `io_context::run()` from returning.
 class HttpClient {
  public:
-  /// `executor` runs the pool's own work (timers of idle connections).
+  /// `executor` does the I/O of requests and must be running while one is awaited; it must outlive the client. Throws
+  /// std::runtime_error that names the TLS file that cannot be used.
   HttpClient(asio::any_io_executor executor, Endpoint endpoint, HttpClientOptions options);
   ~HttpClient();
   HttpClient(const HttpClient&) = delete;
   HttpClient& operator=(const HttpClient&) = delete;
 
   /// One request, one answer. A request that dies on a reused connection before any byte of the answer is tried once more on a new
-  /// one. Throws TransportError. `deadline` covers everything. Cancellation: the coroutine's own.
+  /// one. `deadline` covers everything. Throws TransportError, and std::invalid_argument for a method, target or header that would
+  /// break the framing. Cancelling the coroutine closes that connection and throws operation_aborted.
   [[nodiscard]] asio::awaitable<HttpResponse> request(HttpRequest request, std::chrono::steady_clock::time_point deadline);
 
-  /// Opens a WebSocket on a new connection whose executor is `executor`. Throws TransportError, UpgradeRefused.
+  /// Opens a WebSocket on a new connection whose executor is `executor` (serialised: a strand, or a context that one thread runs).
+  /// `subprotocol` may name several, separated by commas; the server must select one of them. Throws TransportError,
+  /// UpgradeRefused, std::invalid_argument.
   [[nodiscard]] asio::awaitable<std::unique_ptr<WebSocket>> upgrade(asio::any_io_executor executor, std::string target,
                                                                     Headers headers, std::string subprotocol,
                                                                     WebSocket::Limits limits,

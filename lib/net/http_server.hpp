@@ -38,7 +38,8 @@ class HttpHandler {
   /// Called for a request whose body has not been read: an answer here ends it early (wrong token, unknown path), nullopt goes on.
   [[nodiscard]] virtual std::optional<HttpResponse> early_answer(const HttpRequest& request) = 0;
 
-  /// Decides on a WebSocket upgrade. `refusal`: answered instead of 101. `subprotocol`: the one to select (one of those offered).
+  /// Decides on a WebSocket upgrade (`early_answer` and `handle` are not asked about it). `refusal`: answered instead of 101.
+  /// `subprotocol`: the one to select (one of those offered).
   struct UpgradeDecision {
     std::optional<HttpResponse> refusal;
     std::string subprotocol;
@@ -49,7 +50,8 @@ class HttpHandler {
   virtual void on_websocket(const HttpRequest& request, std::unique_ptr<WebSocket> socket) = 0;
 };
 
-/// Everything runs on one serialised executor (a strand, or an io_context that one thread runs): not thread safe otherwise.
+/// Everything runs on one serialised executor (a strand, or an io_context that one thread runs): not thread safe otherwise; `stop`
+/// must be awaited on it. Destroying the server cancels the `handle` coroutines under way: each resumes once more, later, to end.
 class HttpServer {
  public:
   HttpServer(asio::any_io_executor executor, HttpHandler& handler, ServerLimits limits);

@@ -36,21 +36,27 @@ class IncomingMessage {
   bool empty_ = true, text_ = false;
 };
 
-/// Not thread safe: every call and every completion on `executor()`. At most one read and one write under way.
+/// Not thread safe: every call and every completion on `executor()`, which must be serialised. At most one read and one write under
+/// way, and a close beside them. It may be destroyed with operations under way: they complete with an error, and an IncomingMessage
+/// need not live until then; what is being written must.
 class WebSocket {
  public:
   struct Limits {
     std::size_t max_message = 0;  ///< bytes; a larger one fails the read with websocket::error::message_too_big
-    std::chrono::steady_clock::duration idle_timeout{};  ///< silence after which the peer is lost; pings go out at half of it
+    /// Silence after which the peer is lost; pings go out at half of it. Zero: never. Only reading hears the peer, so keep a read
+    /// under way: a connection that nobody reads counts as silent.
+    std::chrono::steady_clock::duration idle_timeout{};
   };
   virtual ~WebSocket() = default;
   [[nodiscard]] virtual asio::any_io_executor executor() = 0;
   /// Reads one whole message. Completes with an error when the connection is closed or lost; `close_code` and `close_reason`
-  /// then say what the peer said.
+  /// then say what the peer said (1005: it closed without a code; 0: it did not close, it was lost).
   virtual void async_read(IncomingMessage& into, IoHandler handler) = 0;
-  /// Writes one binary message made of `head` and `body`, which must stay valid until completion.
+  /// Writes one binary message made of `head` and `body`, which must stay valid until completion. A frame of at most 64 KiB with
+  /// its header (10 bytes, 14 from a client) goes out in one system call; one byte more takes two.
   virtual void async_write(std::string_view head, std::string_view body, IoHandler handler) = 0;
-  /// Sends a close frame and waits for the peer's, at most `deadline`. Completes once the socket is closed, whatever happened.
+  /// Sends a close frame (code 0: an empty one; `reason` is cut to 123 bytes) and waits for the peer's, at most `deadline`.
+  /// Completes once the socket is closed, whatever happened: no error when the peer answered, beast::error::timeout, or another.
   virtual void async_close(std::uint16_t code, std::string_view reason, std::chrono::steady_clock::duration deadline,
                            IoHandler handler) = 0;
   /// Drops the connection now; operations under way complete with an error.

@@ -645,7 +645,7 @@ TEST_CASE("upgrades that are malformed or answered by something else") {
   settle(site.context);
 }
 
-TEST_CASE("an upgrade ends at its deadline, and when it is cancelled") {
+TEST_CASE("an upgrade ends at its deadline") {
   asio::io_context context(1);
   Scripted mute(context, [](Raw& raw) -> asio::awaitable<void> { co_await raw.read_all(); });
   HttpClient http(context.get_executor(), mute.endpoint(), {});
