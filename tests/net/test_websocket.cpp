@@ -421,8 +421,9 @@ TEST_CASE("abort ends the read and the write under way") {
     asio::co_spawn(pair.site.context, writing(), asio::detached);
     asio::co_spawn(pair.site.context, reading(), asio::detached);
     asio::steady_timer turn(pair.site.context);
-    for (int i = 0; failures < 2; ++i) {
-      if (i == 3) pair.client->abort();
+    int turns = 0;
+    while (failures < 2) {
+      if (++turns == 3) pair.client->abort();
       turn.expires_after(1ms);
       co_await turn.async_wait(asio::use_awaitable);
     }
