@@ -23,8 +23,9 @@ std::string state_of(const Server& server, const std::string& id) {
 
 // A runner whose creations wait until they are let go, and can fail.
 struct FakeState {
-  explicit FakeState(const asio::any_io_executor& executor) : gate(executor, std::chrono::steady_clock::time_point::max()) {}
-  asio::steady_timer gate;
+  explicit FakeState(const asio::any_io_executor& executor)
+      : gate(std::in_place, executor, std::chrono::steady_clock::time_point::max()) {}
+  std::optional<asio::steady_timer> gate;  // ends with the runner: the test keeps the state longer than the loop lives
   bool open = false;
   std::string failure;
   int created = 0, destroyed = 0, stopped = 0;
@@ -52,13 +53,16 @@ class FakeSandbox final : public runner::Sandbox {
 class FakeRunner final : public runner::Runner {
  public:
   explicit FakeRunner(std::shared_ptr<FakeState> state) : state_(std::move(state)) {}
+  ~FakeRunner() override { state_->gate.reset(); }
+  FakeRunner(const FakeRunner&) = delete;
+  FakeRunner& operator=(const FakeRunner&) = delete;
   std::string_view name() const noexcept override { return "fake"; }
   asio::awaitable<std::unique_ptr<runner::Sandbox>> create(runner::SandboxSpec) override { return create_with(state_); }
 
  private:
   static asio::awaitable<std::unique_ptr<runner::Sandbox>> create_with(std::shared_ptr<FakeState> state) {
     constexpr auto token = asio::as_tuple(asio::use_awaitable);
-    while (!state->open) co_await state->gate.async_wait(token);
+    while (!state->open) co_await state->gate->async_wait(token);
     if (!state->failure.empty()) throw runner::RunnerError("failed_precondition", "CWSANDBOX_RUNNER_UNAVAILABLE", state->failure);
     co_return std::make_unique<FakeSandbox>(state);
   }
@@ -77,7 +81,7 @@ struct Fake {
     server.on_loop([&] {
       state->failure = failure;
       state->open = true;
-      state->gate.cancel();
+      state->gate->cancel();
     });
   }
 };
@@ -201,10 +205,10 @@ TEST_CASE("a creation that fails, one that is deleted, and one too many", "[gate
   SECTION("the gateway goes while both are being created") {
     // The creations come back afterwards, to nobody: ~Server shows that nothing stays.
     server.on_loop([&] {
-      auto later = std::make_shared<asio::steady_timer>(fake.state->gate.get_executor(), std::chrono::milliseconds(50));
+      auto later = std::make_shared<asio::steady_timer>(fake.state->gate->get_executor(), std::chrono::milliseconds(50));
       later->async_wait([later, state = fake.state](const boost::system::error_code&) {
         state->open = true;
-        state->gate.cancel();
+        state->gate->cancel();
       });
     });
   }
