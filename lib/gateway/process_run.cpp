@@ -22,6 +22,14 @@ constexpr std::uint64_t kMaxDrained = 1024 * 1024;
 // Chunks read in one go, so that one busy pipe does not keep the executor from everybody else.
 constexpr int kChunksPerTurn = 8;
 constexpr std::size_t kMaxEarlySignals = 16;
+// Payload of a full data message. A little less than the protocol's 64 KiB, so that it goes out with its headers in one write:
+// Asio cuts a write after 64 KiB.
+constexpr std::size_t kChunk = 64 * 1024 - 16;
+// A process that writes faster than this is bulk, looked at once per so many bytes.
+constexpr std::uint64_t kBulkBytes = 256 * 1024;
+constexpr std::chrono::milliseconds kBulkTime{2};
+// How long a bulk output is left alone so that its pipe fills.
+constexpr std::chrono::microseconds kGatherTime{50};
 
 std::uint64_t milliseconds_of(std::chrono::system_clock::time_point time) {
   const auto count = std::chrono::duration_cast<std::chrono::milliseconds>(time.time_since_epoch()).count();
@@ -160,7 +168,7 @@ void ProcessRun::pump() {
 void ProcessRun::pump(Output output) {
   OutputState& s = state(output);
   for (int turn = 0; phase_ == Phase::running && !s.ended && !s.waiting; ++turn) {
-    const std::size_t space = std::min(room(output), BufferPool::kSize);
+    const std::size_t space = std::min(room(output), kChunk);
     if (space == 0) return;
     if (turn == kChunksPerTurn) {
       wait_readable(output);
@@ -179,7 +187,7 @@ void ProcessRun::pump(Output output) {
         end_output(output, false);
         return;
       }
-      wait_readable(output);
+      wait_for_more(output);
       if (timeout_passed_ && exit_ && why_ == Why::none) kill(Why::timeout, limits_.grace);  // somebody still holds the pipe
       return;
     }
@@ -200,7 +208,7 @@ void ProcessRun::pump(Output output) {
       if (n < space) {
         if (phase_ == Phase::running && !s.ended && !s.waiting) {
           if (kill_ == Kill::drained) continue;
-          wait_readable(output);
+          wait_for_more(output);
         }
         return;
       }
@@ -208,22 +216,46 @@ void ProcessRun::pump(Output output) {
   }
 }
 
+// Many programs write in small pieces. Whoever reads each at once spends a system call, a message and a wakeup on every few
+// kilobytes and slows the writer down besides; so a process that is known to write fast is read when its pipe had time to fill.
+void ProcessRun::wait_for_more(Output output) {
+  OutputState& s = state(output);
+  if (s.bytes - s.mark_bytes >= kBulkBytes) {
+    const auto now = std::chrono::steady_clock::now();
+    s.bulk = now - s.mark_time < kBulkTime * ((s.bytes - s.mark_bytes) / kBulkBytes);
+    s.mark_bytes = s.bytes;
+    s.mark_time = now;
+  }
+  if (!s.bulk) return wait_readable(output);
+  s.waiting = true;
+  if (!s.gather) s.gather.emplace(context_->executor);
+  s.gather->expires_after(kGatherTime);
+  s.gather->async_wait([weak = weak_from_this(), output, before = s.bytes](error_code) {
+    const auto run = weak.lock();
+    if (!run) return;
+    run->on_readable(output, {});
+    OutputState& mine = run->state(output);
+    if (mine.bytes == before) mine.bulk = false;  // it has paused
+  });
+}
+
 void ProcessRun::wait_readable(Output output) {
   OutputState& s = state(output);
   s.waiting = true;
-  std::weak_ptr<ProcessRun> weak = weak_from_this();
-  s.source->async_wait([weak, output](error_code ec) {
-    const auto run = weak.lock();
-    if (!run || run->phase_ != Phase::running) return;
-    OutputState& mine = run->state(output);
-    if (mine.ended) return;
-    mine.waiting = false;
-    if (ec) {
-      run->end_output(output, false);
-    } else {
-      run->pump(output);
-    }
+  s.source->async_wait([weak = weak_from_this(), output](error_code ec) {
+    if (const auto run = weak.lock()) run->on_readable(output, ec);
   });
+}
+
+void ProcessRun::on_readable(Output output, error_code ec) {
+  OutputState& s = state(output);
+  if (phase_ != Phase::running || s.ended) return;
+  s.waiting = false;
+  if (ec) {
+    end_output(output, false);
+  } else {
+    pump(output);
+  }
 }
 
 void ProcessRun::end_output(Output output, bool abandoned) {

@@ -87,12 +87,19 @@ class ProcessRun : public std::enable_shared_from_this<ProcessRun> {
     bool ended = false;
     std::uint64_t bytes = 0;
     std::uint64_t drained = 0;  // of them, after everything was killed
+    // Bulk: see wait_for_more().
+    bool bulk = false;
+    std::uint64_t mark_bytes = 0;
+    std::chrono::steady_clock::time_point mark_time{};
+    std::optional<asio::steady_timer> gather;
   };
 
   static asio::awaitable<void> run(std::shared_ptr<ProcessRun> self, runner::ProcessSpec spec);
   void began(std::unique_ptr<runner::Process> process);
   void pump(Output output);
+  void wait_for_more(Output output);
   void wait_readable(Output output);
+  void on_readable(Output output, error_code ec);
   void end_output(Output output, bool abandoned);
   void flush_stdin();
   void stdin_broken();
