@@ -121,7 +121,8 @@ class Signals {
 };
 
 void print_error(const std::string& text) {
-  std::string line = "cwsandbox: " + text;
+  const std::string prefix = "cwsandbox: ";  // which misuse of the library bears already
+  std::string line = text.rfind(prefix, 0) == 0 ? text : prefix + text;
   for (char& c : line)
     if (c == '\n' || c == '\r') c = ' ';
   static_cast<void>(write_all(STDERR_FILENO, line + "\n"));
@@ -262,14 +263,12 @@ void wait_or_signal(const cwsandbox::task<T>& task, const Signals& signals) {
 }
 
 void add_command_arguments(CLI::App& app, CommandArguments& arguments) {
-  app.add_option("-e,--env", arguments.env, "Environment variable NAME=VALUE; may be given several times")
-      ->expected(1)
-      ->allow_extra_args(false);
+  app.add_option("-e,--env", arguments.env, "Environment variable NAME=VALUE; may be given several times")->allow_extra_args(false);
   app.add_option("-C,--cwd", arguments.cwd, "Working directory, absolute");
   app.add_option("--timeout", arguments.timeout, "Seconds after which the command is killed (exit code 124)")
       ->check(CLI::PositiveNumber);
   app.add_flag("-i,--stdin", arguments.use_stdin, "Pass on standard input, also when it is a terminal");
-  app.add_option("command", arguments.command, "The command and its arguments, after --")->required();
+  app.add_option("command", arguments.command, "The command and its arguments, after --");
 }
 
 std::string json_string(std::string_view text) {
@@ -406,13 +405,18 @@ int run_main(int argc, char** argv) {
   auto* ls = app.add_subcommand("ls", "Lists sandboxes");
   ls->add_option("-o,--output", output, "text or json")->check(CLI::IsMember({"text", "json"}));
   ls->add_flag("-a,--all", all, "Also those that have ended");
-  ls->add_option("--tag", tags, "Only those with this tag; may be given several times")->expected(1)->allow_extra_args(false);
+  ls->add_option("--tag", tags, "Only those with this tag; may be given several times")->allow_extra_args(false);
 
   auto* stop = app.add_subcommand("stop", "Stops sandboxes");
   stop->add_option("id", ids, "The sandboxes")->required();
 
+  // What follows -- is the command's alone, whatever it looks like.
+  int own = 1;
+  while (own < argc && std::strcmp(argv[own], "--") != 0) ++own;
   try {
-    app.parse(argc, argv);
+    app.parse(own, argv);
+    for (int i = own + 1; i < argc; ++i) arguments.command.emplace_back(argv[i]);
+    if ((*run || *exec) && arguments.command.empty()) throw CLI::RequiredError("command");
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : kOwnError;
   }

@@ -74,6 +74,7 @@ class Exit {
   /// Clients of the same endpoint and settings share connections.
   std::shared_ptr<detail::ClientCore> core(const std::shared_ptr<const Settings>& settings, const LoopManager& loop) {
     const std::lock_guard lock(mutex_);
+    arm();
     for (const auto& core : cores_)
       if (core->loop() == loop && same(core->settings(), *settings)) return core;
     auto core = std::make_shared<detail::ClientCore>(settings, loop);
@@ -87,15 +88,15 @@ class Exit {
     const std::lock_guard lock(mutex_);
     if (backends_.size() > kMaxCores) std::erase_if(backends_, [](const auto& kept) { return kept.use_count() == 1; });
     backends_.push_back(backend);
+  }
+
+  /// Before anything is started on the loop. Throws once exit has begun.
+  void enter(const LoopManager& loop) {
+    const std::lock_guard lock(mutex_);
+    if (over_) throw CWSandboxError("cwsandbox: the process is exiting");
     if (executor_) return;
-    // The loop gives its executor out no more once exit has begun.
-    executor_ = backend->loop().executor();
-    loop_ = backend->loop();
-    owner_ = ::getpid();
-    // OpenSSL takes itself down at exit. Handlers run last come, first served: ours has to come after its own, so that what runs on
-    // the loop ends while it still has a cryptographic library.
-    OPENSSL_init_crypto(0, nullptr);
-    static_cast<void>(std::atexit([] { instance().end(); }));
+    executor_ = loop.executor();
+    loop_ = loop;
   }
 
   /// True once exit has begun: nothing may be started any more.
@@ -108,7 +109,11 @@ class Exit {
 
   void end() {
     if (owner_ != ::getpid()) return;  // the child of a fork: the parent still uses it all
-    if (over_) return;
+    {
+      const std::lock_guard lock(mutex_);
+      if (!executor_) over_ = true;  // never used: and now never will be
+      if (over_) return;
+    }
     if (loop_.running_in_this_thread()) return at_exit();
     std::promise<void> done;
     asio::post(executor_, [&] {
@@ -116,6 +121,15 @@ class Exit {
       done.set_value();
     });
     done.get_future().wait();
+  }
+
+  void arm() {
+    if (owner_ != 0) return;
+    owner_ = ::getpid();
+    // OpenSSL takes itself down at exit. Handlers run last come, first served: ours has to come after its own, so that what runs on
+    // the loop ends while it still has a cryptographic library. Here, because a client is made before anything can run.
+    OPENSSL_init_crypto(0, nullptr);
+    static_cast<void>(std::atexit([] { instance().end(); }));
   }
 
   // On the loop, which does nothing else any more: its work is done from in here until all is in order or time is up.
@@ -215,7 +229,7 @@ std::shared_ptr<client::Backend> ClientCore::backend() {
   const std::lock_guard lock(mutex_);
   auto backend = backend_.lock();
   if (backend) return backend;
-  if (!loop_.adopted() && client::Exit::instance().over()) throw CWSandboxError("cwsandbox: the process is exiting");
+  if (!loop_.adopted()) client::Exit::instance().enter(loop_);
   backend = std::make_shared<client::Backend>(settings_, loop_);
   backend_ = backend;
   if (!loop_.adopted()) client::Exit::instance().keep(backend);

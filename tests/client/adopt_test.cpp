@@ -1,0 +1,118 @@
+// A caller's executor: no thread of ours, and run() that returns by itself.
+#include "support.hpp"
+
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/detached.hpp>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/thread_pool.hpp>
+#include <boost/asio/use_future.hpp>
+
+#include <filesystem>
+#include <thread>
+
+#include <sys/wait.h>
+#include <unistd.h>
+
+using namespace support;
+namespace asio = boost::asio;
+
+namespace {
+
+std::size_t threads() {
+  std::size_t n = 0;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc/self/task")) static_cast<void>(entry), ++n;
+  return n;
+}
+
+void rethrow(const std::exception_ptr& error) {
+  if (error) std::rethrow_exception(error);
+}
+
+asio::awaitable<void> work(cwsandbox::Client client, int& done) {
+  auto sandbox = Sandbox::run(client);
+  auto options = ExecOptions().with_stdin();
+  auto process = sandbox.exec(argv("cat"), std::move(options));
+  co_await process.std_in()->write("hello");
+  co_await process.std_in()->close();
+  std::string text;
+  while (auto chunk = co_await process.std_out().next()) text += *chunk;
+  auto result = co_await process;
+  CHECK(text == "hello");
+  CHECK(result.returncode == 0);
+  // Blocking here would never end.
+  CHECK_THROWS_AS(sandbox.exec(argv("true")).result(), std::logic_error);
+  auto failing = sandbox.exec(argv("no-such-program"));
+  bool failed = false;
+  try {
+    co_await failing;
+  } catch (const cwsandbox::SandboxExecutionError& error) {
+    failed = error.error_name() == "ENOENT";
+  }
+  CHECK(failed);
+  ++done;
+}
+
+}  // namespace
+
+TEST_CASE("an adopted executor: no thread, and run() returns", "[EV-6][EV-2][OR-4][SR-10][SR-12]") {
+  const auto before = threads();
+  asio::io_context context;
+  int done = 0;
+  std::size_t during = 0;
+  for (int i = 0; i < 3; ++i)
+    asio::co_spawn(context, work(cwsandbox::Client(context.get_executor()), done), [&](const std::exception_ptr& error) {
+      during = std::max(during, threads());
+      rethrow(error);
+    });
+  context.run();
+  CHECK(done == 3);
+  CHECK(during == before);
+}
+
+TEST_CASE("an executor that several threads run", "[EV-4][EV-6]") {
+  asio::thread_pool pool(3);
+  int done[4] = {};
+  {
+    const cwsandbox::Client client(pool.get_executor());
+    std::vector<std::future<void>> all;
+    for (int& one : done) all.push_back(asio::co_spawn(pool, work(client, one), asio::use_future));
+    for (auto& future : all) future.get();
+  }
+  pool.join();
+  for (const int one : done) CHECK(one == 1);
+}
+
+TEST_CASE("an io_context that is dropped in the middle of it all", "[EV-7]") {
+  cwsandbox::task<cwsandbox::ProcessResult> result;
+  {
+    asio::io_context context;
+    const cwsandbox::Client client(context.get_executor());
+    const auto sandbox = Sandbox::run(client);
+    const auto process = sandbox.exec({"sleep", "1000"});
+    const auto pid = process.pid();
+    while (!pid.done()) context.run_one();
+  }
+  SUCCEED("nothing crashed and nothing hung");
+}
+
+TEST_CASE("the child of a fork gets an error, not a hang", "[EV-7]") {
+  const auto& sandbox = shared_sandbox();
+  CHECK(sandbox.exec({"true"}).wait() == 0);
+  const pid_t child = ::fork();
+  if (child == 0) {
+    int code = 1;
+    try {
+      sandbox.exec({"true"}).result();
+    } catch (const cwsandbox::CWSandboxError&) {
+      code = 0;
+    } catch (...) {
+      code = 2;
+    }
+    ::_exit(code);
+  }
+  int status = -1;
+  REQUIRE(::waitpid(child, &status, 0) == child);
+  CHECK(WIFEXITED(status));
+  CHECK(WEXITSTATUS(status) == 0);
+  CHECK(sandbox.exec({"true"}).wait() == 0);  // the parent goes on
+}

@@ -1,0 +1,47 @@
+// A program that ends takes everything along that it started.
+#include "support.hpp"
+
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+
+#include <sys/wait.h>
+#include <unistd.h>
+
+using namespace support;
+
+namespace {
+
+/// Processes on this machine whose arguments bear the mark.
+int bearers(const std::string& mark) {
+  int found = 0;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc")) {
+    std::ifstream file(entry.path() / "cmdline");
+    const std::string line{std::istreambuf_iterator<char>(file), {}};
+    if (line.find("sleep 1000; : " + mark) != std::string::npos) ++found;
+  }
+  return found;
+}
+
+std::size_t entries(const std::string& directory) {
+  std::size_t n = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(directory)) static_cast<void>(entry), ++n;
+  return n;
+}
+
+}  // namespace
+
+TEST_CASE("at exit nothing is left", "[EV-7][SE-11]") {
+  for (const char* how : {"leak", "scope", "static"}) {
+    const TemporaryDirectory directory;
+    const std::string mark = "mark-" + std::to_string(::getpid()) + "-" + how;
+    const auto ran = run_program({environment("LEAK_HELPER"), mark, how}, "",
+                                 {"XDG_RUNTIME_DIR=" + directory.path(), "TMPDIR=" + directory.path()});
+    CHECK(ran.out == "ready\n");
+    CHECK(ran.err == "");
+    CHECK(WIFEXITED(ran.status));
+    CHECK(WEXITSTATUS(ran.status) == 0);
+    CHECK(bearers(mark) == 0);
+    CHECK(entries(directory.path()) == 0);
+  }
+}

@@ -1,0 +1,94 @@
+// What the client's tests share: sandboxes on this machine, and a cwsandboxd that can be killed.
+#pragma once
+
+#include <cwsandbox/cwsandbox.hpp>
+#include <cwsandbox/sandbox.hpp>
+
+#include "support/catch.hpp"
+
+#include <cstdlib>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <sys/types.h>
+
+namespace support {
+
+using namespace std::chrono_literals;
+using cwsandbox::argv;
+using cwsandbox::Capture;
+using cwsandbox::ExecOptions;
+using cwsandbox::Sandbox;
+
+/// One sandbox for the tests that do not mind sharing it. Ends with the process.
+inline const Sandbox& shared_sandbox() {
+  static const Sandbox sandbox = Sandbox::run();
+  return sandbox;
+}
+
+inline std::vector<std::string> shell(std::string script) { return {"/bin/sh", "-c", std::move(script)}; }
+
+/// What a child process printed, and how it ended (as waitpid says it).
+struct Ran {
+  Ran() {}
+  std::string out, err;
+  int status = -1;
+};
+/// Runs a program with `input` on its stdin.
+Ran run_program(const std::vector<std::string>& command, const std::string& input = "", const std::vector<std::string>& env = {});
+
+/// A directory that goes with this object.
+class TemporaryDirectory {
+ public:
+  TemporaryDirectory();
+  ~TemporaryDirectory();
+  TemporaryDirectory(const TemporaryDirectory&) = delete;
+  TemporaryDirectory& operator=(const TemporaryDirectory&) = delete;
+  [[nodiscard]] const std::string& path() const noexcept { return path_; }
+
+ private:
+  std::string path_;
+};
+
+/// A gateway of its own process on a Unix socket.
+class Daemon {
+ public:
+  Daemon();
+  ~Daemon();
+  Daemon(const Daemon&) = delete;
+  Daemon& operator=(const Daemon&) = delete;
+  [[nodiscard]] const std::string& socket() const noexcept { return socket_; }
+  [[nodiscard]] std::string url() const { return "unix:" + socket_; }
+  [[nodiscard]] const std::string& token() const noexcept { return token_; }
+  [[nodiscard]] cwsandbox::ClientOptions options() const;
+  void kill(int signal);
+
+ private:
+  TemporaryDirectory directory_;
+  std::string socket_, token_;
+  pid_t pid_ = -1;
+};
+
+/// A Unix socket that passes bytes on to another one, until it is told to cut.
+class Proxy {
+ public:
+  explicit Proxy(const std::string& target);
+  ~Proxy();
+  Proxy(const Proxy&) = delete;
+  Proxy& operator=(const Proxy&) = delete;
+  [[nodiscard]] std::string url() const;
+  /// Cuts a connection as soon as the server's answer to its first WebSocket message comes, `times` times; that answer is lost.
+  void cut_answers(int times);
+  /// How often that has happened.
+  [[nodiscard]] int cuts() const;
+  void cut_all();
+
+ private:
+  struct Impl;
+  std::shared_ptr<Impl> impl_;
+};
+
+std::string environment(const char* name);
+
+}  // namespace support
