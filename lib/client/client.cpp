@@ -128,7 +128,8 @@ class Exit {
     owner_ = ::getpid();
     // OpenSSL takes itself down at exit. Handlers run last come, first served: ours has to come after its own, so that what runs on
     // the loop ends while it still has a cryptographic library. Here, because a client is made before anything can run.
-    OPENSSL_init_crypto(0, nullptr);
+    // Some option has to be asked for: with none the call does nothing.
+    OPENSSL_init_crypto(OPENSSL_INIT_ADD_ALL_DIGESTS, nullptr);
     static_cast<void>(std::atexit([] { instance().end(); }));
   }
 
