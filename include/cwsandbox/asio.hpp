@@ -56,7 +56,7 @@ class awaitable_async_op<void(boost::system::error_code), Operation, Executor>
  public:
   template <typename Task>
   awaitable_async_op(Task&& task, awaitable_frame_base<Executor>* frame)
-      : Holder(task.state()), Base(std::move(Holder::operation), frame) {}
+      : Holder(std::forward<Task>(task).state()), Base(std::move(Holder::operation), frame) {}
 
   [[nodiscard]] bool await_ready() const noexcept { return Holder::operation.state->done(); }
   template <typename Handle>
@@ -66,7 +66,7 @@ class awaitable_async_op<void(boost::system::error_code), Operation, Executor>
   }
   auto await_resume() {
     if (suspended_) Base::await_resume();  // throws when the wait itself was cancelled
-    return Holder::operation.state->take();
+    return State::take(std::move(Holder::operation.state));
   }
 
  private:

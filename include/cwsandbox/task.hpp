@@ -100,12 +100,16 @@ class TaskState final : public TaskStateBase {
     rethrow_error();
     return *value_;
   }
-  [[nodiscard]] T take() {
-    rethrow_error();
-    if constexpr (std::is_copy_constructible_v<T>)
-      return *value_;
-    else
-      return std::move(*value_);
+  /// For whoever gives up its handle: the value itself when nobody else can ask for it, else a copy.
+  [[nodiscard]] static T take(std::shared_ptr<TaskState>&& state) {
+    state->rethrow_error();
+    if constexpr (std::is_copy_constructible_v<T>) {
+      {
+        const auto synchronised = state;
+      }  // what other threads did before they let go of it happened before this
+      if (state.use_count() > 1) return *state->value_;
+    }
+    return std::move(*state->value_);
   }
 
  private:
@@ -122,7 +126,7 @@ class TaskState<void> final : public TaskStateBase {
     return true;
   }
   void value() const { rethrow_error(); }
-  void take() const { rethrow_error(); }
+  static void take(const std::shared_ptr<TaskState>& state) { state->rethrow_error(); }
 };
 
 /// A handler that goes on to its own executor when it is called.
@@ -171,7 +175,7 @@ class ResumeAwaiter {
   explicit ResumeAwaiter(std::shared_ptr<State> state) : state_(std::move(state)) {}
   [[nodiscard]] bool await_ready() const noexcept { return state_->done(); }
   [[nodiscard]] bool await_suspend(std::coroutine_handle<> coroutine) { return state_->add_resumer(coroutine); }
-  auto await_resume() { return state_->take(); }
+  auto await_resume() { return State::take(std::move(state_)); }
 
  private:
   std::shared_ptr<State> state_;
@@ -232,7 +236,7 @@ class task : public detail::TaskTag {
   }
   T result() && {
     (void)state_->wait(std::nullopt);
-    return state_->take();
+    return state_type::take(std::move(state_));
   }
   /// The same with a limit on the wait.
   /// \throws TimeoutError when `timeout` passes first; the operation goes on and may be asked again (OR-2).
@@ -244,7 +248,7 @@ class task : public detail::TaskTag {
   template <typename Rep, typename Period>
   T result(std::chrono::duration<Rep, Period> timeout) && {
     wait_for(timeout);
-    return state_->take();
+    return state_type::take(std::move(state_));
   }
   /// The value of a completed task (after `async_wait`), or its exception.
   /// \throws std::logic_error while it is under way.
@@ -269,10 +273,12 @@ class task : public detail::TaskTag {
     return async_wait(std::forward<CompletionToken>(token));
   }
 
-  [[nodiscard]] auto operator co_await() const { return detail::ResumeAwaiter<state_type>(state_); }
+  [[nodiscard]] auto operator co_await() const& { return detail::ResumeAwaiter<state_type>(state_); }
+  [[nodiscard]] auto operator co_await() && { return detail::ResumeAwaiter<state_type>(std::move(state_)); }
 
   /// For the library's own parts.
-  [[nodiscard]] const std::shared_ptr<state_type>& state() const noexcept { return state_; }
+  [[nodiscard]] const std::shared_ptr<state_type>& state() const& noexcept { return state_; }
+  [[nodiscard]] std::shared_ptr<state_type> state() && noexcept { return std::move(state_); }
   [[nodiscard]] const std::shared_ptr<void>& guard() const noexcept { return guard_; }
 
  protected:

@@ -77,7 +77,10 @@ ExecProcess::ExecProcess(std::shared_ptr<Context> context, ExecTable& table, std
       fingerprint_(fingerprint),
       attempt_(request.attempt),
       orphan_timer_(context_->executor),
-      hold_timer_(context_->executor) {}
+      hold_timer_(context_->executor) {
+  for (const auto stream : {protocol::Channel::std_out, protocol::Channel::std_err})
+    stream_.outbound(stream).keep_spares(BufferPool::kKept);
+}
 
 ExecProcess::~ExecProcess() = default;
 
@@ -170,6 +173,10 @@ void ExecProcess::on_message(ExecConnection& connection, std::uint8_t channel, s
   if (const auto* data = std::get_if<protocol::Data>(&event)) {
     write_stdin(data->bytes);
   } else if (std::holds_alternative<protocol::Acknowledged>(event)) {
+    // What was freed goes back to be read into: storage that goes round stays warm, and costs no page faults.
+    for (const auto stream : {protocol::Channel::std_out, protocol::Channel::std_err})
+      for (auto spare = stream_.outbound(stream).recycle(); !spare.empty(); spare = stream_.outbound(stream).recycle())
+        context_->buffers.put(std::move(spare));
     pump();
   } else if (std::holds_alternative<protocol::EndOfStream>(event)) {
     end_stdin();
@@ -239,7 +246,6 @@ void ExecProcess::on_started(std::uint64_t pid) {
 void ExecProcess::on_output(Output output, std::string chunk) {
   protocol::OutboundStream& out = stream_.outbound(channel_of(output));
   out.push(std::move(chunk));
-  context_->buffers.put(out.recycle());
   wake();
 }
 

@@ -1,6 +1,7 @@
 #include "net/websocket.hpp"
 
 #include "net/http_wire.hpp"
+#include "net/storage.hpp"
 #include "net/websocket_stream.hpp"
 
 #include <boost/asio/post.hpp>
@@ -174,10 +175,11 @@ struct ReadOp : OpBase {
 };
 
 void State::start_read(IncomingMessage& into, std::string& storage, IoHandler handler) {
-  small_reads_ = MessageAccess::size(into) > kSmallStorage ? 0 : small_reads_ + 1;
+  small_reads_ = size_ > kSmallStorage ? 0 : small_reads_ + 1;
   storage_ = std::move(storage);
-  if (storage_.size() < kSmallStorage) storage_.resize(kSmallStorage);
-  if (storage_.size() > kSmallStorage && small_reads_ > kSmallRun) storage_ = std::string(kSmallStorage, '\0');
+  // After a large message another one is likely: it is read in one piece.
+  const std::size_t least = small_reads_ == 0 ? kLargeStorage : kSmallStorage;
+  if (storage_.size() < least || (storage_.size() > kSmallStorage && small_reads_ > kSmallRun)) storage_ = make_storage(least);
   size_ = 0;
   channel_ = 0;
   have_channel_ = false;

@@ -99,11 +99,17 @@ bool OutboundStream::rewind(std::uint64_t received) {
   return true;
 }
 
-std::string OutboundStream::recycle() { return std::exchange(spare_, {}); }
+std::string OutboundStream::recycle() {
+  std::string spare;
+  if (!spares_.empty()) {
+    spare = std::move(spares_.back());
+    spares_.pop_back();
+  }
+  return spare;
+}
 
 void OutboundStream::recycle_later(std::string&& storage) {
-  // One spare is enough for a reader that works chunk by chunk; a finished stream needs none.
-  if (!finished_ && storage.capacity() > spare_.capacity() && storage.capacity() >= kSmallChunk) spare_ = std::move(storage);
+  if (!finished_ && spares_.size() < most_spares_ && storage.capacity() >= kSmallChunk) spares_.push_back(std::move(storage));
 }
 
 void OutboundStream::release() {
@@ -122,7 +128,7 @@ void OutboundStream::release() {
   }
   if (finished_ && !in_flight_ && free == end_) {  // also what abandon() left of the last chunk
     chunks_.clear();
-    spare_ = {};
+    spares_.clear();
     released_ = end_;
     cursor_ = 0;
     cursor_offset_ = released_;

@@ -162,14 +162,17 @@ class OutboundStream {
   [[nodiscard]] bool finished() const noexcept { return finished_; }
   [[nodiscard]] bool end_sent() const noexcept { return end_sent_; }
   [[nodiscard]] bool all_acknowledged() const noexcept { return end_sent_ && acknowledged_ == end_; }
-  /// Storage that `on_window` freed, to be used again for reading; empty when there is none.
+  /// Storage that `on_window` freed, to be used again for reading; empty when there is no more. At most `keep_spares` are held.
   [[nodiscard]] std::string recycle();
+  /// How many freed chunks are held for `recycle`; 1 unless told otherwise.
+  void keep_spares(std::size_t count) noexcept { most_spares_ = count; }
 
  private:
   void release();
   void recycle_later(std::string&& storage);
   std::deque<std::string> chunks_;  // bytes from released_ on; after abandon() the last may hold more than end_ says
-  std::string spare_;
+  std::vector<std::string> spares_;
+  std::size_t most_spares_ = 1;
   std::uint64_t released_ = 0, acknowledged_ = 0, sent_ = 0, end_ = 0, limit_;
   std::uint64_t pinned_ = 0, pinned_end_ = 0;  // the run in flight; valid while in_flight_
   std::size_t cursor_ = 0;                     // index of a chunk at or before sent_, and its offset
