@@ -71,7 +71,7 @@ class StartFailed : public RunnerError {
  public:
   StartFailed(int error, std::string what, const std::string& message)
       : RunnerError("failed_precondition", "", message), error_(error), what_(std::move(what)) {}
-  [[nodiscard]] int error() const noexcept { return error_; }               ///< an errno
+  [[nodiscard]] int error() const noexcept { return error_; }                      ///< an errno
   [[nodiscard]] const std::string& what_failed() const noexcept { return what_; }  ///< "program", "cwd", "stdio", "fork"
 
  private:

@@ -40,7 +40,7 @@ TEST_CASE("what can be seen to be wrong is refused at the call", "[EX-1][EX-2]")
   CHECK_THROWS_AS(sandbox.exec({"echo", std::string(5 * 1024 * 1024, 'x')}), std::invalid_argument);
 }
 
-TEST_CASE("what cannot be started says why, to result, readers and writer", "[EX-2][EX-9][PR-10]") {
+TEST_CASE("what cannot be started says why, to result, readers and writer", "[EX-2][EX-9][EX-20][PR-10]") {
   const auto& sandbox = shared_sandbox();
   const auto error_name = [&](std::vector<std::string> command, ExecOptions options = ExecOptions()) {
     const auto process = sandbox.exec(std::move(command), std::move(options));

@@ -106,7 +106,7 @@ TEST_CASE("an idle connection that was cut is not noticed by anybody", "[RT-4]")
   }
 }
 
-TEST_CASE("a connection lost in the middle", "[EX-9][EX-11]") {
+TEST_CASE("a connection lost in the middle", "[EX-9][EX-20][EX-11]") {
   Daemon daemon;
   Proxy proxy(daemon.socket());
   const Client client(daemon.options().with_base_url(proxy.url()));
