@@ -150,6 +150,8 @@ class Exit {
     std::thread([&] { asio::post(context, [&] { told = true, end_all(stops); }); }).join();
     run_until([&] { return told && std::all_of(stops.begin(), stops.end(), [](const auto& stop) { return stop.done(); }); });
     context.poll();  // last words of connections
+    // What OpenSSL keeps for this thread: the thread itself ends only after OpenSSL has.
+    OPENSSL_thread_stop();
   }
 
   void end_all(std::vector<task<void>>& stops) {

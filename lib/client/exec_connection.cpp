@@ -14,10 +14,17 @@ constexpr std::chrono::seconds kCloseTimeout{1};
 }
 
 struct ExecConnection::ReadHandler {
+  explicit ReadHandler(std::shared_ptr<ExecConnection> s) : self(std::move(s)) {}
+  ReadHandler(ReadHandler&&) = default;
+  ReadHandler& operator=(ReadHandler&&) = delete;
+  // Never called: the caller's io_context was destroyed with us in it. What keeps each other alive has to let go.
+  ~ReadHandler() {
+    if (self) self->forget();
+  }
   std::shared_ptr<ExecConnection> self;
   using executor_type = asio::any_io_executor;
   [[nodiscard]] executor_type get_executor() const noexcept { return self->strand_; }
-  void operator()(net::error_code ec) const { self->on_read(ec); }
+  void operator()(net::error_code ec) { std::exchange(self, nullptr)->on_read(ec); }
 };
 struct ExecConnection::WriteHandler {
   std::shared_ptr<ExecConnection> self;
@@ -36,7 +43,7 @@ void ExecConnection::attach(std::shared_ptr<protocol::ExecClientStream> machine,
 void ExecConnection::read() {
   if (reading_ || dead_) return;
   reading_ = true;
-  socket_->async_read(message_, net::IoHandler(ReadHandler{shared_from_this()}));
+  socket_->async_read(message_, net::IoHandler(ReadHandler(shared_from_this())));
 }
 
 void ExecConnection::on_read(net::error_code ec) {
@@ -63,6 +70,13 @@ void ExecConnection::on_read(net::error_code ec) {
   owner->on_event(event, message_);
   pump();
   read();
+}
+
+void ExecConnection::forget() noexcept {
+  dead_ = true;
+  machine_.reset();
+  leaving_.reset();
+  owner_.reset();
 }
 
 void ExecConnection::pump() {

@@ -57,6 +57,7 @@ class ExecConnection : public std::enable_shared_from_this<ExecConnection> {
   void on_read(net::error_code ec);
   void on_written(net::error_code ec);
   void lost(const std::string& why);
+  void forget() noexcept;
   [[nodiscard]] std::string describe(net::error_code ec) const;
 
   const asio::any_io_executor strand_;

@@ -9,8 +9,9 @@
 int main(int argc, char** argv) {
   const std::string mark = argc > 1 ? argv[1] : "mark";
   const std::string how = argc > 2 ? argv[2] : "leak";
-  auto* sandbox = new cwsandbox::Sandbox(cwsandbox::Sandbox::run());
-  auto* process = new cwsandbox::Process(sandbox->exec({"/bin/sh", "-c", "echo ready; sleep 1000; : " + mark}));
+  // Static: still reachable at exit, so that a leak checker takes them for wanted.
+  static auto* sandbox = new cwsandbox::Sandbox(cwsandbox::Sandbox::run());
+  static auto* process = new cwsandbox::Process(sandbox->exec({"/bin/sh", "-c", "echo ready; sleep 1000; : " + mark}));
   std::cout << *process->std_out().next().result() << std::flush;
   if (how == "scope") {
     delete process;
