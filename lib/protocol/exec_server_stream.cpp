@@ -205,8 +205,10 @@ bool ExecServerStream::encode_control() {
   }
   if (started_due_) {
     started_due_ = false;
-    const auto [received, limit] = std_in_.say();
-    encode_started(out, {id_, *pid_, attached_, limit, attached_ ? received : 0, attached_ ? last_signal_ : 0});
+    // To a client that has just started it, the message says the limit and no more: what has been received meanwhile must not
+    // count as said, or a flush would never be answered.
+    const InboundStream::Word word = attached_ ? std_in_.say() : InboundStream::Word{0, std_in_.limit()};
+    encode_started(out, {id_, *pid_, attached_, word.limit, word.received, attached_ ? last_signal_ : 0});
     return true;
   }
   if (exit_ && all_sent()) {
