@@ -1,6 +1,6 @@
 // The gateway: the control plane and the exec stream over HTTP, served from one runner.
 //
-// Everything runs on one serialised executor (docs/decisions/gateway-single-threaded.md): a strand, or an io_context that one
+// Everything runs on one serialised executor (docs/decisions/0001-gateway-single-threaded.md): a strand, or an io_context that one
 // thread runs. No member may be called from anywhere else.
 #pragma once
 

@@ -1,7 +1,7 @@
 // PID 1 of a local sandbox: starts processes, reaps, delivers signals, and hands out the descriptors of what it started.
 //
 // It is the only program in the sandbox that the runner talks to, and it never touches a process's data. Linked statically and
-// without the C++ runtime, because it runs on whatever files the sandbox has. See docs/decisions/local-agent.md.
+// without the C++ runtime, because it runs on whatever files the sandbox has. See docs/decisions/0002-local-agent.md.
 #include <fcntl.h>
 #include <poll.h>
 #include <sched.h>
