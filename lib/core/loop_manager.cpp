@@ -92,18 +92,8 @@ class DefaultLoop final : public detail::Loop {
       return;
     }
     if (running_in_this_thread()) {  // exit() was called by a handler: its own end cannot be waited for
-      run_exit_hooks();
       thread_.detach();
       return;
-    }
-    try {
-      std::promise<void> hooks_done;
-      asio::post(context_, [&] {
-        run_exit_hooks();
-        hooks_done.set_value();
-      });
-      hooks_done.get_future().wait();
-    } catch (...) {  // out of memory at exit: what the hooks would have ended dies with this process
     }
     context_.stop();
     thread_.join();

@@ -1,0 +1,104 @@
+// Client and gateway over TLS, calls and streams, with certificates that are right and that are not.
+#include "gateway/gateway.hpp"
+#include "runner/local/local_runner.hpp"
+#include "support.hpp"
+#include "support/certs.hpp"
+
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/use_future.hpp>
+
+#include <thread>
+
+using namespace support;
+using namespace cwsandbox;
+
+namespace {
+
+const std::string kToken = "token-for-the-tls-test";
+
+/// A gateway on a loopback port, with the certificate of `file`.
+class TlsGateway {
+ public:
+  explicit TlsGateway(const std::string& file) {
+    gateway::GatewayOptions options;
+    options.tokens.push_back(kToken);
+    gateway_.emplace(io_.get_executor(), runner::local::make_local_runner(io_.get_executor()), options);
+    net::TlsServerOptions tls;
+    tls.certificate_file = tls.key_file = file;
+    port_ = gateway_->listen(net::parse_listen("tcp:127.0.0.1:0"), tls).port;
+    thread_ = std::thread([this] { io_.run(); });
+  }
+  ~TlsGateway() {
+    asio::co_spawn(io_, gateway_->stop(1s), asio::use_future).wait();
+    asio::post(io_, [this] { gateway_.reset(); });
+    thread_.join();  // the loop ends when nothing is left
+  }
+  TlsGateway(const TlsGateway&) = delete;
+  TlsGateway& operator=(const TlsGateway&) = delete;
+  [[nodiscard]] ClientOptions options() const {
+    return ClientOptions().with_base_url("https://localhost:" + std::to_string(port_)).with_api_key(kToken).with_retry_budget(0ms);
+  }
+
+ private:
+  asio::io_context io_;
+  std::optional<gateway::Gateway> gateway_;
+  std::uint16_t port_ = 0;
+  std::thread thread_;
+};
+
+/// Why a call to the server did not get through.
+std::string refusal(const Client& client) {
+  try {
+    static_cast<void>(Sandbox::list(client).result());
+    return "let in";
+  } catch (const CWSandboxError& error) {
+    return error.what();
+  }
+}
+bool has(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
+
+}  // namespace
+
+TEST_CASE("commands and streams over TLS", "[EX-8][IO-6][IO-8]") {
+  const TemporaryDirectory directory;
+  const test::Authority authority;
+  authority.write_certificate(directory.path() + "/ca.pem");
+  authority.issue(directory.path() + "/server.pem", "DNS:localhost,IP:127.0.0.1");
+  const TlsGateway gateway(directory.path() + "/server.pem");
+
+  const Client client(gateway.options().with_ca_file(directory.path() + "/ca.pem"));
+  const auto sandbox = Sandbox::run(client);
+  const auto echo = sandbox.exec({"cat"}, ExecOptions().with_stdin());
+  std::string bytes;
+  for (int i = 0; i < 3'000'000; ++i) bytes.push_back(static_cast<char>(i * 7 + i / 256));
+  auto read = echo.std_out().read_all();
+  echo.std_in()->write(std::string_view(bytes)).result();
+  echo.std_in()->close().result();
+  CHECK(read.result() == bytes);
+  CHECK(echo.wait() == 0);
+  sandbox.stop(StopOptions().with_grace_period(1s)).result();
+
+  SECTION("an authority that the client does not know is refused, before any token is sent") {
+    const Client stranger(gateway.options());
+    const std::string why = refusal(stranger);
+    CHECK(has(why, "certificate is refused"));
+    CHECK_FALSE(has(why, kToken));
+    const Client careless(gateway.options().with_verify(false));
+    CHECK_NOTHROW(Sandbox::list(careless).result());
+  }
+}
+
+TEST_CASE("a certificate for another host or another time is refused", "[EX-9]") {
+  const TemporaryDirectory directory;
+  const test::Authority authority;
+  authority.write_certificate(directory.path() + "/ca.pem");
+  const auto refused = [&](const std::string& file) {
+    const TlsGateway gateway(file);
+    return refusal(Client(gateway.options().with_ca_file(directory.path() + "/ca.pem")));
+  };
+  authority.issue(directory.path() + "/other.pem", "DNS:example.org");
+  CHECK(has(refused(directory.path() + "/other.pem"), "hostname mismatch"));
+  authority.issue(directory.path() + "/expired.pem", "DNS:localhost", -7200, -3600);
+  CHECK(has(refused(directory.path() + "/expired.pem"), "expired"));
+}
