@@ -544,29 +544,25 @@ void ProcessRun::finish(const protocol::ExitStatus& status) {
   if (status.code) outcome += " " + std::to_string(*status.code);
   if (status.signal) outcome += " signal " + std::to_string(*status.signal);
   if (!status.error_name.empty()) outcome += " " + status.error_name;
-  retire(outcome);
-  on_finished(status);
+  retire();
+  on_finished(status);  // first: somebody waits for it
+  log_end(outcome);
 }
 
 void ProcessRun::refuse(const protocol::ConnectError& error) {
   const auto self = shared_from_this();
   stdin_broken();
-  retire("refused " + error.code);
+  retire();
   on_refused(error);
+  log_end("refused " + error.code);
 }
 
-void ProcessRun::retire(const std::string& outcome) {
+void ProcessRun::retire() {
   phase_ = Phase::finished;
   timeout_timer_.cancel();
   kill_timer_.cancel();
   record_->remove(*this);
   context_->runs.erase(this);
-  const auto elapsed = std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now() - begin_).count();
-  context_->log(LogLevel::info, "process " + printable(id_, 64) + " sandbox " + record_->id() + " \"" + printable(program_, 128) +
-                                    "\" " + outcome + ", " + std::to_string(elapsed / 1000) + "." +
-                                    std::to_string(elapsed / 100 % 10) + " ms, stdin " + std::to_string(stdin_bytes_) +
-                                    ", stdout " + std::to_string(outputs_[0].bytes) + ", stderr " +
-                                    std::to_string(outputs_[1].bytes) + " bytes");
   // Not destroyed here: we may be inside one of its own calls.
   if (process_ || sandbox_) {
     asio::post(context_->executor, [sandbox = std::move(sandbox_), process = std::move(process_)]() mutable {
@@ -575,6 +571,15 @@ void ProcessRun::retire(const std::string& outcome) {
     });
   }
   context_->changed.notify();
+}
+
+void ProcessRun::log_end(const std::string& outcome) const {
+  const auto elapsed = std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now() - begin_).count();
+  context_->log(LogLevel::info, "process " + printable(id_, 64) + " sandbox " + record_->id() + " \"" + printable(program_, 128) +
+                                    "\" " + outcome + ", " + std::to_string(elapsed / 1000) + "." +
+                                    std::to_string(elapsed / 100 % 10) + " ms, stdin " + std::to_string(stdin_bytes_) +
+                                    ", stdout " + std::to_string(outputs_[0].bytes) + ", stderr " +
+                                    std::to_string(outputs_[1].bytes) + " bytes");
 }
 
 void ProcessRun::drop() noexcept {

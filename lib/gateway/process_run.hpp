@@ -113,7 +113,8 @@ class ProcessRun : public std::enable_shared_from_this<ProcessRun> {
   [[nodiscard]] protocol::ExitStatus status() const;
   void finish(const protocol::ExitStatus& status);
   void refuse(const protocol::ConnectError& error);
-  void retire(const std::string& outcome);
+  void retire();
+  void log_end(const std::string& outcome) const;
   [[nodiscard]] OutputState& state(Output output) noexcept { return outputs_[static_cast<std::size_t>(output)]; }
 
   std::shared_ptr<Context> context_;
