@@ -456,8 +456,9 @@ asio::awaitable<void> sandboxes_are_apart(Runner& runner) {
 asio::awaitable<void> terminal(Runner& runner) {
   auto sandbox = co_await runner.create(sandbox_spec());
   ProcessSpec spec =
-      command(sh("test -t 0 && test -t 1 && test -t 2 && echo tty; stty size; trap 'stty size' WINCH; echo ready; read line; echo "
-                 "\"[$line]\"; "
+      // A trapped signal ends the shell's read with nothing: it is asked again.
+      command(sh("test -t 0 && test -t 1 && test -t 2 && echo tty; stty size; trap 'stty size' WINCH; echo ready; line=; "
+                 "until [ -n \"$line\" ]; do read line; done; echo \"[$line]\"; "
                  "read line || echo end; echo x >/dev/tty"));
   spec.tty = true;
   spec.use_stdin = true;
