@@ -1,6 +1,7 @@
 #include "client/exec_process.hpp"
 
 #include "client/errors.hpp"
+#include "core/process_status.hpp"
 #include "net/http_client.hpp"
 #include "protocol/signals.hpp"
 
@@ -29,24 +30,6 @@ std::exception_ptr has_exited() { return make_exception_ptr(SandboxExecutionErro
 
 std::chrono::system_clock::time_point from_ms(std::uint64_t ms) {
   return std::chrono::system_clock::time_point(std::chrono::milliseconds(static_cast<std::int64_t>(ms)));
-}
-
-ProcessStatus status_of(Outcome outcome) {
-  switch (outcome) {
-    case Outcome::exited:
-      return ProcessStatus::exited;
-    case Outcome::signaled:
-      return ProcessStatus::signaled;
-    case Outcome::timed_out:
-      return ProcessStatus::timed_out;
-    case Outcome::cancelled:
-      return ProcessStatus::cancelled;
-    case Outcome::failed:
-      return ProcessStatus::failed;
-    case Outcome::lost:
-      return ProcessStatus::lost;
-  }
-  return ProcessStatus::lost;
 }
 
 }  // namespace
@@ -602,7 +585,7 @@ void ExecProcess::end(Outcome outcome, const protocol::ExitStatus* status, const
     result->ended_at = from_ms(status->end_time_ms);
   }
   if (writer_) writer_->set_exception(reader_error ? reader_error : has_exited());
-  status_.store(status_of(outcome), std::memory_order_release);
+  status_.store(core::status_of(outcome), std::memory_order_release);
   std::shared_ptr<void> kept;
   {
     const std::lock_guard lock(mutex_);

@@ -1,6 +1,7 @@
 #include <cwsandbox/process.hpp>
 
 #include "core/output_buffer.hpp"
+#include "core/process_status.hpp"
 
 #include <ostream>
 
@@ -45,6 +46,28 @@ std::string_view to_string(ProcessStatus status) noexcept {
   }
   return "unknown";
 }
+
+namespace core {
+
+ProcessStatus status_of(Outcome outcome) noexcept {
+  switch (outcome) {
+    case Outcome::exited:
+      return ProcessStatus::exited;
+    case Outcome::signaled:
+      return ProcessStatus::signaled;
+    case Outcome::timed_out:
+      return ProcessStatus::timed_out;
+    case Outcome::cancelled:
+      return ProcessStatus::cancelled;
+    case Outcome::failed:
+      return ProcessStatus::failed;
+    case Outcome::lost:
+      return ProcessStatus::lost;
+  }
+  return ProcessStatus::lost;
+}
+
+}  // namespace core
 
 Output::Output() = default;
 Output::Output(std::string_view text) {
@@ -147,22 +170,7 @@ int Process::wait() const { return code_of(result()); }
 ProcessStatus Process::status() const {
   if (control_) return control_->status();
   if (!done()) return ProcessStatus::running;
-  if (const auto result = final_result(*state())) {
-    switch (result->outcome) {
-      case Outcome::exited:
-        return ProcessStatus::exited;
-      case Outcome::signaled:
-        return ProcessStatus::signaled;
-      case Outcome::timed_out:
-        return ProcessStatus::timed_out;
-      case Outcome::cancelled:
-        return ProcessStatus::cancelled;
-      case Outcome::failed:
-        return ProcessStatus::failed;
-      case Outcome::lost:
-        return ProcessStatus::lost;
-    }
-  }
+  if (const auto result = final_result(*state())) return core::status_of(result->outcome);
   try {
     std::rethrow_exception(error());
   } catch (const CancelledError&) {

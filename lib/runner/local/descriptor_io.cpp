@@ -20,7 +20,7 @@ namespace {
 // it fast; not from the start, and not the most that is allowed, because the kernel gives one user only 64 MiB of pipes in all
 // before it begins to shrink them.
 constexpr std::size_t kGrowAfter = 512u << 10;
-constexpr int kLargePipe = 1 << 20;
+constexpr int kLargePipe = 256 << 10;
 
 void grow_when_busy(int fd, std::size_t& seen, std::size_t n, bool& grown) {
   if (grown) return;
