@@ -281,9 +281,6 @@ class task : public detail::TaskTag {
   [[nodiscard]] std::shared_ptr<state_type> state() && noexcept { return std::move(state_); }
   [[nodiscard]] const std::shared_ptr<void>& guard() const noexcept { return guard_; }
 
- protected:
-  void drop_guard() noexcept { guard_.reset(); }
-
  private:
   template <typename Rep, typename Period>
   void wait_for(std::chrono::duration<Rep, Period> timeout) const {
