@@ -51,6 +51,30 @@ struct HttpClientOptions {
   TlsClientOptions tls;
 };
 
+/// A request whose body is written, and whose answer is read, piece by piece, in constant memory. One operation at a time, on any
+/// executor. An operation that makes no progress for `idle_timeout` fails with TransportError (timeout). Destroying it before the
+/// answer's end closes the connection; after it, the connection is used again.
+class ClientExchange {
+ public:
+  virtual ~ClientExchange() = default;
+  /// Sends a piece of the body. False: the server has answered before it had it all; go on with `head()`.
+  [[nodiscard]] virtual asio::awaitable<bool> write(asio::const_buffer from) = 0;
+  /// `length` bytes of a regular file, by sendfile where the transport allows it. Returns the bytes sent: fewer when the file ended
+  /// before or the server has answered.
+  [[nodiscard]] virtual asio::awaitable<std::uint64_t> write_file(int fd, std::uint64_t offset, std::uint64_t length) = 0;
+  /// The body is complete (short of the announced length it is an error: the connection is closed). Then the header of the answer;
+  /// 1xx answers are skipped. `body` is empty.
+  [[nodiscard]] virtual asio::awaitable<HttpResponse> head() = 0;
+  /// Bytes of the answer's body when announced.
+  [[nodiscard]] virtual std::optional<std::uint64_t> content_length() const noexcept = 0;
+  /// The next bytes of the answer; 0 at its end. TransportError (closed) when it was cut.
+  [[nodiscard]] virtual asio::awaitable<std::size_t> read(asio::mutable_buffer into) = 0;
+  /// What is left of the answer, at most `limit` bytes (for an error's body).
+  [[nodiscard]] virtual asio::awaitable<std::string> read_rest(std::size_t limit) = 0;
+  /// Ends it from any thread: the operation under way fails with operation_aborted.
+  virtual void abort() noexcept = 0;
+};
+
 /// Thread safe: any number of calls at once, on any executor. Idle connections are kept and reused; each runs on a strand of its
 /// own on the client's executor, so that it need not stay with the executor of the call that opened it. An idle connection past its
 /// lifetime is closed when the client is next used: a timer would keep the user's `io_context::run()` from returning.
@@ -67,6 +91,14 @@ class HttpClient {
   /// one. `deadline` covers everything. Throws TransportError, and std::invalid_argument for a method, target or header that would
   /// break the framing. Cancelling the coroutine closes that connection and throws operation_aborted.
   [[nodiscard]] asio::awaitable<HttpResponse> request(HttpRequest request, std::chrono::steady_clock::time_point deadline);
+
+  /// Opens an exchange: connects (or takes an idle connection) and sends the header. `body_length`: of the body that `write` will send,
+  /// 0 for none; unset: it goes out in chunks. `request.body` must be empty. With `expect_continue` the header asks for "100 Continue",
+  /// and the first write waits for it (or for the refusal), so that a refused upload costs nothing. Throws as `request` does.
+  [[nodiscard]] asio::awaitable<std::unique_ptr<ClientExchange>> open(HttpRequest request, std::optional<std::uint64_t> body_length,
+                                                                      bool expect_continue,
+                                                                      std::chrono::steady_clock::time_point connect_deadline,
+                                                                      std::chrono::steady_clock::duration idle_timeout);
 
   /// Opens a WebSocket on a new connection whose executor is `executor` (serialised: a strand, or a context that one thread runs).
   /// `subprotocol` may name several, separated by commas; the server must select one of them. Throws TransportError,

@@ -9,6 +9,7 @@
 
 #include <functional>
 #include <optional>
+#include <stdexcept>
 #include <vector>
 
 namespace cwsandbox::net {
@@ -29,10 +30,40 @@ struct TlsServerOptions {
   std::string key_file;
 };
 
+/// A request whose body is read, and whose answer is written, piece by piece, in constant memory. Everything on the server's
+/// executor; one operation at a time. Every operation has a deadline of its own (`body_timeout` for each read that makes no progress,
+/// `write_timeout` for each write), and throws boost::system::system_error when the connection is lost.
+class ServerExchange {
+ public:
+  virtual ~ServerExchange() = default;
+  [[nodiscard]] virtual const HttpRequest& request() const noexcept = 0;  ///< with an empty body
+  /// Bytes of the request's body when announced; unset when it comes in chunks.
+  [[nodiscard]] virtual std::optional<std::uint64_t> content_length() const noexcept = 0;
+  /// The next bytes of the body; 0 at its end. Says "100 Continue" first where the client waits for it. `max_body` does not apply.
+  [[nodiscard]] virtual asio::awaitable<std::size_t> read(asio::mutable_buffer into) = 0;
+  /// The header of the answer, once. `length` unset: the body goes out in chunks. `head.body` goes out as the body's first bytes.
+  [[nodiscard]] virtual asio::awaitable<void> start(HttpResponse head, std::optional<std::uint64_t> length) = 0;
+  [[nodiscard]] virtual asio::awaitable<void> write(asio::const_buffer from) = 0;
+  /// `length` bytes of a regular file: by sendfile where the transport allows it, else by copies. Returns the bytes sent, fewer when
+  /// the file ended before.
+  [[nodiscard]] virtual asio::awaitable<std::uint64_t> write_file(int fd, std::uint64_t offset, std::uint64_t length) = 0;
+  /// The answer is complete. An exchange that ends without it (or short of the announced length) has its connection dropped, so that
+  /// the client sees that the answer was cut.
+  [[nodiscard]] virtual asio::awaitable<void> finish() = 0;
+  /// Whether the client has closed its connection; looks, never waits. For answers that may be silent for long.
+  [[nodiscard]] virtual bool client_gone() noexcept = 0;
+};
+
 /// What the server asks of its owner. All calls come on the server's executor.
 class HttpHandler {
  public:
   virtual ~HttpHandler() = default;
+  /// True for a request that `stream` is to answer instead of `handle`; asked after `early_answer`.
+  [[nodiscard]] virtual bool streams(const HttpRequest& /*request*/) { return false; }
+  /// Answers a request piece by piece. An exception before `start` becomes a 500 without its text; later it cuts the connection.
+  [[nodiscard]] virtual asio::awaitable<void> stream(ServerExchange& /*exchange*/) {
+    throw std::logic_error("this handler streams nothing");
+  }
   /// Answers a request. An exception becomes a 500 without its text.
   [[nodiscard]] virtual asio::awaitable<HttpResponse> handle(const HttpRequest& request) = 0;
   /// Called for a request whose body has not been read: an answer here ends it early (wrong token, unknown path), nullopt goes on.

@@ -149,17 +149,131 @@ struct ExecResponse {
   std::int64_t stderr_bytes_produced = 0;
 };
 
+// ---- files: the published small ones ----
+
+struct WriteFileRequest {
+  std::string sandbox_id;
+  std::string path;
+  std::string content;  ///< base64 on the wire
+  std::string container;
+};
+
+struct ReadFileRequest {
+  std::string sandbox_id;
+  std::string path;
+  std::string container;
+};
+
+struct ReadFileResponse {
+  std::string content;  ///< base64 on the wire
+};
+
+// ---- files: cwsandbox.v1.FileService, this project's own (docs/gateway.md) ----
+
+/// A path in JSON: `path` when it is UTF-8, else `pathBytes` in base64. One of them must be there.
+struct FilePath {
+  std::string bytes;
+};
+
+enum class FileType : std::uint8_t { unspecified, regular, directory, symlink, fifo, socket, block_device, character_device };
+/// "FILE_TYPE_REGULAR" and so on.
+[[nodiscard]] std::string_view to_string(FileType type) noexcept;
+
+struct FileInfo {
+  std::string name;  ///< `name` when it is UTF-8, else `nameBytes` in base64
+  FileType type = FileType::unspecified;
+  std::uint64_t size = 0;
+  std::uint32_t mode = 0;  ///< permission bits
+  std::uint32_t uid = 0, gid = 0;
+  Timestamp modify_time;
+  std::string link_target;  ///< `linkTarget` or `linkTargetBytes`
+};
+
+struct StatFileRequest {
+  std::string sandbox_id;
+  FilePath path;
+  bool follow_symlinks = false;
+};
+// The answer is a FileInfo.
+
+/// The answer is a server stream (Connect) of ListFilesResponse, so that a directory of any size is listed in bounded memory.
+struct ListFilesRequest {
+  std::string sandbox_id;
+  FilePath path;
+};
+struct ListFilesResponse {
+  std::vector<FileInfo> files;
+};
+
+struct MakeDirectoryRequest {
+  std::string sandbox_id;
+  FilePath path;
+  std::optional<std::uint32_t> mode;  ///< unset: 0755
+  bool parents = false;
+};
+
+struct RemoveFileRequest {
+  std::string sandbox_id;
+  FilePath path;
+  bool recursive = false;
+  bool allow_missing = false;
+};
+
+struct RenameFileRequest {
+  std::string sandbox_id;
+  FilePath from, to;  ///< `from`/`fromBytes`, `to`/`toBytes`
+};
+// The answers of the last three are empty messages.
+
+// ---- logs ----
+
+struct StreamLogsRequest {
+  std::string sandbox_id;
+  bool follow = false;
+  std::int32_t tail_lines = 0;  ///< 0: all
+  Timestamp since_time;
+  std::string container;
+  bool timestamps = false;
+  std::string resume_log_session_id;
+  std::uint64_t resume_log_offset = 0;
+};
+
+struct LogStreamError {
+  std::string message;
+  std::string code;  ///< e.g. "REPLAY_GAP"
+};
+
+struct LogEntry {
+  std::string data;  ///< base64 on the wire
+  Timestamp timestamp;
+  std::string log_session_id;
+  std::uint64_t next_log_offset = 0;  ///< of the byte after `data`
+  std::optional<LogStreamError> error;
+};
+
 // Requests: throw ParseError when a string is not valid UTF-8, because a repaired one would ask for something else.
 [[nodiscard]] std::string to_json(const CreateSandboxRequest& message);
 [[nodiscard]] std::string to_json(const GetSandboxRequest& message);
 [[nodiscard]] std::string to_json(const ListSandboxesRequest& message);
 [[nodiscard]] std::string to_json(const DeleteSandboxRequest& message);
 [[nodiscard]] std::string to_json(const ExecRequest& message);
+[[nodiscard]] std::string to_json(const WriteFileRequest& message);
+[[nodiscard]] std::string to_json(const ReadFileRequest& message);
+[[nodiscard]] std::string to_json(const StatFileRequest& message);
+[[nodiscard]] std::string to_json(const ListFilesRequest& message);
+[[nodiscard]] std::string to_json(const MakeDirectoryRequest& message);
+[[nodiscard]] std::string to_json(const RemoveFileRequest& message);
+[[nodiscard]] std::string to_json(const RenameFileRequest& message);
+[[nodiscard]] std::string to_json(const StreamLogsRequest& message);
 // Responses: text that is not UTF-8 is repaired with U+FFFD.
 [[nodiscard]] std::string to_json(const Sandbox& message);
 [[nodiscard]] std::string to_json(const ListSandboxesResponse& message);
 [[nodiscard]] std::string to_json(const DeleteSandboxResponse& message);
 [[nodiscard]] std::string to_json(const ExecResponse& message);
+[[nodiscard]] std::string to_json(const ReadFileResponse& message);
+[[nodiscard]] std::string to_json(const FileInfo& message);
+[[nodiscard]] std::string to_json(const ListFilesResponse& message);
+[[nodiscard]] std::string to_json(const LogEntry& message);
 
 // All of these throw ParseError, and nothing else, for bad input. Nesting is bounded (32 levels); the caller bounds the size.
 [[nodiscard]] CreateSandboxRequest parse_create_sandbox_request(std::string_view json);
@@ -171,5 +285,17 @@ struct ExecResponse {
 [[nodiscard]] ListSandboxesResponse parse_list_sandboxes_response(std::string_view json);
 [[nodiscard]] DeleteSandboxResponse parse_delete_sandbox_response(std::string_view json);
 [[nodiscard]] ExecResponse parse_exec_response(std::string_view json);
+[[nodiscard]] WriteFileRequest parse_write_file_request(std::string_view json);
+[[nodiscard]] ReadFileRequest parse_read_file_request(std::string_view json);
+[[nodiscard]] ReadFileResponse parse_read_file_response(std::string_view json);
+[[nodiscard]] StatFileRequest parse_stat_file_request(std::string_view json);
+[[nodiscard]] FileInfo parse_file_info(std::string_view json);
+[[nodiscard]] ListFilesRequest parse_list_files_request(std::string_view json);
+[[nodiscard]] ListFilesResponse parse_list_files_response(std::string_view json);
+[[nodiscard]] MakeDirectoryRequest parse_make_directory_request(std::string_view json);
+[[nodiscard]] RemoveFileRequest parse_remove_file_request(std::string_view json);
+[[nodiscard]] RenameFileRequest parse_rename_file_request(std::string_view json);
+[[nodiscard]] StreamLogsRequest parse_stream_logs_request(std::string_view json);
+[[nodiscard]] LogEntry parse_log_entry(std::string_view json);
 
 }  // namespace cwsandbox::protocol

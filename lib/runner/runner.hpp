@@ -18,6 +18,7 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace cwsandbox::runner {
@@ -39,6 +40,12 @@ class RunnerError : public std::runtime_error {
   std::map<std::string, std::string> metadata_;
 };
 
+/// A file that is there before the main command starts.
+struct InitialFile {
+  std::string path;  ///< absolute; missing directories are made
+  std::string content;
+};
+
 /// What a sandbox is made from.
 struct SandboxSpec {
   std::string id;                          ///< chosen by the gateway; [a-z0-9-]
@@ -46,6 +53,7 @@ struct SandboxSpec {
   std::vector<std::string> command;        ///< the main command; never empty
   std::map<std::string, std::string> env;  ///< for the main command and every process
   std::string working_dir;                 ///< empty: the image's
+  std::vector<InitialFile> files;          ///< written as the sandbox's user
 };
 
 /// How a process ended.
@@ -117,10 +125,95 @@ class Process {
   virtual void resize(std::uint16_t width, std::uint16_t height) = 0;
 };
 
+enum class FileType : std::uint8_t { unknown, regular, directory, symlink, fifo, socket, block_device, character_device };
+
+struct FileInfo {
+  std::string name;  ///< the last part of the path; any bytes but '/' and NUL
+  FileType type = FileType::unknown;
+  std::uint64_t size = 0;  ///< bytes; of a symlink its target's length
+  std::uint32_t mode = 0;  ///< permission bits, 07777
+  std::uint32_t uid = 0, gid = 0;
+  std::chrono::system_clock::time_point modified{};
+  std::string link_target;  ///< of a symlink
+};
+
+/// A file operation that the sandbox's system refused.
+class FileFailed : public RunnerError {
+ public:
+  FileFailed(int error, std::string path, const std::string& message)
+      : RunnerError("failed_precondition", "", message), error_(error), path_(std::move(path)) {}
+  [[nodiscard]] int error() const noexcept { return error_; }  ///< an errno; EISDIR, EINVAL, ... also for what is no regular file
+  [[nodiscard]] const std::string& path() const noexcept { return path_; }
+
+ private:
+  int error_;
+  std::string path_;
+};
+
+/// A regular file of the sandbox's, open for reading. What happens to its name afterwards does not matter.
+class FileReader {
+ public:
+  virtual ~FileReader() = default;
+  [[nodiscard]] virtual const FileInfo& info() const noexcept = 0;  ///< as it was when it was opened
+  /// A descriptor of the file in this process, or -1 when it is elsewhere: then only `read` works.
+  [[nodiscard]] virtual int native_handle() const noexcept { return -1; }
+  /// Bytes from `offset`; 0 only at the end of the file. Throws FileFailed. The buffer stays valid until completion.
+  [[nodiscard]] virtual asio::awaitable<std::size_t> read(std::uint64_t offset, asio::mutable_buffer into) = 0;
+};
+
+/// A file being written under a temporary name beside its own. Destroyed without `commit`, it leaves no trace and the old file as
+/// it was.
+class FileWriter {
+ public:
+  virtual ~FileWriter() = default;
+  /// All bytes, behind those before. Throws FileFailed (ENOSPC, ...). The buffer stays valid until completion.
+  [[nodiscard]] virtual asio::awaitable<void> write(asio::const_buffer from) = 0;
+  /// The file takes its name, replacing what bore it: a regular file or nothing. Once. Throws FileFailed.
+  [[nodiscard]] virtual asio::awaitable<void> commit() = 0;
+};
+
+struct FileWriteSpec {
+  std::string path;                   ///< of the file to be
+  std::optional<std::uint32_t> mode;  ///< permission bits; unset: those of the file it replaces, else 0644
+  bool make_parents = false;          ///< missing directories are made, mode 0755
+};
+
+/// A directory's entries, some at a time, without "." and "..", in the directory's own order.
+class DirectoryReader {
+ public:
+  virtual ~DirectoryReader() = default;
+  /// At most `limit` entries; none at the end. Throws FileFailed.
+  [[nodiscard]] virtual asio::awaitable<std::vector<FileInfo>> next(std::size_t limit) = 0;
+};
+
+/// The files of one sandbox. Paths are resolved inside the sandbox, by its user, with its working directory; they are any bytes but
+/// NUL, not empty. Every call throws FileFailed for what the sandbox's system refuses, and RunnerError("unavailable",
+/// "CWSANDBOX_RUNNER_UNAVAILABLE") when the sandbox has gone. Nothing here waits for a FIFO's other end or opens a device.
+class Files {
+ public:
+  virtual ~Files() = default;
+  /// Symlinks are followed inside the sandbox. FileFailed(EISDIR) for a directory, FileFailed(EINVAL) for what is no regular file.
+  [[nodiscard]] virtual asio::awaitable<std::unique_ptr<FileReader>> open(std::string path) = 0;
+  [[nodiscard]] virtual asio::awaitable<std::unique_ptr<FileWriter>> create(FileWriteSpec spec) = 0;
+  [[nodiscard]] virtual asio::awaitable<FileInfo> stat(std::string path, bool follow_symlinks) = 0;
+  [[nodiscard]] virtual asio::awaitable<std::unique_ptr<DirectoryReader>> list(std::string path) = 0;
+  /// `parents`: missing ones are made, and one that is there already is no error.
+  [[nodiscard]] virtual asio::awaitable<void> make_directory(std::string path, std::uint32_t mode, bool parents) = 0;
+  /// A file, a symlink (never what it points to), an empty directory; with `recursive` also what is in it.
+  [[nodiscard]] virtual asio::awaitable<void> remove(std::string path, bool recursive) = 0;
+  [[nodiscard]] virtual asio::awaitable<void> rename(std::string from, std::string to) = 0;
+};
+
 /// A running sandbox. Destroying it ends it at once, with everything in it.
 class Sandbox {
  public:
   virtual ~Sandbox() = default;
+  /// What the main command writes. The gateway reads both to their ends; what it leaves unread stops the main command. They stay
+  /// readable after the sandbox has ended, for as long as this object lives.
+  [[nodiscard]] virtual ByteSource& main_stdout() { throw std::logic_error("not there yet"); }
+  [[nodiscard]] virtual ByteSource& main_stderr() { throw std::logic_error("not there yet"); }
+  /// Usable for as long as this object lives; operations under way keep what they need.
+  [[nodiscard]] virtual Files& files() { throw std::logic_error("not there yet"); }
   /// Throws StartFailed, or RunnerError("unavailable", "CWSANDBOX_RUNNER_UNAVAILABLE") when the sandbox has gone.
   [[nodiscard]] virtual asio::awaitable<std::unique_ptr<Process>> start(ProcessSpec spec) = 0;
   /// Calls `handler` once, when the main command (and so the sandbox) has ended. At most one handler.
