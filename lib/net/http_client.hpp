@@ -6,8 +6,10 @@
 #include "net/websocket.hpp"
 
 #include <boost/asio/awaitable.hpp>
+#include <boost/asio/buffer.hpp>
 
 #include <memory>
+#include <optional>
 #include <stdexcept>
 
 namespace cwsandbox::net {

@@ -6,6 +6,7 @@
 #include "net/websocket.hpp"
 
 #include <boost/asio/awaitable.hpp>
+#include <boost/asio/buffer.hpp>
 
 #include <functional>
 #include <optional>
