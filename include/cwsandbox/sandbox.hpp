@@ -197,6 +197,7 @@ class CWSANDBOX_EXPORT Sandbox {
 
   /// For the library's own parts.
   explicit Sandbox(std::shared_ptr<detail::SandboxState> state) noexcept : state_(std::move(state)) {}
+  [[nodiscard]] const std::shared_ptr<detail::SandboxState>& state() const noexcept { return state_; }
 
  private:
   std::shared_ptr<detail::SandboxState> state_;

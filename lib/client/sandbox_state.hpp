@@ -1,0 +1,107 @@
+// What all handles to one sandbox share, and what the parts of the library that work in a sandbox build on.
+#pragma once
+
+#include <cwsandbox/sandbox.hpp>
+
+#include "client/backend.hpp"
+#include "client/exec_process.hpp"
+#include "protocol/messages.hpp"
+
+#include <boost/asio/awaitable.hpp>
+
+#include <chrono>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace cwsandbox::client {
+
+/// What goes wrong on the server's side of a message is the server's fault, and says so.
+template <typename Parse>
+auto parse_answer(Parse parse, const std::string& json) {
+  try {
+    return parse(json);
+  } catch (const protocol::ParseError& error) {
+    throw CWSandboxError("The server's answer cannot be read: " + (error.field.empty() ? std::string() : error.field + ": ") +
+                         error.what());
+  }
+}
+
+}  // namespace cwsandbox::client
+
+namespace cwsandbox::detail {
+
+/// Any thread may call any member.
+class SandboxState : public std::enable_shared_from_this<SandboxState> {
+ public:
+  /// Where to reach a sandbox that is there.
+  class Ready {
+   public:
+    Ready(std::shared_ptr<client::Backend> its_backend, std::string its_id)
+        : backend(std::move(its_backend)), id(std::move(its_id)) {}
+    std::shared_ptr<client::Backend> backend;
+    std::string id;
+  };
+
+  /// One that is yet to be made: `create_json` is the request.
+  SandboxState(std::shared_ptr<ClientCore> core, std::string create_json);
+  /// One that exists.
+  SandboxState(std::shared_ptr<ClientCore> core, std::shared_ptr<client::Backend> backend, const protocol::Sandbox& sandbox);
+  SandboxState(const SandboxState&) = delete;
+  SandboxState& operator=(const SandboxState&) = delete;
+  ~SandboxState();
+
+  /// Starts it if need be and waits until it has an id. Throws SandboxNotRunningError when it has been stopped or has ended.
+  [[nodiscard]] static asio::awaitable<Ready> ready(std::shared_ptr<SandboxState> self);
+  /// The same for what may be asked of a sandbox that has ended, too.
+  [[nodiscard]] static asio::awaitable<Ready> located(std::shared_ptr<SandboxState> self);
+
+  task<void> start();
+  [[nodiscard]] task<void> wait();
+  task<void> stop(const StopOptions& options);
+  [[nodiscard]] task<SandboxStatus> refresh();
+  [[nodiscard]] Process exec(std::vector<std::string> command, ExecOptions options);
+  void release();
+
+  template <typename T>
+  [[nodiscard]] T get(T SandboxState::*member) const {
+    const std::lock_guard lock(mutex_);
+    return this->*member;
+  }
+  /// Takes up what the server says; states only move forward.
+  void learn(const protocol::Sandbox& sandbox);
+  [[nodiscard]] const std::shared_ptr<ClientCore>& core() const noexcept { return core_; }
+
+  [[nodiscard]] static asio::awaitable<Sandbox> find(std::shared_ptr<ClientCore> core, std::string id);
+  [[nodiscard]] static asio::awaitable<std::vector<Sandbox>> find_all(std::shared_ptr<ClientCore> core, ListOptions options);
+
+ private:
+  friend class cwsandbox::Sandbox;
+
+  [[nodiscard]] std::shared_ptr<client::Backend> backend();
+  static asio::awaitable<void> complete(asio::awaitable<void> work, task_source<void> source);
+  static asio::awaitable<void> create(std::shared_ptr<SandboxState> self, task_source<void> source);
+  static asio::awaitable<protocol::Sandbox> fetch(std::shared_ptr<client::Backend> backend, std::string id,
+                                                  std::chrono::milliseconds timeout);
+  static asio::awaitable<SandboxStatus> ask_status(std::shared_ptr<SandboxState> self);
+  static asio::awaitable<void> poll_until_running(std::shared_ptr<SandboxState> self);
+  static asio::awaitable<void> stop_and_confirm(std::shared_ptr<SandboxState> self, StopOptions options);
+  static asio::awaitable<void> stop_quietly(std::shared_ptr<client::Backend> backend, std::string json);
+
+  const std::shared_ptr<ClientCore> core_;
+  const std::shared_ptr<client::ExecCounters> counters_ = std::make_shared<client::ExecCounters>();
+  std::string create_json_;
+  mutable std::mutex mutex_;
+  std::shared_ptr<client::Backend> backend_;
+  task<void> started_, running_, stopped_;
+  std::optional<std::string> id_;
+  SandboxStatus status_ = SandboxStatus::unspecified;
+  std::string reason_, image_;
+  std::vector<std::string> tags_;
+  std::chrono::system_clock::time_point created_;
+  bool owned_ = false, released_ = false, stopping_ = false;
+};
+
+}  // namespace cwsandbox::detail
