@@ -396,6 +396,18 @@ class Writer {
   void put(const char* name, const std::map<std::string, std::string>& value) {
     if (!value.empty()) json_[camel(name)] = value;
   }
+  void put(const char* name, const std::optional<bool>& value) {
+    if (value) json_[camel(name)] = *value;
+  }
+  void put(const char* name, const std::optional<std::uint32_t>& value) {
+    if (value) json_[camel(name)] = *value;
+  }
+  template <typename T, typename Function>
+  void put_each(const char* name, const std::vector<T>& values, Function function) {
+    Json array = Json::array();
+    for (const T& value : values) array.push_back(function(value));
+    put_json(name, std::move(array));
+  }
   void put_bytes(const char* name, const std::string& value) {
     if (!value.empty()) json_[camel(name)] = base64_encode(value);
   }
@@ -408,6 +420,141 @@ class Writer {
   Json json_ = Json::object();
 };
 
+Json resources_json(const ResourceList& message) {
+  Writer out;
+  out.put("cpu", message.cpu);
+  out.put("memory", message.memory);
+  if (message.gpu) {
+    Writer gpu;
+    gpu.put("count", message.gpu->count);
+    gpu.put("type", message.gpu->type);
+    gpu.put("memory_gb", message.gpu->memory_gb);
+    out.put_json("gpu", gpu.take());
+  }
+  return out.take();
+}
+
+Json file_mount_json(const FileMount& message) {
+  Writer out;
+  out.put("path", message.path);
+  out.put_bytes("content", message.content);
+  return out.take();
+}
+
+Json volume_mount_json(const VolumeMount& message) {
+  Writer out;
+  out.put("volume", message.volume);
+  out.put("mount_path", message.mount_path);
+  out.put("read_only", message.read_only);
+  out.put("sub_path", message.sub_path);
+  return out.take();
+}
+
+Json secret_store_json(const SecretStoreReference& message) {
+  Writer out;
+  out.put("store_name", message.store_name);
+  out.put_each("secrets", message.secrets, [](const SecretMapping& secret) {
+    Writer one;
+    one.put("path", secret.path);
+    one.put("field", secret.field);
+    one.put("env_var", secret.env_var);
+    return one.take();
+  });
+  return out.take();
+}
+
+Json security_context_json(const SecurityContext& message) {
+  Writer out;
+  out.put("run_as_user", message.run_as_user);
+  out.put("run_as_group", message.run_as_group);
+  out.put("privileged", message.privileged);
+  out.put("allow_privilege_escalation", message.allow_privilege_escalation);
+  out.put("read_only_root_filesystem", message.read_only_root_filesystem);
+  out.put("capabilities_add", message.capabilities_add);
+  out.put("capabilities_drop", message.capabilities_drop);
+  out.put("seccomp_profile", message.seccomp_profile);
+  return out.take();
+}
+
+Json pull_credentials_json(const ImagePullCredentials& message) {
+  Writer source, out;
+  source.put("store_name", message.store_name);
+  source.put("path", message.path);
+  source.put("field", message.field);
+  out.put("registry", message.registry);
+  out.put_json("credentials", source.take());
+  return out.take();
+}
+
+Json volume_json(const SandboxVolume& message) {
+  Json out = {{"name", message.name}};
+  if (!message.scratch) {
+    out["volumeId"] = message.volume_id;
+    return out;
+  }
+  Writer scratch;
+  scratch.put("size", message.size);
+  scratch.put("medium", message.medium);
+  scratch.put("restore_from_snapshot_id", message.restore_from_snapshot_id);
+  out["scratch"] = scratch.take();  // also when it is empty: its presence says which kind it is
+  return out;
+}
+
+Json service_json(const Service& message) {
+  Writer endpoint, out;
+  endpoint.put("kind", message.endpoint_kind);
+  endpoint.put("auth", message.endpoint_auth);
+  out.put("port", message.port);
+  out.put("name", message.name);
+  out.put("protocol", message.protocol);
+  out.put("visibility", message.visibility);
+  out.put_json("endpoint", endpoint.take());
+  return out.take();
+}
+
+Json network_rule_json(const NetworkRule& message) {
+  using Peer = NetworkRule::Peer;
+  Writer peer, out;
+  switch (message.peer) {
+    case Peer::any:
+      out.put("any", true);
+      break;
+    case Peer::cidr:
+      peer.put("cidr", message.value);
+      peer.put("except", message.except);
+      out.put_json("cidr", peer.take());
+      break;
+    case Peer::dns_name:
+      out.put("dns_name", message.value);
+      break;
+    case Peer::tenant:
+      out.put("tenant", message.value);
+      break;
+    case Peer::selector:
+      peer.put("pod_labels", message.pod_labels);
+      peer.put("namespace_labels", message.namespace_labels);
+      out.put_json("selector", peer.take());
+      break;
+  }
+  out.put_each("ports", message.ports, [](const PortRange& range) {
+    Writer one;
+    one.put("protocol", range.protocol);
+    one.put("port", range.port);
+    one.put("end_port", range.end_port);
+    return one.take();
+  });
+  return out.take();
+}
+
+Json network_json(const NetworkOptions& message) {
+  Writer out;
+  out.put_each("ingress", message.ingress, network_rule_json);
+  out.put_each("egress", message.egress, network_rule_json);
+  out.put("deny_egress", message.deny_egress);
+  out.put("deny_ingress", message.deny_ingress);
+  return out.take();
+}
+
 Json container_json(const Container& message) {
   Writer out;
   out.put("name", message.name);
@@ -416,6 +563,16 @@ Json container_json(const Container& message) {
   out.put("args", message.args);
   out.put("environment_variables", message.environment_variables);
   out.put("working_dir", message.working_dir);
+  Writer requirements;
+  if (message.requests) requirements.put_json("requests", resources_json(*message.requests));
+  if (message.limits) requirements.put_json("limits", resources_json(*message.limits));
+  out.put_json("resource_requirements", requirements.take());
+  out.put_each("files", message.files, file_mount_json);
+  out.put_each("volume_mounts", message.volume_mounts, volume_mount_json);
+  out.put_each("secret_stores", message.secret_stores, secret_store_json);
+  if (message.security_context) out.put_json("security_context", security_context_json(*message.security_context));
+  if (message.image_pull_credentials)
+    out.put_json("image_pull_credentials", pull_credentials_json(*message.image_pull_credentials));
   return out.take();
 }
 
@@ -430,6 +587,11 @@ Json sandbox_json(const Sandbox& message) {
   spec.put("runner_ids", message.spec.runner_ids);
   spec.put("annotations", message.spec.annotations);
   spec.put("runtime_class", message.spec.runtime_class);
+  spec.put_each("volumes", message.spec.volumes, volume_json);
+  spec.put_each("services", message.spec.services, service_json);
+  if (message.spec.network) spec.put_json("network", network_json(*message.spec.network));
+  spec.put("instance_type", message.spec.instance_type);
+  spec.put("mode", message.spec.mode);
 
   Writer status;
   status.put("state", message.status.state);

@@ -44,6 +44,49 @@ enum class State : std::uint8_t {
   return state == State::completed || state == State::failed || state == State::terminated;
 }
 
+struct Gpu {
+  std::int64_t count = 0;
+  std::string type;            ///< one of these two at most
+  std::int64_t memory_gb = 0;  ///< 0: unset
+};
+
+/// The API's `Resources`: quantities as Kubernetes writes them.
+struct ResourceList {
+  std::string cpu, memory;
+  std::optional<Gpu> gpu;
+};
+
+struct FileMount {
+  std::string path;
+  std::string content;  ///< base64 on the wire
+};
+
+struct VolumeMount {
+  std::string volume, mount_path;
+  bool read_only = false;
+  std::string sub_path;
+};
+
+struct SecretMapping {
+  std::string path, field, env_var;
+};
+
+struct SecretStoreReference {
+  std::string store_name;
+  std::vector<SecretMapping> secrets;
+};
+
+struct SecurityContext {
+  std::optional<std::uint32_t> run_as_user, run_as_group;
+  std::optional<bool> privileged, allow_privilege_escalation, read_only_root_filesystem;
+  std::vector<std::string> capabilities_add, capabilities_drop;
+  std::string seccomp_profile;
+};
+
+struct ImagePullCredentials {
+  std::string registry, store_name, path, field;
+};
+
 struct Container {
   std::string name;
   std::string image;
@@ -51,6 +94,48 @@ struct Container {
   std::vector<std::string> args;
   std::map<std::string, std::string> environment_variables;
   std::string working_dir;
+  // Written only: parsing notes them as unsupported, see SandboxSpec.
+  std::optional<ResourceList> requests, limits;  ///< `resourceRequirements`
+  std::vector<FileMount> files;
+  std::vector<VolumeMount> volume_mounts;
+  std::vector<SecretStoreReference> secret_stores;
+  std::optional<SecurityContext> security_context;
+  std::optional<ImagePullCredentials> image_pull_credentials;
+};
+
+struct SandboxVolume {
+  std::string name;
+  bool scratch = true;    ///< else `volume_id`
+  std::string volume_id;  ///< of a volume that exists
+  std::string size, restore_from_snapshot_id;
+  std::string medium;  ///< "STORAGE_MEDIUM_DISK" and so on
+};
+
+/// Enums by their names on the wire, empty for unset.
+struct Service {
+  std::int32_t port = 0;
+  std::string name, protocol, visibility;
+  std::string endpoint_kind, endpoint_auth;
+};
+
+struct PortRange {
+  std::string protocol;
+  std::int32_t port = 0, end_port = 0;
+};
+
+/// Both directions; names and selectors are for egress only.
+struct NetworkRule {
+  enum class Peer : std::uint8_t { any, cidr, dns_name, tenant, selector };
+  Peer peer = Peer::any;
+  std::string value;                ///< the block, the name, the scope
+  std::vector<std::string> except;  ///< of a block
+  std::map<std::string, std::string> pod_labels, namespace_labels;
+  std::vector<PortRange> ports;
+};
+
+struct NetworkOptions {
+  std::vector<NetworkRule> ingress, egress;
+  std::optional<bool> deny_egress, deny_ingress;
 };
 
 struct SandboxSpec {
@@ -61,6 +146,12 @@ struct SandboxSpec {
   std::vector<std::string> runner_ids;
   std::map<std::string, std::string> annotations;
   std::string runtime_class;
+  // Written only.
+  std::vector<SandboxVolume> volumes;
+  std::vector<Service> services;
+  std::optional<NetworkOptions> network;
+  std::string instance_type;
+  std::string mode;  ///< "SANDBOX_MODE_SERVERLESS" and so on; empty for unset
   /// JSON paths, from the root of the message, of the fields that were set and that this tree does not carry (volumes,
   /// services, network, resources, files, secrets, initContainers, ...), here and in the containers; in path order. Filled by
   /// parsing, so that a gateway can refuse by name instead of ignoring what was asked for. Not written by `to_json`.
