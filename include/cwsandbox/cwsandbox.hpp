@@ -5,11 +5,13 @@
 #include <cwsandbox/asio.hpp>
 #include <cwsandbox/channel.hpp>
 #include <cwsandbox/client.hpp>
+#include <cwsandbox/defaults.hpp>
 #include <cwsandbox/errors.hpp>
 #include <cwsandbox/exec_options.hpp>
 #include <cwsandbox/loop_manager.hpp>
 #include <cwsandbox/process.hpp>
 #include <cwsandbox/sandbox.hpp>
+#include <cwsandbox/sandbox_options.hpp>
 #include <cwsandbox/stream_reader.hpp>
 #include <cwsandbox/stream_writer.hpp>
 #include <cwsandbox/task.hpp>

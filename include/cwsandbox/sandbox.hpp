@@ -5,6 +5,7 @@
 #include <cwsandbox/client.hpp>
 #include <cwsandbox/exec_options.hpp>
 #include <cwsandbox/process.hpp>
+#include <cwsandbox/sandbox_options.hpp>
 
 namespace cwsandbox {
 
@@ -27,62 +28,6 @@ enum class SandboxStatus : std::uint8_t {
 [[nodiscard]] CWSANDBOX_EXPORT std::string_view to_string(SandboxStatus status) noexcept;
 /// completed, failed or terminated: it changes no more.
 [[nodiscard]] constexpr bool is_terminal(SandboxStatus status) noexcept { return status >= SandboxStatus::completed; }
-
-/// How to make a sandbox.
-class CWSANDBOX_EXPORT SandboxOptions {
- public:
-  SandboxOptions() {}
-
-  /// Image; unset: the server's default (locally `host`, the system directories of this machine).
-  SandboxOptions& with_image(std::string image) & { return image_ = std::move(image), *this; }
-  /// The main command: the sandbox ends with it. Unset: it waits until it is stopped.
-  SandboxOptions& with_command(std::vector<std::string> command) & { return command_ = std::move(command), *this; }
-  /// Adds a variable for the main command and every process.
-  SandboxOptions& with_env(std::string name, std::string value) & {
-    return env_.insert_or_assign(std::move(name), std::move(value)), *this;
-  }
-  SandboxOptions& with_env(std::map<std::string, std::string> env) & { return env_ = std::move(env), *this; }
-  /// Working directory, absolute.
-  SandboxOptions& with_working_dir(std::string path) & { return working_dir_ = std::move(path), *this; }
-  SandboxOptions& with_tag(std::string tag) & { return tags_.push_back(std::move(tag)), *this; }
-  SandboxOptions& with_tags(std::vector<std::string> tags) & { return tags_ = std::move(tags), *this; }
-  SandboxOptions& with_annotation(std::string name, std::string value) & {
-    return annotations_.insert_or_assign(std::move(name), std::move(value)), *this;
-  }
-  /// The server stops the sandbox after this long.
-  SandboxOptions& with_max_lifetime(std::chrono::seconds lifetime) & { return max_lifetime_ = lifetime, *this; }
-
-  SandboxOptions&& with_image(std::string image) && { return std::move(with_image(std::move(image))); }
-  SandboxOptions&& with_command(std::vector<std::string> command) && { return std::move(with_command(std::move(command))); }
-  SandboxOptions&& with_env(std::string name, std::string value) && {
-    return std::move(with_env(std::move(name), std::move(value)));
-  }
-  SandboxOptions&& with_env(std::map<std::string, std::string> env) && { return std::move(with_env(std::move(env))); }
-  SandboxOptions&& with_working_dir(std::string path) && { return std::move(with_working_dir(std::move(path))); }
-  SandboxOptions&& with_tag(std::string tag) && { return std::move(with_tag(std::move(tag))); }
-  SandboxOptions&& with_tags(std::vector<std::string> tags) && { return std::move(with_tags(std::move(tags))); }
-  SandboxOptions&& with_annotation(std::string name, std::string value) && {
-    return std::move(with_annotation(std::move(name), std::move(value)));
-  }
-  SandboxOptions&& with_max_lifetime(std::chrono::seconds lifetime) && { return std::move(with_max_lifetime(lifetime)); }
-
-  [[nodiscard]] const std::string& image() const noexcept { return image_; }
-  [[nodiscard]] const std::vector<std::string>& command() const noexcept { return command_; }
-  [[nodiscard]] const std::map<std::string, std::string>& env() const noexcept { return env_; }
-  [[nodiscard]] const std::optional<std::string>& working_dir() const noexcept { return working_dir_; }
-  [[nodiscard]] const std::vector<std::string>& tags() const noexcept { return tags_; }
-  [[nodiscard]] const std::map<std::string, std::string>& annotations() const noexcept { return annotations_; }
-  [[nodiscard]] const std::optional<std::chrono::seconds>& max_lifetime() const noexcept { return max_lifetime_; }
-
- private:
-  std::string image_;
-  std::vector<std::string> command_;
-  std::map<std::string, std::string> env_;
-  std::optional<std::string> working_dir_;
-  std::vector<std::string> tags_;
-  std::map<std::string, std::string> annotations_;
-  std::optional<std::chrono::seconds> max_lifetime_;
-};
 
 /// How to stop a sandbox.
 class CWSANDBOX_EXPORT StopOptions {

@@ -1,0 +1,421 @@
+/// \file
+/// How to make a sandbox: SandboxOptions and the types of its parts.
+///
+/// Every type here is a value: it says what is wanted and checks nothing itself. `Sandbox::run` and `Session::sandbox` check
+/// all of it at once and throw `std::invalid_argument` that names the option at fault (LC-20). What a server or runner cannot give,
+/// it refuses; nothing is silently ignored.
+///
+/// \par Thread safety
+/// As a `std::string`: distinct objects are safe, shared ones while nobody writes.
+#pragma once
+
+#include <cwsandbox/export.hpp>
+
+#include <chrono>
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace cwsandbox {
+
+// Each setter comes for an object that stays and for one that goes. The macros keep the second out of the page; nothing of them is
+// left behind.
+#define CWSANDBOX_DETAIL_SET(Class, name, Argument, member)                        \
+  Class& with_##name(Argument value)& { return member = std::move(value), *this; } \
+  Class&& with_##name(Argument value)&& { return member = std::move(value), std::move(*this); }
+#define CWSANDBOX_DETAIL_ADD(Class, name, Argument, member)                                 \
+  Class& with_##name(Argument value)& { return member.push_back(std::move(value)), *this; } \
+  Class&& with_##name(Argument value)&& { return member.push_back(std::move(value)), std::move(*this); }
+#define CWSANDBOX_DETAIL_PUT(Class, name, member)                            \
+  Class& with_##name(std::string key, std::string value)& {                  \
+    return member.insert_or_assign(std::move(key), std::move(value)), *this; \
+  }                                                                          \
+  Class&& with_##name(std::string key, std::string value)&& { return std::move(with_##name(std::move(key), std::move(value))); }
+
+/// Graphics processors: how many, and which.
+class CWSANDBOX_EXPORT Gpu {
+ public:
+  explicit Gpu(std::int64_t how_many = 1) : count_(how_many) {}
+  CWSANDBOX_DETAIL_SET(Gpu, type, std::string, type_)  ///< e.g. "H100"
+  /// Any that has this much memory, instead of a type.
+  CWSANDBOX_DETAIL_SET(Gpu, memory_gb, std::int64_t, memory_gb_)
+
+  [[nodiscard]] std::int64_t count() const noexcept { return count_; }
+  [[nodiscard]] const std::string& type() const noexcept { return type_; }
+  [[nodiscard]] const std::optional<std::int64_t>& memory_gb() const noexcept { return memory_gb_; }
+
+ private:
+  std::int64_t count_;
+  std::string type_;
+  std::optional<std::int64_t> memory_gb_;
+};
+
+/// Amounts of CPU and memory, as Kubernetes writes quantities: "500m", "2", "512Mi", "4G". Empty: the server's choice.
+class CWSANDBOX_EXPORT ResourceAmounts {
+ public:
+  ResourceAmounts() {}
+  CWSANDBOX_DETAIL_SET(ResourceAmounts, cpu, std::string, cpu_)
+  CWSANDBOX_DETAIL_SET(ResourceAmounts, memory, std::string, memory_)
+  [[nodiscard]] const std::string& cpu() const noexcept { return cpu_; }
+  [[nodiscard]] const std::string& memory() const noexcept { return memory_; }
+
+ private:
+  std::string cpu_, memory_;
+};
+
+/// What a sandbox may use: what is set aside for it (requests) and what it must not exceed (limits).
+class CWSANDBOX_EXPORT Resources {
+ public:
+  Resources() {}
+  /// The flat form: requests and limits alike.
+  Resources& with_cpu(std::string amount) & { return requests_.with_cpu(amount), limits_.with_cpu(std::move(amount)), *this; }
+  Resources&& with_cpu(std::string amount) && { return std::move(with_cpu(std::move(amount))); }
+  Resources& with_memory(std::string amount) & {
+    return requests_.with_memory(amount), limits_.with_memory(std::move(amount)), *this;
+  }
+  Resources&& with_memory(std::string amount) && { return std::move(with_memory(std::move(amount))); }
+  CWSANDBOX_DETAIL_SET(Resources, requests, ResourceAmounts, requests_)
+  CWSANDBOX_DETAIL_SET(Resources, limits, ResourceAmounts, limits_)
+  CWSANDBOX_DETAIL_SET(Resources, gpu, Gpu, gpu_)
+
+  [[nodiscard]] const ResourceAmounts& requests() const noexcept { return requests_; }
+  [[nodiscard]] const ResourceAmounts& limits() const noexcept { return limits_; }
+  [[nodiscard]] const std::optional<Gpu>& gpu() const noexcept { return gpu_; }
+
+ private:
+  ResourceAmounts requests_, limits_;
+  std::optional<Gpu> gpu_;
+};
+
+/// A file that is there when the sandbox starts. `path` is absolute.
+class CWSANDBOX_EXPORT FileMount {
+ public:
+  FileMount(std::string path, std::string content) : path_(std::move(path)), content_(std::move(content)) {}
+  [[nodiscard]] const std::string& path() const noexcept { return path_; }
+  [[nodiscard]] const std::string& content() const noexcept { return content_; }
+
+ private:
+  std::string path_, content_;
+};
+
+/// A value of a secret store as an environment variable. The value itself never passes through this client.
+class CWSANDBOX_EXPORT Secret {
+ public:
+  /// \param store,name which secret; the variable bears its name unless `with_env_var` says otherwise.
+  Secret(std::string store, std::string name) : store_(std::move(store)), name_(std::move(name)), env_var_(name_) {}
+  CWSANDBOX_DETAIL_SET(Secret, field, std::string, field_)  ///< a part of a secret that has several
+  CWSANDBOX_DETAIL_SET(Secret, env_var, std::string, env_var_)
+  [[nodiscard]] const std::string& store() const noexcept { return store_; }
+  [[nodiscard]] const std::string& name() const noexcept { return name_; }
+  [[nodiscard]] const std::string& field() const noexcept { return field_; }
+  [[nodiscard]] const std::string& env_var() const noexcept { return env_var_; }
+  friend bool operator==(const Secret&, const Secret&) = default;
+
+ private:
+  std::string store_, name_, field_, env_var_;
+};
+
+/// How to get an image from a registry that wants credentials; they stay in the secret store.
+class CWSANDBOX_EXPORT ImagePullCredentials {
+ public:
+  ImagePullCredentials(std::string registry, std::string store, std::string name)
+      : registry_(std::move(registry)), store_(std::move(store)), name_(std::move(name)) {}
+  CWSANDBOX_DETAIL_SET(ImagePullCredentials, field, std::string, field_)
+  [[nodiscard]] const std::string& registry() const noexcept { return registry_; }
+  [[nodiscard]] const std::string& store() const noexcept { return store_; }
+  [[nodiscard]] const std::string& name() const noexcept { return name_; }
+  [[nodiscard]] const std::string& field() const noexcept { return field_; }
+
+ private:
+  std::string registry_, store_, name_, field_;
+};
+
+enum class StorageMedium : std::uint8_t { unspecified, disk, memory };
+
+/// A directory of its own: scratch space that goes with the sandbox, or a volume that exists.
+class CWSANDBOX_EXPORT Volume {
+ public:
+  /// \param mount_path absolute, not "/"
+  [[nodiscard]] static Volume scratch(std::string name, std::string mount_path) {
+    return Volume(std::move(name), std::move(mount_path), std::nullopt);
+  }
+  [[nodiscard]] static Volume existing(std::string volume_id, std::string name, std::string mount_path) {
+    return Volume(std::move(name), std::move(mount_path), std::move(volume_id));
+  }
+  CWSANDBOX_DETAIL_SET(Volume, read_only, bool, read_only_)
+  CWSANDBOX_DETAIL_SET(Volume, sub_path, std::string, sub_path_)  ///< a directory inside of it, relative
+  CWSANDBOX_DETAIL_SET(Volume, size, std::string, size_)          ///< a quantity; scratch only
+  CWSANDBOX_DETAIL_SET(Volume, medium, StorageMedium, medium_)    ///< scratch only
+  /// Begins with what a snapshot holds; scratch only.
+  CWSANDBOX_DETAIL_SET(Volume, snapshot, std::string, snapshot_)
+
+  [[nodiscard]] const std::string& name() const noexcept { return name_; }
+  [[nodiscard]] const std::string& mount_path() const noexcept { return mount_path_; }
+  [[nodiscard]] const std::optional<std::string>& volume_id() const noexcept { return volume_id_; }  ///< empty: scratch
+  [[nodiscard]] bool read_only() const noexcept { return read_only_; }
+  [[nodiscard]] const std::string& sub_path() const noexcept { return sub_path_; }
+  [[nodiscard]] const std::string& size() const noexcept { return size_; }
+  [[nodiscard]] StorageMedium medium() const noexcept { return medium_; }
+  [[nodiscard]] const std::string& snapshot() const noexcept { return snapshot_; }
+
+ private:
+  Volume(std::string name, std::string mount_path, std::optional<std::string> volume_id)
+      : name_(std::move(name)), mount_path_(std::move(mount_path)), volume_id_(std::move(volume_id)) {}
+  std::string name_, mount_path_;
+  std::optional<std::string> volume_id_;
+  bool read_only_ = false;
+  std::string sub_path_, size_;
+  StorageMedium medium_ = StorageMedium::unspecified;
+  std::string snapshot_;
+};
+
+enum class ServiceProtocol : std::uint8_t { unspecified, tcp, udp, sctp };
+enum class Visibility : std::uint8_t { unspecified, public_, private_, custom };
+enum class EndpointKind : std::uint8_t { unspecified, https, tls_passthrough };
+enum class EndpointAuth : std::uint8_t { unspecified, open, token };
+
+/// A port of the sandbox that others can reach.
+class CWSANDBOX_EXPORT Service {
+ public:
+  explicit Service(int port) : port_(port) {}  ///< \param port 1 to 65535
+  CWSANDBOX_DETAIL_SET(Service, name, std::string, name_)
+  CWSANDBOX_DETAIL_SET(Service, protocol, ServiceProtocol, protocol_)
+  CWSANDBOX_DETAIL_SET(Service, visibility, Visibility, visibility_)
+  /// An address for it on the outside. Needs visibility public and protocol TCP (or none said).
+  Service& with_endpoint(EndpointKind kind = EndpointKind::https, EndpointAuth auth = EndpointAuth::open) & {
+    return endpoint_kind_ = kind, endpoint_auth_ = auth, *this;
+  }
+  Service&& with_endpoint(EndpointKind kind = EndpointKind::https, EndpointAuth auth = EndpointAuth::open) && {
+    return std::move(with_endpoint(kind, auth));
+  }
+  [[nodiscard]] int port() const noexcept { return port_; }
+  [[nodiscard]] const std::string& name() const noexcept { return name_; }
+  [[nodiscard]] ServiceProtocol protocol() const noexcept { return protocol_; }
+  [[nodiscard]] Visibility visibility() const noexcept { return visibility_; }
+  [[nodiscard]] bool has_endpoint() const noexcept { return endpoint_kind_ != EndpointKind::unspecified; }
+  [[nodiscard]] EndpointKind endpoint_kind() const noexcept { return endpoint_kind_; }
+  [[nodiscard]] EndpointAuth endpoint_auth() const noexcept { return endpoint_auth_; }
+
+ private:
+  int port_;
+  std::string name_;
+  ServiceProtocol protocol_ = ServiceProtocol::unspecified;
+  Visibility visibility_ = Visibility::unspecified;
+  EndpointKind endpoint_kind_ = EndpointKind::unspecified;
+  EndpointAuth endpoint_auth_ = EndpointAuth::unspecified;
+};
+
+/// A port or a range of them.
+class CWSANDBOX_EXPORT PortRange {
+ public:
+  explicit PortRange(int port) : first_(port), last_(port) {}
+  PortRange(int first, int last) : first_(first), last_(last) {}
+  /// "TCP" or "UDP"; unset: the server's choice.
+  CWSANDBOX_DETAIL_SET(PortRange, protocol, std::string, protocol_)
+  [[nodiscard]] int first() const noexcept { return first_; }
+  [[nodiscard]] int last() const noexcept { return last_; }
+  [[nodiscard]] const std::string& protocol() const noexcept { return protocol_; }
+
+ private:
+  int first_, last_;
+  std::string protocol_;
+};
+
+enum class TenantScope : std::uint8_t { unspecified, same_user, same_org, sandbox_network };
+
+/// A peer that may be reached (egress), or that may reach the sandbox (ingress).
+class CWSANDBOX_EXPORT NetworkRule {
+ public:
+  using Labels = std::map<std::string, std::string>;
+  enum class Peer : std::uint8_t { any, block, name, tenant, selector };
+
+  [[nodiscard]] static NetworkRule any() { return NetworkRule(Peer::any); }
+  /// Addresses, as "10.0.0.0/8", without some.
+  [[nodiscard]] static NetworkRule block(std::string cidr, std::vector<std::string> except = {}) {
+    NetworkRule rule(Peer::block);
+    rule.value_ = std::move(cidr), rule.except_ = std::move(except);
+    return rule;
+  }
+  /// A DNS name, or all below one ("*.pypi.org"); egress only.
+  [[nodiscard]] static NetworkRule name(std::string dns_name) {
+    NetworkRule rule(Peer::name);
+    rule.value_ = std::move(dns_name);
+    return rule;
+  }
+  [[nodiscard]] static NetworkRule tenant(TenantScope scope) {
+    NetworkRule rule(Peer::tenant);
+    rule.scope_ = scope;
+    return rule;
+  }
+  /// By labels of a cluster; egress only.
+  [[nodiscard]] static NetworkRule selector(Labels pods, Labels namespaces) {
+    NetworkRule rule(Peer::selector);
+    rule.pods_ = std::move(pods), rule.namespaces_ = std::move(namespaces);
+    return rule;
+  }
+  /// Only these ports.
+  CWSANDBOX_DETAIL_ADD(NetworkRule, port, PortRange, ports_)
+
+  [[nodiscard]] Peer peer() const noexcept { return peer_; }
+  [[nodiscard]] const std::string& value() const noexcept { return value_; }  ///< the block or the name
+  [[nodiscard]] const std::vector<std::string>& except() const noexcept { return except_; }
+  [[nodiscard]] TenantScope scope() const noexcept { return scope_; }
+  [[nodiscard]] const Labels& pods() const noexcept { return pods_; }
+  [[nodiscard]] const Labels& namespaces() const noexcept { return namespaces_; }
+  [[nodiscard]] const std::vector<PortRange>& ports() const noexcept { return ports_; }
+
+ private:
+  explicit NetworkRule(Peer peer) : peer_(peer) {}
+  Peer peer_;
+  std::string value_;
+  std::vector<std::string> except_;
+  TenantScope scope_ = TenantScope::unspecified;
+  Labels pods_, namespaces_;
+  std::vector<PortRange> ports_;
+};
+
+/// What a sandbox may reach, and what may reach it.
+class CWSANDBOX_EXPORT NetworkOptions {
+ public:
+  NetworkOptions() {}
+  CWSANDBOX_DETAIL_ADD(NetworkOptions, egress, NetworkRule, egress_)
+  /// The same as `with_egress(NetworkRule::name(value))`.
+  NetworkOptions& with_egress_name(std::string value) & { return with_egress(NetworkRule::name(std::move(value))); }
+  NetworkOptions&& with_egress_name(std::string value) && { return std::move(with_egress_name(std::move(value))); }
+  CWSANDBOX_DETAIL_ADD(NetworkOptions, ingress, NetworkRule, ingress_)
+  /// Nothing may be reached; excludes a list.
+  CWSANDBOX_DETAIL_SET(NetworkOptions, deny_egress, bool, deny_egress_)
+  /// Nothing may reach it; excludes a list.
+  CWSANDBOX_DETAIL_SET(NetworkOptions, deny_ingress, bool, deny_ingress_)
+  [[nodiscard]] const std::vector<NetworkRule>& egress() const noexcept { return egress_; }
+  [[nodiscard]] const std::vector<NetworkRule>& ingress() const noexcept { return ingress_; }
+  [[nodiscard]] const std::optional<bool>& deny_egress() const noexcept { return deny_egress_; }
+  [[nodiscard]] const std::optional<bool>& deny_ingress() const noexcept { return deny_ingress_; }
+
+ private:
+  std::vector<NetworkRule> egress_, ingress_;
+  std::optional<bool> deny_egress_, deny_ingress_;
+};
+
+/// As whom and with what rights the container runs; what is unset is the server's choice.
+class CWSANDBOX_EXPORT SecurityContext {
+ public:
+  SecurityContext() {}
+  CWSANDBOX_DETAIL_SET(SecurityContext, run_as_user, std::uint32_t, run_as_user_)
+  CWSANDBOX_DETAIL_SET(SecurityContext, run_as_group, std::uint32_t, run_as_group_)
+  CWSANDBOX_DETAIL_SET(SecurityContext, privileged, bool, privileged_)
+  CWSANDBOX_DETAIL_SET(SecurityContext, allow_privilege_escalation, bool, allow_privilege_escalation_)
+  CWSANDBOX_DETAIL_SET(SecurityContext, read_only_root_filesystem, bool, read_only_root_filesystem_)
+  CWSANDBOX_DETAIL_ADD(SecurityContext, capability_added, std::string, capabilities_add_)
+  CWSANDBOX_DETAIL_ADD(SecurityContext, capability_dropped, std::string, capabilities_drop_)
+  CWSANDBOX_DETAIL_SET(SecurityContext, seccomp_profile, std::string, seccomp_profile_)
+  [[nodiscard]] const std::optional<std::uint32_t>& run_as_user() const noexcept { return run_as_user_; }
+  [[nodiscard]] const std::optional<std::uint32_t>& run_as_group() const noexcept { return run_as_group_; }
+  [[nodiscard]] const std::optional<bool>& privileged() const noexcept { return privileged_; }
+  [[nodiscard]] const std::optional<bool>& allow_privilege_escalation() const noexcept { return allow_privilege_escalation_; }
+  [[nodiscard]] const std::optional<bool>& read_only_root_filesystem() const noexcept { return read_only_root_filesystem_; }
+  [[nodiscard]] const std::vector<std::string>& capabilities_added() const noexcept { return capabilities_add_; }
+  [[nodiscard]] const std::vector<std::string>& capabilities_dropped() const noexcept { return capabilities_drop_; }
+  [[nodiscard]] const std::string& seccomp_profile() const noexcept { return seccomp_profile_; }
+
+ private:
+  std::optional<std::uint32_t> run_as_user_, run_as_group_;
+  std::optional<bool> privileged_, allow_privilege_escalation_, read_only_root_filesystem_;
+  std::vector<std::string> capabilities_add_, capabilities_drop_;
+  std::string seccomp_profile_;
+};
+
+/// Where the public service places a sandbox.
+enum class SandboxMode : std::uint8_t { unspecified, serverless, cks };
+
+/// How to make a sandbox. What is unset is the server's choice.
+class CWSANDBOX_EXPORT SandboxOptions {
+ public:
+  using Map = std::map<std::string, std::string>;
+
+  SandboxOptions() {}
+
+  /// Image; unset: the server's default (locally `host`, the system directories of this machine).
+  CWSANDBOX_DETAIL_SET(SandboxOptions, image, std::string, image_)
+  /// The main command: the sandbox ends with it. Unset: it waits until it is stopped.
+  CWSANDBOX_DETAIL_SET(SandboxOptions, command, std::vector<std::string>, command_)
+  /// Adds a variable for the main command and every process; the second form replaces them all.
+  CWSANDBOX_DETAIL_PUT(SandboxOptions, env, env_)
+  CWSANDBOX_DETAIL_SET(SandboxOptions, env, Map, env_)
+  /// Working directory, absolute.
+  CWSANDBOX_DETAIL_SET(SandboxOptions, working_dir, std::string, working_dir_)
+  CWSANDBOX_DETAIL_ADD(SandboxOptions, tag, std::string, tags_)
+  CWSANDBOX_DETAIL_SET(SandboxOptions, tags, std::vector<std::string>, tags_)
+  CWSANDBOX_DETAIL_PUT(SandboxOptions, annotation, annotations_)
+  CWSANDBOX_DETAIL_SET(SandboxOptions, annotations, Map, annotations_)
+  /// The server stops the sandbox after this long; 1 s to 2^31 s.
+  CWSANDBOX_DETAIL_SET(SandboxOptions, max_lifetime, std::chrono::seconds, max_lifetime_)
+  CWSANDBOX_DETAIL_SET(SandboxOptions, resources, Resources, resources_)
+  /// A file that is there at the start.
+  CWSANDBOX_DETAIL_ADD(SandboxOptions, file, FileMount, files_)
+  CWSANDBOX_DETAIL_ADD(SandboxOptions, secret, Secret, secrets_)
+  CWSANDBOX_DETAIL_SET(SandboxOptions, secrets, std::vector<Secret>, secrets_)
+  CWSANDBOX_DETAIL_ADD(SandboxOptions, volume, Volume, volumes_)
+  CWSANDBOX_DETAIL_ADD(SandboxOptions, service, Service, services_)
+  CWSANDBOX_DETAIL_SET(SandboxOptions, network, NetworkOptions, network_)
+  CWSANDBOX_DETAIL_SET(SandboxOptions, image_pull_credentials, ImagePullCredentials, image_pull_credentials_)
+  CWSANDBOX_DETAIL_SET(SandboxOptions, security_context, SecurityContext, security_context_)
+  /// On one of these runners only.
+  CWSANDBOX_DETAIL_ADD(SandboxOptions, runner_id, std::string, runner_ids_)
+  CWSANDBOX_DETAIL_SET(SandboxOptions, runner_ids, std::vector<std::string>, runner_ids_)
+  CWSANDBOX_DETAIL_SET(SandboxOptions, instance_type, std::string, instance_type_)
+  CWSANDBOX_DETAIL_SET(SandboxOptions, mode, SandboxMode, mode_)
+  CWSANDBOX_DETAIL_SET(SandboxOptions, runtime_class, std::string, runtime_class_)
+
+  [[nodiscard]] const std::string& image() const noexcept { return image_; }
+  [[nodiscard]] const std::vector<std::string>& command() const noexcept { return command_; }
+  [[nodiscard]] const Map& env() const noexcept { return env_; }
+  [[nodiscard]] const std::optional<std::string>& working_dir() const noexcept { return working_dir_; }
+  [[nodiscard]] const std::vector<std::string>& tags() const noexcept { return tags_; }
+  [[nodiscard]] const Map& annotations() const noexcept { return annotations_; }
+  [[nodiscard]] const std::optional<std::chrono::seconds>& max_lifetime() const noexcept { return max_lifetime_; }
+  [[nodiscard]] const std::optional<Resources>& resources() const noexcept { return resources_; }
+  [[nodiscard]] const std::vector<FileMount>& files() const noexcept { return files_; }
+  [[nodiscard]] const std::vector<Secret>& secrets() const noexcept { return secrets_; }
+  [[nodiscard]] const std::vector<Volume>& volumes() const noexcept { return volumes_; }
+  [[nodiscard]] const std::vector<Service>& services() const noexcept { return services_; }
+  [[nodiscard]] const std::optional<NetworkOptions>& network() const noexcept { return network_; }
+  [[nodiscard]] const std::optional<ImagePullCredentials>& image_pull_credentials() const noexcept {
+    return image_pull_credentials_;
+  }
+  [[nodiscard]] const std::optional<SecurityContext>& security_context() const noexcept { return security_context_; }
+  [[nodiscard]] const std::vector<std::string>& runner_ids() const noexcept { return runner_ids_; }
+  [[nodiscard]] const std::string& instance_type() const noexcept { return instance_type_; }
+  [[nodiscard]] SandboxMode mode() const noexcept { return mode_; }
+  [[nodiscard]] const std::string& runtime_class() const noexcept { return runtime_class_; }
+
+ private:
+  friend class SandboxDefaults;
+  std::string image_;
+  std::vector<std::string> command_;
+  Map env_;
+  std::optional<std::string> working_dir_;
+  std::vector<std::string> tags_;
+  Map annotations_;
+  std::optional<std::chrono::seconds> max_lifetime_;
+  std::optional<Resources> resources_;
+  std::vector<FileMount> files_;
+  std::vector<Secret> secrets_;
+  std::vector<Volume> volumes_;
+  std::vector<Service> services_;
+  std::optional<NetworkOptions> network_;
+  std::optional<ImagePullCredentials> image_pull_credentials_;
+  std::optional<SecurityContext> security_context_;
+  std::vector<std::string> runner_ids_;
+  std::string instance_type_, runtime_class_;
+  SandboxMode mode_ = SandboxMode::unspecified;
+};
+
+#undef CWSANDBOX_DETAIL_SET
+#undef CWSANDBOX_DETAIL_ADD
+#undef CWSANDBOX_DETAIL_PUT
+
+}  // namespace cwsandbox
