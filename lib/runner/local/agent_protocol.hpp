@@ -40,9 +40,8 @@ enum class Stage : std::uint8_t { program, cwd, stdio, fork, stopping };
 
 inline constexpr std::uint8_t kWithStdin = 1;
 inline constexpr std::uint8_t kWithTty = 2;
-inline constexpr std::uint8_t kMain = 4;           ///< when it ends, so does the sandbox
-inline constexpr std::uint8_t kDiscardOutput = 8;  ///< stdout and stderr are /dev/null and no descriptors are sent
-inline constexpr std::uint8_t kAllStartFlags = 15;
+inline constexpr std::uint8_t kMain = 4;  ///< when it ends, so does the sandbox
+inline constexpr std::uint8_t kAllStartFlags = 7;
 
 inline constexpr std::size_t kFrameHead = 5;
 inline constexpr std::size_t kMaxDescriptors = 3;

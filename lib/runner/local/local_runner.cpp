@@ -219,12 +219,12 @@ struct PendingStart {
 };
 
 [[nodiscard]] bool is_pipe(int fd) {
-  struct stat status{};
+  struct stat status {};
   return ::fstat(fd, &status) == 0 && S_ISFIFO(status.st_mode);
 }
 
 [[nodiscard]] bool is_terminal(int fd) {
-  struct stat status{};
+  struct stat status {};
   return ::fstat(fd, &status) == 0 && S_ISCHR(status.st_mode) && ::isatty(fd) == 1;
 }
 
@@ -624,17 +624,25 @@ class LocalProcess final : public Process {
   std::shared_ptr<WaitableFd> terminal_;
 };
 
-// Null when the descriptors are not what was asked for. Reading and writing must not be able to block, so only pipes and
+using StreamFds = std::array<std::shared_ptr<WaitableFd>, agent::kMaxDescriptors>;
+
+// False when the descriptors are not what was asked for. Reading and writing must not be able to block, so only pipes and
 // terminals will do.
-std::unique_ptr<Process> make_process(const std::shared_ptr<State>& sandbox, PendingStart& start, const ProcessSpec& spec) {
-  const std::size_t wanted = spec.tty ? 1 : spec.use_stdin ? 3 : 2;
-  if (start.fd_count != wanted) return nullptr;
-  std::array<std::shared_ptr<WaitableFd>, agent::kMaxDescriptors> fds;
+[[nodiscard]] bool take_streams(const State& sandbox, PendingStart& start, std::size_t wanted, bool tty, StreamFds& fds) {
+  if (start.fd_count != wanted) return false;
   for (std::size_t i = 0; i < wanted; ++i) {
     const int fd = start.fds[i].get();
-    if (!(spec.tty ? is_terminal(fd) : is_pipe(fd)) || ::fcntl(fd, F_SETFL, O_NONBLOCK) != 0) return nullptr;
-    fds[i] = std::make_shared<WaitableFd>(sandbox->executor(), std::move(start.fds[i]));
+    if (!(tty ? is_terminal(fd) : is_pipe(fd)) || ::fcntl(fd, F_SETFL, O_NONBLOCK) != 0) return false;
+    fds[i] = std::make_shared<WaitableFd>(sandbox.executor(), std::move(start.fds[i]));
   }
+  return true;
+}
+
+// Null when the agent broke the protocol.
+std::unique_ptr<Process> make_process(const std::shared_ptr<State>& sandbox, PendingStart& start, const ProcessSpec& spec) {
+  const std::size_t wanted = spec.tty ? 1 : spec.use_stdin ? 3 : 2;
+  StreamFds fds;
+  if (!take_streams(*sandbox, start, wanted, spec.tty, fds)) return nullptr;
   if (spec.tty) {
     return std::make_unique<LocalProcess>(sandbox, start.process, std::make_unique<FdSink>(fds[0], true),
                                           std::make_unique<FdSource>(fds[0], true), nullptr, fds[0]);
@@ -647,7 +655,8 @@ std::unique_ptr<Process> make_process(const std::shared_ptr<State>& sandbox, Pen
 
 class LocalSandbox final : public Sandbox {
  public:
-  explicit LocalSandbox(std::shared_ptr<State> state) : state_(std::move(state)) {}
+  LocalSandbox(std::shared_ptr<State> state, const StreamFds& main)
+      : state_(std::move(state)), out_(main[0], false), err_(main[1], false) {}
   LocalSandbox(const LocalSandbox&) = delete;
   LocalSandbox& operator=(const LocalSandbox&) = delete;
   ~LocalSandbox() override {
@@ -655,6 +664,8 @@ class LocalSandbox final : public Sandbox {
     state_->kill();
   }
 
+  ByteSource& main_stdout() noexcept override { return out_; }
+  ByteSource& main_stderr() noexcept override { return err_; }
   asio::awaitable<std::unique_ptr<Process>> start(ProcessSpec spec) override { return start_in(state_, std::move(spec)); }
   void on_exit(std::function<void(const ExitInfo&)> handler) override { state_->on_exit(std::move(handler)); }
   asio::awaitable<void> stop(std::chrono::milliseconds grace) override { return stop_in(state_, grace); }
@@ -691,6 +702,7 @@ class LocalSandbox final : public Sandbox {
   }
 
   std::shared_ptr<State> state_;
+  FdSource out_, err_;
 };
 
 // Ends a sandbox whose creation was given up, in whatever way.
@@ -739,13 +751,17 @@ class LocalRunner final : public Runner {
       std::shared_ptr<PendingStart> answer;
       std::exception_ptr error;
       try {
-        answer = co_await state->request(main, agent::kMain | agent::kDiscardOutput);
+        answer = co_await state->request(main, agent::kMain);
       } catch (...) {
         error = std::current_exception();
       }
       if (answer && answer->process) {
-        guard.keep();
-        co_return std::make_unique<LocalSandbox>(std::move(state));
+        StreamFds streams;
+        if (take_streams(*state, *answer, 2, false, streams)) {
+          guard.keep();
+          co_return std::make_unique<LocalSandbox>(std::move(state), streams);
+        }
+        state->lose("the agent broke the protocol");
       }
       const bool came_up = state->came_up();
       const std::string why = state->why_lost();

@@ -309,8 +309,7 @@ void start_process(const Start& start) {
       return ends[input ? 0 : 1];
     };
     if ((start.flags & kWithStdin) != 0) ready = (child.in = make_pipe(true)) >= 0;
-    if ((start.flags & kDiscardOutput) == 0)
-      ready = ready && (child.out = make_pipe(false)) >= 0 && (child.err = make_pipe(false)) >= 0;
+    ready = ready && (child.out = make_pipe(false)) >= 0 && (child.err = make_pipe(false)) >= 0;
   }
   if (!ready) {
     const int error = errno;
