@@ -47,6 +47,19 @@ class CWSANDBOX_EXPORT StopOptions {
   bool missing_ok_ = false;
 };
 
+/// How to wait for a sandbox's end.
+class CWSANDBOX_EXPORT WaitOptions {
+ public:
+  WaitOptions() {}
+  /// Off: one that was terminated, or that this handle stopped, is an end like any other.
+  WaitOptions& with_raise_on_termination(bool on) & { return raise_on_termination_ = on, *this; }
+  WaitOptions&& with_raise_on_termination(bool on) && { return std::move(with_raise_on_termination(on)); }
+  [[nodiscard]] bool raise_on_termination() const noexcept { return raise_on_termination_; }
+
+ private:
+  bool raise_on_termination_ = true;
+};
+
 /// Which sandboxes to list (LC-15).
 class CWSANDBOX_EXPORT ListOptions {
  public:
@@ -54,17 +67,25 @@ class CWSANDBOX_EXPORT ListOptions {
   /// Only those that bear all the tags given.
   ListOptions& with_tag(std::string tag) & { return tags_.push_back(std::move(tag)), *this; }
   ListOptions& with_status(SandboxStatus status) & { return status_ = status, *this; }
+  /// Only those on one of the runners given.
+  ListOptions& with_runner_id(std::string id) & { return runner_ids_.push_back(std::move(id)), *this; }
+  /// Only those with one of the volumes given.
+  ListOptions& with_volume_id(std::string id) & { return volume_ids_.push_back(std::move(id)), *this; }
   /// Also those that have ended.
   ListOptions& with_include_stopped(bool on = true) & { return include_stopped_ = on, *this; }
   ListOptions&& with_tag(std::string tag) && { return std::move(with_tag(std::move(tag))); }
   ListOptions&& with_status(SandboxStatus status) && { return std::move(with_status(status)); }
+  ListOptions&& with_runner_id(std::string id) && { return std::move(with_runner_id(std::move(id))); }
+  ListOptions&& with_volume_id(std::string id) && { return std::move(with_volume_id(std::move(id))); }
   ListOptions&& with_include_stopped(bool on = true) && { return std::move(with_include_stopped(on)); }
   [[nodiscard]] const std::vector<std::string>& tags() const noexcept { return tags_; }
   [[nodiscard]] SandboxStatus status() const noexcept { return status_; }
   [[nodiscard]] bool include_stopped() const noexcept { return include_stopped_; }
+  [[nodiscard]] const std::vector<std::string>& runner_ids() const noexcept { return runner_ids_; }
+  [[nodiscard]] const std::vector<std::string>& volume_ids() const noexcept { return volume_ids_; }
 
  private:
-  std::vector<std::string> tags_;
+  std::vector<std::string> tags_, runner_ids_, volume_ids_;
   SandboxStatus status_ = SandboxStatus::unspecified;
   bool include_stopped_ = false;
 };
@@ -109,6 +130,11 @@ class CWSANDBOX_EXPORT Sandbox {
   /// All that match, newest state included; pages are followed.
   [[nodiscard]] static task<std::vector<Sandbox>> list(const Client& client, ListOptions options = ListOptions());
 
+  /// Has the server stop one, by its id; completes when that is accepted. The published client's `delete`.
+  /// \param missing_ok one that the server does not know is no error.
+  /// \throws std::invalid_argument for an empty id; SandboxNotFoundError from the task (LC-16).
+  static task<void> remove(const Client& client, std::string sandbox_id, bool missing_ok = false);
+
   /// Runs a command; returns at once. It waits for the sandbox to start; the command's timeout does not count that (EX-4).
   /// \param command program and arguments, as the program gets them: no shell takes part.
   /// \throws std::invalid_argument for an empty command, an empty or relative cwd, a NUL, an environment name that is empty or
@@ -118,24 +144,41 @@ class CWSANDBOX_EXPORT Sandbox {
   /// Completes when the server has accepted the sandbox, so that it has an id. Done once, however often it is called; one request
   /// id over all retries, so that no second sandbox is made (LC-1, LC-2).
   task<void> start() const;
-  /// Completes when it is running (or paused, or completed).
+  /// Completes when it is running (or paused, or completed). Starts it if need be. However many wait, the server is asked once
+  /// (LC-5). Cancelling drops this wait and nothing else.
   /// \throws SandboxFailedError, SandboxTerminatedError, SandboxNotRunningError (stopped meanwhile) from the task (LC-4, ST-8).
   [[nodiscard]] task<void> wait() const;
+  /// Completes when it has ended, with how. Starts it if need be; the rest as with `wait`.
+  /// \throws SandboxFailedError; SandboxTerminatedError when it was terminated or this handle stopped it, unless the options say
+  /// otherwise, from the task (LC-6).
+  [[nodiscard]] task<SandboxStatus> wait_until_complete(WaitOptions options = WaitOptions()) const;
   /// Stops it; completes when nothing of it is left (ST-1). Concurrent calls share one stop (ST-2). One that was never accepted is
   /// left alone (ST-3).
   task<void> stop(StopOptions options = StopOptions()) const;
-  /// Asks the server where it is.
-  [[nodiscard]] task<SandboxStatus> refresh() const;
+  /// Asks the server where it is; one that is known to have ended is not asked about (LC-11). Starts it if need be.
+  [[nodiscard]] task<SandboxStatus> get_status() const;
 
   /// Empty until `start()` has completed.
   [[nodiscard]] std::optional<std::string> sandbox_id() const;
   /// As last heard; never blocks.
   [[nodiscard]] SandboxStatus status() const;
   [[nodiscard]] std::string status_reason() const;
+  /// When `status()` was last heard, by this machine's clock; the epoch before that.
+  [[nodiscard]] std::chrono::system_clock::time_point status_updated_at() const;
+  /// How the main command exited (128 + n: by signal n); empty unless that was observed (LC-7).
+  [[nodiscard]] std::optional<int> returncode() const;
   [[nodiscard]] std::string image() const;
+  /// The main command, as asked for or as the server says; empty while neither is known.
+  [[nodiscard]] std::vector<std::string> command() const;
   [[nodiscard]] std::vector<std::string> tags() const;
   /// When the server made it; the epoch while unknown.
   [[nodiscard]] std::chrono::system_clock::time_point created_at() const;
+  /// When it began to run, and when it ended; the epoch while unknown.
+  [[nodiscard]] std::chrono::system_clock::time_point started_at() const;
+  [[nodiscard]] std::chrono::system_clock::time_point ended_at() const;
+  /// Where it runs; empty while unknown.
+  [[nodiscard]] std::string runner_id() const;
+  [[nodiscard]] std::string runner_group_id() const;
   [[nodiscard]] ExecStats exec_stats() const;
   /// It goes on when the last handle goes.
   void release() const;

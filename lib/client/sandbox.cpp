@@ -36,8 +36,7 @@ Sandbox Sandbox::run(SandboxOptions options) { return run(Client(), std::move(op
 
 Sandbox Sandbox::run(const Client& client, SandboxOptions options) {
   auto state = std::make_shared<SandboxState>(client.core(), client::make_create_request(options, client.core()->settings()));
-  state->image_ = options.image();
-  state->tags_ = options.tags();
+  state->describe(options);
   static_cast<void>(state->start());
   return Sandbox(std::move(state));
 }
@@ -54,20 +53,35 @@ task<std::vector<Sandbox>> Sandbox::list(const Client& client, ListOptions optio
                                                 SandboxState::find_all(core, std::move(options)));
 }
 
+task<void> Sandbox::remove(const Client& client, std::string sandbox_id, bool missing_ok) {
+  if (sandbox_id.empty()) throw std::invalid_argument("cwsandbox: the sandbox id is empty");
+  const auto& core = client.core();
+  return core::spawn_task<void>(core->loop(), core->loop().make_strand(),
+                                SandboxState::remove(core, std::move(sandbox_id), missing_ok));
+}
+
 Process Sandbox::exec(std::vector<std::string> command, ExecOptions options) const {
   return state_->exec(std::move(command), std::move(options));
 }
 task<void> Sandbox::start() const { return state_->start(); }
 task<void> Sandbox::wait() const { return state_->wait(); }
 task<void> Sandbox::stop(StopOptions options) const { return state_->stop(options); }
-task<SandboxStatus> Sandbox::refresh() const { return state_->refresh(); }
+task<SandboxStatus> Sandbox::wait_until_complete(WaitOptions options) const { return state_->wait_until_complete(options); }
+task<SandboxStatus> Sandbox::get_status() const { return state_->get_status(); }
 std::optional<std::string> Sandbox::sandbox_id() const { return state_->get(&SandboxState::id_); }
 SandboxStatus Sandbox::status() const { return state_->get(&SandboxState::status_); }
+std::chrono::system_clock::time_point Sandbox::status_updated_at() const { return state_->get(&SandboxState::status_updated_); }
 std::string Sandbox::status_reason() const { return state_->get(&SandboxState::reason_); }
 std::string Sandbox::image() const { return state_->get(&SandboxState::image_); }
+std::vector<std::string> Sandbox::command() const { return state_->get(&SandboxState::command_); }
 std::vector<std::string> Sandbox::tags() const { return state_->get(&SandboxState::tags_); }
+std::string Sandbox::runner_id() const { return state_->get(&SandboxState::runner_id_); }
+std::string Sandbox::runner_group_id() const { return state_->get(&SandboxState::runner_group_id_); }
 std::chrono::system_clock::time_point Sandbox::created_at() const { return state_->get(&SandboxState::created_); }
-void Sandbox::release() const { state_->release(); }
+std::chrono::system_clock::time_point Sandbox::started_at() const { return state_->get(&SandboxState::started_at_); }
+std::chrono::system_clock::time_point Sandbox::ended_at() const { return state_->get(&SandboxState::ended_at_); }
+std::optional<int> Sandbox::returncode() const { return state_->get(&SandboxState::returncode_); }
+void Sandbox::release() const { state_->set_owned(false); }
 
 ExecStats Sandbox::exec_stats() const {
   const auto counts = state_->counters_->snapshot();

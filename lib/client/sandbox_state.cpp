@@ -3,6 +3,7 @@
 #include "client/errors.hpp"
 #include "client/rpc.hpp"
 #include "core/spawn.hpp"
+#include "protocol/text.hpp"
 
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/steady_timer.hpp>
@@ -11,6 +12,7 @@
 
 #include <algorithm>
 #include <set>
+#include <string_view>
 
 namespace cwsandbox::detail {
 
@@ -20,11 +22,39 @@ using client::ExecProcess;
 namespace {
 
 // How often the status is asked for, and for how long at most each time.
-constexpr std::chrono::milliseconds kFirstPoll{200}, kLongestPoll{2000};
+constexpr std::chrono::milliseconds kFirstPoll{20}, kLongestPoll{2000};
 // A sandbox that is being stopped is usually gone in no time, and somebody waits.
 constexpr std::chrono::milliseconds kFirstStopPoll{10};
 constexpr std::chrono::seconds kPollTimeout{15};
+// How long a server may not know what it has just stopped (ST-7).
+constexpr std::chrono::seconds kMissingAfterStop{2};
 constexpr int kMaxPages = 100;
+
+/// The order in which states are passed; a sandbox may be paused and run again.
+constexpr int rank(SandboxStatus status) {
+  switch (status) {
+    case SandboxStatus::unspecified:
+      return 0;
+    case SandboxStatus::pending:
+      return 1;
+    case SandboxStatus::creating:
+      return 2;
+    case SandboxStatus::running:
+    case SandboxStatus::paused:
+      return 3;
+    case SandboxStatus::terminating:
+      return 4;
+    case SandboxStatus::completed:
+    case SandboxStatus::failed:
+    case SandboxStatus::terminated:
+      return 5;
+  }
+  return 0;
+}
+
+std::exception_ptr stopped_error(const std::string& id) {
+  return std::make_exception_ptr(SandboxNotRunningError("The sandbox " + id + " has been stopped"));
+}
 
 SandboxStatus from_wire(protocol::State state) {
   switch (state) {
@@ -68,7 +98,9 @@ SandboxState::SandboxState(std::shared_ptr<ClientCore> core, std::shared_ptr<Bac
 }
 
 SandboxState::~SandboxState() {
-  if (!owned_ || released_ || stopping_ || !id_ || is_terminal(status_)) return;
+  // A stop that failed is tried once more.
+  const bool stopped = stopped_.valid() && !(stopped_.done() && stopped_.error());
+  if (!owned_ || stopped || !id_ || is_terminal(status_)) return;
   try {
     protocol::DeleteSandboxRequest request;
     request.sandbox_id = *id_;
@@ -93,15 +125,11 @@ task<void> SandboxState::start() {
 }
 
 task<void> SandboxState::wait() {
-  task_source<void> source(core_->loop());
-  {
-    const std::lock_guard lock(mutex_);
-    if (running_.valid() && (!running_.done() || !running_.error())) return running_;
-    source.on_cancel([] { return false; });  // one poll serves all who wait (LC-5)
-    running_ = source.get_task();
-  }
-  asio::co_spawn(core_->loop().make_strand(), complete(poll_until_running(shared_from_this()), source), [](std::exception_ptr) {});
-  return source.get_task();
+  return core::spawn_task<void>(core_->loop(), core_->loop().make_strand(), until_running(shared_from_this()));
+}
+
+task<SandboxStatus> SandboxState::wait_until_complete(const WaitOptions& options) {
+  return core::spawn_task<SandboxStatus>(core_->loop(), core_->loop().make_strand(), until_complete(shared_from_this(), options));
 }
 
 task<void> SandboxState::stop(const StopOptions& options) {
@@ -110,18 +138,34 @@ task<void> SandboxState::stop(const StopOptions& options) {
   task_source<void> source(core_->loop());
   {
     const std::lock_guard lock(mutex_);
-    if (!started_.valid()) return make_ready_task();  // ST-3
+    if (!started_.valid() || is_terminal(status_)) return make_ready_task();  // ST-3, LC-11
     if (stopped_.valid() && (!stopped_.done() || !stopped_.error())) return stopped_;
     stopping_ = true;
     source.on_cancel([] { return false; });
     stopped_ = source.get_task();
   }
+  wake();  // whoever waits for it to run waits in vain (ST-8)
   asio::co_spawn(core_->loop().make_strand(), complete(stop_and_confirm(shared_from_this(), options), source),
                  [](std::exception_ptr) {});
   return source.get_task();
 }
 
-task<SandboxStatus> SandboxState::refresh() {
+task<void> SandboxState::close(const StopOptions& options) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (!started_.valid()) {
+      const task_source<void> never(core_->loop());
+      never.set_exception(std::make_exception_ptr(SandboxNotRunningError("The sandbox's session was closed before it started")));
+      started_ = never.get_task();
+      return make_ready_task();
+    }
+  }
+  return stop(options);
+}
+
+task<SandboxStatus> SandboxState::get_status() {
+  const auto status = get(&SandboxState::status_);
+  if (is_terminal(status)) return make_ready_task(status, core_->loop());  // LC-11
   return core::spawn_task<SandboxStatus>(core_->loop(), core_->loop().make_strand(), ask_status(shared_from_this()));
 }
 
@@ -139,7 +183,7 @@ Process SandboxState::exec(std::vector<std::string> command, ExecOptions options
   process->reserve(backend && !stopping ? backend->pool()->take() : nullptr);
   auto handle = process->handle(shared_from_this());
   if (stopping) {
-    process->refuse(std::make_exception_ptr(SandboxNotRunningError("The sandbox " + id + " has been stopped")));
+    process->refuse(stopped_error(id));
   } else if (!id.empty()) {
     process->launch(std::move(backend), std::move(id));
   } else {
@@ -159,31 +203,58 @@ Process SandboxState::exec(std::vector<std::string> command, ExecOptions options
         sandbox_id = self->id_.value_or("");
         stopped = self->stopping_;
       }
-      if (stopped)
-        return process->refuse(std::make_exception_ptr(SandboxNotRunningError("The sandbox " + sandbox_id + " has been stopped")));
+      if (stopped) return process->refuse(stopped_error(sandbox_id));
       process->launch(std::move(ready), std::move(sandbox_id));
     });
   }
   return handle;
 }
 
-void SandboxState::release() {
+void SandboxState::set_owned(bool owned) {
   const std::lock_guard lock(mutex_);
-  released_ = true;
+  owned_ = owned;
+}
+
+void SandboxState::describe(const SandboxOptions& options) {
+  const std::lock_guard lock(mutex_);
+  image_ = options.image();
+  command_ = options.command();
+  tags_ = options.tags();
 }
 
 void SandboxState::learn(const protocol::Sandbox& sandbox) {
-  const std::lock_guard lock(mutex_);
-  const auto status = from_wire(sandbox.status.state);
-  if (!is_terminal(status_) && status != SandboxStatus::unspecified &&
-      !(status_ == SandboxStatus::terminating && !is_terminal(status))) {
-    status_ = status;
-    reason_ = sandbox.status.state_reason;
+  bool changed = false;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto status = from_wire(sandbox.status.state);
+    // An answer that was overtaken by a later one, or a state that nobody knows, takes nothing back (LC-9, LC-10).
+    if (!is_terminal(status_) && status != SandboxStatus::unspecified && rank(status) >= rank(status_)) {
+      changed = status_ != status;
+      status_ = status;
+      reason_ = sandbox.status.state_reason;
+      status_updated_ = std::chrono::system_clock::now();
+    }
+    // Only what was observed: a sandbox that is stopped may end without (LC-7).
+    if (is_terminal(status_) && status_ == status && sandbox.status.exit_code) returncode_ = *sandbox.status.exit_code;
+    if (sandbox.status.create_time) created_ = *sandbox.status.create_time;
+    if (sandbox.status.start_time) started_at_ = *sandbox.status.start_time;
+    if (sandbox.status.end_time) ended_at_ = *sandbox.status.end_time;
+    if (!sandbox.status.runner_id.empty()) runner_id_ = sandbox.status.runner_id;
+    if (!sandbox.status.runner_group_id.empty()) runner_group_id_ = sandbox.status.runner_group_id;
+    if (!sandbox.spec.tags.empty()) tags_ = sandbox.spec.tags;
+    const auto& containers = sandbox.spec.containers;
+    const auto primary = std::find_if(containers.begin(), containers.end(),
+                                      [&](const auto& one) { return one.name == sandbox.spec.primary_container; });
+    if (primary != containers.end() || !containers.empty()) {
+      const auto& container = primary != containers.end() ? *primary : containers.front();
+      if (!container.image.empty()) image_ = container.image;
+      if (!container.command.empty()) {
+        command_.assign(1, container.command);
+        command_.insert(command_.end(), container.args.begin(), container.args.end());
+      }
+    }
   }
-  if (sandbox.status.create_time) created_ = *sandbox.status.create_time;
-  tags_ = sandbox.spec.tags;
-  for (const auto& container : sandbox.spec.containers)
-    if (image_.empty() || container.name == sandbox.spec.primary_container) image_ = container.image;
+  if (changed) wake();
 }
 
 std::shared_ptr<Backend> SandboxState::backend() {
@@ -229,52 +300,142 @@ asio::awaitable<void> SandboxState::create(std::shared_ptr<SandboxState> self, t
 asio::awaitable<protocol::Sandbox> SandboxState::fetch(std::shared_ptr<Backend> backend, std::string id,
                                                        std::chrono::milliseconds timeout) {
   protocol::GetSandboxRequest request;
-  request.sandbox_id = std::move(id);
+  request.sandbox_id = id;
   auto json = protocol::to_json(request);
-  auto answer = co_await client::call(std::move(backend), "GetSandbox", std::move(json), timeout);
-  co_return client::parse_answer(protocol::parse_sandbox, answer);
+  try {
+    auto answer = co_await client::call(std::move(backend), "GetSandbox", std::move(json), timeout);
+    co_return client::parse_answer(protocol::parse_sandbox, answer);
+  } catch (const SandboxNotFoundError& error) {
+    // Whatever the server says: which one is not there (LC-14).
+    if (std::string_view(error.what()).find(id) != std::string_view::npos) throw;
+    throw SandboxNotFoundError("The sandbox " + protocol::printable(id, 80) + " was not found: " + error.what(), error.fields());
+  }
 }
 
 asio::awaitable<SandboxStatus> SandboxState::ask_status(std::shared_ptr<SandboxState> self) {
-  const auto started = self->start();
-  co_await client::wait_for(started);
-  std::string id = *self->get(&SandboxState::id_);
-  auto backend = self->backend();
-  const auto sandbox = co_await fetch(std::move(backend), std::move(id), kPollTimeout);
+  Ready there = co_await located(self);
+  const auto sandbox = co_await fetch(std::move(there.backend), std::move(there.id), kPollTimeout);
   self->learn(sandbox);
   co_return self->get(&SandboxState::status_);
 }
 
-asio::awaitable<void> SandboxState::poll_until_running(std::shared_ptr<SandboxState> self) {
-  const auto started = self->start();
-  co_await client::wait_for(started);
-  const std::string id = *self->get(&SandboxState::id_);
-  std::chrono::milliseconds delay = kFirstPoll;
-  SandboxStatus status = self->get(&SandboxState::status_);
-  for (bool first = true;; first = false) {
-    if (!first || status != SandboxStatus::running) status = co_await ask_status(self);
-    if (self->get(&SandboxState::stopping_)) throw SandboxNotRunningError("The sandbox " + id + " has been stopped");
+/// Counts those who wait for a change. The first one does not wait for a poll that was put off for others.
+class SandboxState::Watching {
+ public:
+  explicit Watching(std::shared_ptr<SandboxState> state) : state_(std::move(state)) {
+    const std::lock_guard lock(state_->mutex_);
+    if (state_->watchers_++ == 0) state_->look_delay_ = std::chrono::milliseconds::zero();
+  }
+  ~Watching() {
+    const std::lock_guard lock(state_->mutex_);
+    --state_->watchers_;
+  }
+  Watching(const Watching&) = delete;
+  Watching& operator=(const Watching&) = delete;
+
+ private:
+  std::shared_ptr<SandboxState> state_;
+};
+
+task<void> SandboxState::next_look() {
+  task_source<void> source(core_->loop());
+  std::chrono::milliseconds delay;
+  {
+    const std::lock_guard lock(mutex_);
+    if (look_) return look_->get_task();
+    source.on_cancel([] { return false; });
+    look_ = source;
+    delay = look_delay_;
+    look_delay_ = std::min(std::max(delay * 2, kFirstPoll), kLongestPoll);
+  }
+  asio::co_spawn(core_->loop().make_strand(), look(weak_from_this(), source, delay), [](std::exception_ptr) {});
+  return source.get_task();
+}
+
+asio::awaitable<void> SandboxState::look(std::weak_ptr<SandboxState> weak, task_source<void> source,
+                                         std::chrono::milliseconds delay) {
+  if (delay > std::chrono::milliseconds::zero()) {
+    asio::steady_timer timer(co_await asio::this_coro::executor, delay);
+    co_await timer.async_wait(asio::use_awaitable);
+  }
+  // Weak until here: a sandbox that nobody holds any more is not kept by a poll.
+  const auto self = weak.lock();
+  if (!self || source.state()->done()) co_return;
+  std::exception_ptr error;
+  try {
+    static_cast<void>(co_await ask_status(self));
+  } catch (...) {
+    error = std::current_exception();
+  }
+  {
+    const std::lock_guard lock(self->mutex_);
+    if (self->look_ && self->look_->state() == source.state()) self->look_.reset();
+  }
+  if (error)
+    source.set_exception(error);
+  else
+    source.set_value();
+}
+
+void SandboxState::wake() {
+  std::optional<task_source<void>> look;
+  {
+    const std::lock_guard lock(mutex_);
+    look.swap(look_);
+    look_delay_ = kFirstPoll;
+  }
+  if (look) look->set_value();
+}
+
+asio::awaitable<void> SandboxState::until_running(std::shared_ptr<SandboxState> self) {
+  const Ready there = co_await located(self);
+  const Watching watching(self);
+  for (;;) {
+    if (self->get(&SandboxState::stopping_)) std::rethrow_exception(stopped_error(there.id));
     const std::string reason = self->get(&SandboxState::reason_);
     const std::string why = reason.empty() ? "" : ": " + reason;
-    switch (status) {
+    switch (self->get(&SandboxState::status_)) {
       case SandboxStatus::running:
       case SandboxStatus::paused:
       case SandboxStatus::completed:
         co_return;
       case SandboxStatus::failed:
-        throw SandboxFailedError("The sandbox " + id + " failed" + why);
+        throw SandboxFailedError("The sandbox " + there.id + " failed" + why);
       case SandboxStatus::terminated:
       case SandboxStatus::terminating:
-        throw SandboxTerminatedError("The sandbox " + id + " was terminated" + why);
+        throw SandboxTerminatedError("The sandbox " + there.id + " was terminated" + why);
       case SandboxStatus::unspecified:
       case SandboxStatus::pending:
       case SandboxStatus::creating:
         break;
     }
-    asio::steady_timer timer(co_await asio::this_coro::executor, delay);
-    co_await timer.async_wait(asio::use_awaitable);
-    delay = std::min(delay * 3 / 2, kLongestPoll);
+    const auto look = self->next_look();
+    co_await client::wait_for(look);
   }
+}
+
+asio::awaitable<SandboxStatus> SandboxState::until_complete(std::shared_ptr<SandboxState> self, WaitOptions options) {
+  const Ready there = co_await located(self);
+  const Watching watching(self);
+  auto status = self->get(&SandboxState::status_);
+  for (; !is_terminal(status); status = self->get(&SandboxState::status_)) {
+    if (self->get(&SandboxState::stopping_)) {
+      const auto stopped = self->get(&SandboxState::stopped_);
+      co_await client::wait_for(stopped);
+      status = self->get(&SandboxState::status_);
+      if (!is_terminal(status)) status = SandboxStatus::terminated;  // gone without a word
+      break;
+    }
+    const auto look = self->next_look();
+    co_await client::wait_for(look);
+  }
+  const std::string reason = self->get(&SandboxState::reason_);
+  const std::string why = reason.empty() ? "" : ": " + reason;
+  if (status == SandboxStatus::failed) throw SandboxFailedError("The sandbox " + there.id + " failed" + why);
+  const bool terminated = status == SandboxStatus::terminated || self->get(&SandboxState::stopping_);
+  if (terminated && options.raise_on_termination())
+    throw SandboxTerminatedError("The sandbox " + there.id + " was terminated" + why);
+  co_return status;
 }
 
 asio::awaitable<void> SandboxState::stop_and_confirm(std::shared_ptr<SandboxState> self, StopOptions options) {
@@ -300,7 +461,6 @@ asio::awaitable<void> SandboxState::stop_and_confirm(std::shared_ptr<SandboxStat
   auto answer = co_await client::call(backend, "DeleteSandbox", std::move(json), timeout);
   const auto response = client::parse_answer(protocol::parse_delete_sandbox_response, answer);
   if (response.sandbox) self->learn(*response.sandbox);
-  if (options.missing_ok() && !response.sandbox) co_return;
   std::chrono::milliseconds delay = kFirstStopPoll;
   std::optional<std::chrono::steady_clock::time_point> missing_since;
   while (!is_terminal(self->get(&SandboxState::status_))) {
@@ -310,15 +470,16 @@ asio::awaitable<void> SandboxState::stop_and_confirm(std::shared_ptr<SandboxStat
       self->learn(sandbox);
       if (is_terminal(self->get(&SandboxState::status_))) break;
     } catch (const SandboxNotFoundError&) {
+      if (options.missing_ok()) co_return;
       missing = true;
     }
-    // A server may forget a sandbox before it has told how it ended (ST-7).
+    // A server may forget a sandbox before it has told how it ended.
     const auto now = std::chrono::steady_clock::now();
     if (!missing)
       missing_since.reset();
     else if (!missing_since)
       missing_since = now;
-    else if (now - *missing_since > std::chrono::seconds(2))
+    else if (now - *missing_since > kMissingAfterStop)
       throw SandboxTerminalStateUnavailableError("The sandbox " + id + " was stopped, but the server does not say how it ended");
     asio::steady_timer timer(co_await asio::this_coro::executor, delay);
     co_await timer.async_wait(asio::use_awaitable);
@@ -336,10 +497,9 @@ asio::awaitable<void> SandboxState::stop_quietly(std::shared_ptr<Backend> backen
 }
 
 asio::awaitable<Sandbox> SandboxState::find(std::shared_ptr<ClientCore> core, std::string id) {
-  auto backend = core->backend();
-  auto keep = backend;
-  const auto sandbox = co_await fetch(std::move(backend), std::move(id), core->settings().request_timeout);
-  co_return Sandbox(std::make_shared<SandboxState>(core, keep, sandbox));
+  const auto backend = core->backend();
+  const auto sandbox = co_await fetch(backend, std::move(id), core->settings().request_timeout);
+  co_return Sandbox(std::make_shared<SandboxState>(core, backend, sandbox));
 }
 
 asio::awaitable<std::vector<Sandbox>> SandboxState::find_all(std::shared_ptr<ClientCore> core, ListOptions options) {
@@ -348,6 +508,8 @@ asio::awaitable<std::vector<Sandbox>> SandboxState::find_all(std::shared_ptr<Cli
   std::set<std::string> seen_tokens;
   protocol::ListSandboxesRequest request;
   request.tags = options.tags();
+  request.runner_ids = options.runner_ids();
+  request.volume_ids = options.volume_ids();
   request.state = to_wire(options.status());
   request.show_terminated = options.include_stopped() || is_terminal(options.status());
   for (int page = 0; page < kMaxPages; ++page) {
@@ -363,6 +525,21 @@ asio::awaitable<std::vector<Sandbox>> SandboxState::find_all(std::shared_ptr<Cli
   throw CWSandboxError("The server's list of sandboxes has more than " + std::to_string(kMaxPages) + " pages");
 }
 
+asio::awaitable<void> SandboxState::remove(std::shared_ptr<ClientCore> core, std::string id, bool missing_ok) {
+  const client::PendingWork pending(core->loop());
+  protocol::DeleteSandboxRequest request;
+  request.sandbox_id = id;
+  request.allow_missing = missing_ok;
+  request.request_id = client::make_uuid();
+  auto json = protocol::to_json(request);
+  auto backend = core->backend();
+  try {
+    static_cast<void>(co_await client::call(std::move(backend), "DeleteSandbox", std::move(json)));
+  } catch (const SandboxNotFoundError&) {
+    if (!missing_ok) throw;
+  }
+}
+
 asio::awaitable<SandboxState::Ready> SandboxState::located(std::shared_ptr<SandboxState> self) {
   const auto started = self->start();
   co_await client::wait_for(started);
@@ -374,7 +551,7 @@ asio::awaitable<SandboxState::Ready> SandboxState::located(std::shared_ptr<Sandb
 asio::awaitable<SandboxState::Ready> SandboxState::ready(std::shared_ptr<SandboxState> self) {
   Ready ready = co_await located(self);
   if (self->get(&SandboxState::stopping_) || is_terminal(self->get(&SandboxState::status_)))
-    throw SandboxNotRunningError("The sandbox " + ready.id + " has been stopped");
+    std::rethrow_exception(stopped_error(ready.id));
   co_return ready;
 }
 

@@ -60,10 +60,16 @@ class SandboxState : public std::enable_shared_from_this<SandboxState> {
 
   task<void> start();
   [[nodiscard]] task<void> wait();
+  [[nodiscard]] task<SandboxStatus> wait_until_complete(const WaitOptions& options);
   task<void> stop(const StopOptions& options);
-  [[nodiscard]] task<SandboxStatus> refresh();
+  /// Stops it; one that was never started never will be.
+  task<void> close(const StopOptions& options);
+  [[nodiscard]] task<SandboxStatus> get_status();
   [[nodiscard]] Process exec(std::vector<std::string> command, ExecOptions options);
-  void release();
+  /// Whether the last handle's end has it stopped.
+  void set_owned(bool owned);
+  /// What is known of it before the server has said anything.
+  void describe(const SandboxOptions& options);
 
   template <typename T>
   [[nodiscard]] T get(T SandboxState::*member) const {
@@ -76,6 +82,7 @@ class SandboxState : public std::enable_shared_from_this<SandboxState> {
 
   [[nodiscard]] static asio::awaitable<Sandbox> find(std::shared_ptr<ClientCore> core, std::string id);
   [[nodiscard]] static asio::awaitable<std::vector<Sandbox>> find_all(std::shared_ptr<ClientCore> core, ListOptions options);
+  [[nodiscard]] static asio::awaitable<void> remove(std::shared_ptr<ClientCore> core, std::string id, bool missing_ok);
 
  private:
   friend class cwsandbox::Sandbox;
@@ -86,22 +93,36 @@ class SandboxState : public std::enable_shared_from_this<SandboxState> {
   static asio::awaitable<protocol::Sandbox> fetch(std::shared_ptr<client::Backend> backend, std::string id,
                                                   std::chrono::milliseconds timeout);
   static asio::awaitable<SandboxStatus> ask_status(std::shared_ptr<SandboxState> self);
-  static asio::awaitable<void> poll_until_running(std::shared_ptr<SandboxState> self);
+  static asio::awaitable<void> until_running(std::shared_ptr<SandboxState> self);
+  static asio::awaitable<SandboxStatus> until_complete(std::shared_ptr<SandboxState> self, WaitOptions options);
+  /// Completes when the server has been asked again, or at once when something has changed. One poll serves all who wait (LC-5),
+  /// and goes on only while somebody does.
+  [[nodiscard]] task<void> next_look();
+  static asio::awaitable<void> look(std::weak_ptr<SandboxState> weak, task_source<void> source, std::chrono::milliseconds delay);
+  /// Wakes all who wait for a change.
+  void wake();
   static asio::awaitable<void> stop_and_confirm(std::shared_ptr<SandboxState> self, StopOptions options);
   static asio::awaitable<void> stop_quietly(std::shared_ptr<client::Backend> backend, std::string json);
+
+  class Watching;
 
   const std::shared_ptr<ClientCore> core_;
   const std::shared_ptr<client::ExecCounters> counters_ = std::make_shared<client::ExecCounters>();
   std::string create_json_;
   mutable std::mutex mutex_;
   std::shared_ptr<client::Backend> backend_;
-  task<void> started_, running_, stopped_;
+  task<void> started_, stopped_;
+  std::optional<task_source<void>> look_;  // the poll that is under way
+  std::chrono::milliseconds look_delay_{};
+  int watchers_ = 0;
   std::optional<std::string> id_;
   SandboxStatus status_ = SandboxStatus::unspecified;
-  std::string reason_, image_;
-  std::vector<std::string> tags_;
-  std::chrono::system_clock::time_point created_;
-  bool owned_ = false, released_ = false, stopping_ = false;
+  std::chrono::system_clock::time_point status_updated_;
+  std::string reason_, image_, runner_id_, runner_group_id_;
+  std::vector<std::string> command_, tags_;
+  std::chrono::system_clock::time_point created_, started_at_, ended_at_;
+  std::optional<int> returncode_;
+  bool owned_ = false, stopping_ = false;
 };
 
 }  // namespace cwsandbox::detail
