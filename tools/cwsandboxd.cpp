@@ -126,7 +126,9 @@ struct Settings {
   std::string token_file, certificate, key, log_level = "info", bwrap = "bwrap";
   bool no_token = false;
   std::size_t max_sandboxes = 1000, max_processes = 4096;
-  unsigned orphan_grace = 60, stop_grace = 10;
+  unsigned orphan_grace = 60, stop_grace = 10, max_lifetime = 0;
+  std::uint64_t log_size = 16ull << 20, ended_log_size = 1ull << 30;
+  std::string log_dir;
 };
 
 asio::awaitable<void> stop_then_exit(gateway::Gateway& gateway, asio::io_context& loop, std::chrono::seconds grace) {
@@ -144,6 +146,10 @@ int serve(const Settings& settings) {
   options.max_sandboxes = settings.max_sandboxes;
   options.max_processes_per_sandbox = settings.max_processes;
   options.orphan_grace = std::chrono::seconds(settings.orphan_grace);
+  options.max_lifetime = std::chrono::seconds(settings.max_lifetime);
+  options.log_bytes = settings.log_size;
+  options.ended_log_bytes = settings.ended_log_size;
+  options.log_directory = settings.log_dir;
   options.log = [](gateway::LogLevel level, const std::string& text) { spdlog::log(level_of(level), "{}", text); };
   std::vector<net::ListenAddress> addresses;
   for (const std::string& text : settings.listen) {
@@ -212,6 +218,20 @@ int main(int argc, char** argv) {
   app.add_option("--max-processes", settings.max_processes, "processes at once in one sandbox")
       ->check(CLI::Range(1, 1000000))
       ->capture_default_str();
+  app.add_option("--max-lifetime", settings.max_lifetime,
+                 "seconds that a sandbox may live at most, whatever it asks for; 0: no bound")
+      ->check(CLI::Range(0, 1000000000))
+      ->capture_default_str();
+  app.add_option("--log-size", settings.log_size, "bytes kept of what a main command writes, e.g. 16MiB")
+      ->transform(CLI::AsSizeValue(false))
+      ->check(CLI::Range(std::uint64_t{4096}, std::uint64_t{1} << 40))
+      ->capture_default_str();
+  app.add_option("--ended-log-size", settings.ended_log_size, "bytes kept of the output of all sandboxes that have ended")
+      ->transform(CLI::AsSizeValue(false))
+      ->capture_default_str();
+  app.add_option("--log-dir", settings.log_dir, "where that output is kept, in files without names (default: $TMPDIR, else /tmp)")
+      ->type_name("DIRECTORY")
+      ->check(CLI::ExistingDirectory);
   app.add_option("--orphan-grace", settings.orphan_grace, "seconds that a process outlives its client's connection")
       ->check(CLI::Range(0, 86400))
       ->capture_default_str();

@@ -1,7 +1,11 @@
 #include "gateway/errors.hpp"
 
 #include "gateway/text.hpp"
+#include "protocol/messages.hpp"
 
+#include <boost/system/system_error.hpp>
+
+#include <cerrno>
 #include <cstring>
 
 namespace cwsandbox::gateway {
@@ -55,6 +59,62 @@ ServiceError shutting_down() {
 
 ServiceError from_runner(const runner::RunnerError& error) {
   return ServiceError(error.code(), error.reason().c_str(), error.what(), error.metadata());
+}
+
+ServiceError from_file(const runner::FileFailed& error, const std::string& sandbox_id) {
+  const char* code = "failed_precondition";
+  const char* why = reason::kFileIoFailed;
+  switch (error.error()) {
+    case ENOENT:
+      code = "not_found";
+      why = reason::kFileNotFound;
+      break;
+    case EACCES:
+    case EPERM:
+    case EROFS:
+      code = "permission_denied";
+      why = reason::kFilePermissionDenied;
+      break;
+    case EFBIG:
+      why = reason::kFileTooLarge;
+      [[fallthrough]];
+    case ENOSPC:
+    case EDQUOT:
+      code = "resource_exhausted";
+      break;
+    case EISDIR:
+      why = reason::kFileIsDirectory;
+      break;
+    case EEXIST:
+      code = "already_exists";
+      break;
+    case EIO:
+      code = "internal";
+      break;
+    default:
+      break;
+  }
+  return ServiceError(code, why, error.what(),
+                      {{"filepath", error.path()}, {"errno", errno_name(error.error())}, {"sandbox_id", sandbox_id}});
+}
+
+protocol::ConnectError error_in_flight(const std::function<void(const std::string&)>& log) {
+  try {
+    throw;
+  } catch (const protocol::ParseError& e) {
+    std::string_view text = e.what();
+    if (text.starts_with(e.field + ": ")) text.remove_prefix(e.field.size() + 2);  // the violation names the field already
+    return invalid_field(e.field, std::string(text)).error();
+  } catch (const ServiceError& e) {
+    return e.error();
+  } catch (const runner::RunnerError& e) {
+    return from_runner(e).error();
+  } catch (const boost::system::system_error&) {
+    throw;  // nobody waits for an answer
+  } catch (const std::exception& e) {
+    log(e.what());
+    return ServiceError("internal", nullptr, "internal error").error();
+  }
 }
 
 protocol::StatusError to_status_error(const protocol::ConnectError& error) {

@@ -6,6 +6,7 @@
 #include "runner/runner.hpp"
 
 #include <exception>
+#include <functional>
 #include <map>
 #include <string>
 #include <vector>
@@ -23,6 +24,11 @@ inline constexpr const char* kNotImplemented = "CWSANDBOX_NOT_IMPLEMENTED";
 inline constexpr const char* kCapacityExhausted = "CWSANDBOX_RUNNER_CAPACITY_EXHAUSTED";
 inline constexpr const char* kNoSuitableRunner = "CWSANDBOX_NO_SUITABLE_RUNNER";
 inline constexpr const char* kBackendUnavailable = "CWSANDBOX_BACKEND_UNAVAILABLE";
+inline constexpr const char* kFileNotFound = "CWSANDBOX_FILE_NOT_FOUND";
+inline constexpr const char* kFileIsDirectory = "CWSANDBOX_FILE_IS_DIRECTORY";
+inline constexpr const char* kFilePermissionDenied = "CWSANDBOX_FILE_PERMISSION_DENIED";
+inline constexpr const char* kFileTooLarge = "CWSANDBOX_FILE_TOO_LARGE";
+inline constexpr const char* kFileIoFailed = "CWSANDBOX_FILE_IO_FAILED";
 }  // namespace reason
 
 class ServiceError : public std::exception {
@@ -42,6 +48,10 @@ class ServiceError : public std::exception {
 [[nodiscard]] ServiceError sandbox_not_found(const std::string& id);
 [[nodiscard]] ServiceError shutting_down();
 [[nodiscard]] ServiceError from_runner(const runner::RunnerError& error);
+[[nodiscard]] ServiceError from_file(const runner::FileFailed& error, const std::string& sandbox_id);
+/// The exception being handled, as an answer; called inside a `catch`. One that is nobody's business is an internal error and its
+/// text stays here: `log` gets it. Throws again what says that a connection is lost.
+[[nodiscard]] protocol::ConnectError error_in_flight(const std::function<void(const std::string&)>& log);
 [[nodiscard]] protocol::StatusError to_status_error(const protocol::ConnectError& error);
 
 /// An errno's name, e.g. "ENOENT".

@@ -11,6 +11,7 @@
 #include <boost/asio/steady_timer.hpp>
 
 #include <algorithm>
+#include <cstdlib>
 #include <stdexcept>
 
 namespace cwsandbox::gateway {
@@ -27,6 +28,11 @@ GatewayOptions checked(GatewayOptions options) {
   if (!options.tokens.empty() && options.no_token) throw std::invalid_argument("tokens were given together with `no_token`");
   if (options.default_command.empty() || options.default_command.front().empty())
     throw std::invalid_argument("the default command is empty");
+  if (options.log_bytes == 0) throw std::invalid_argument("the size of a log is zero");
+  if (options.log_directory.empty()) {
+    const char* directory = std::getenv("TMPDIR");
+    options.log_directory = directory != nullptr && *directory == '/' ? directory : "/tmp";
+  }
   return options;
 }
 

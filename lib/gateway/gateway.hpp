@@ -58,6 +58,18 @@ struct GatewayOptions {
   /// Output that a unary Exec returns per stream: default and upper bound.
   std::size_t default_output_bytes = 1024 * 1024;
   std::size_t max_output_bytes = 16 * 1024 * 1024;
+  /// The longest lifetime of a sandbox, also of one that asks for none; 0: no bound.
+  std::chrono::seconds max_lifetime{0};
+  /// Files that a sandbox may be created with, in all.
+  std::size_t max_initial_files = 4 * 1024 * 1024;
+  /// Bytes kept of what a main command writes; older output gives way.
+  std::uint64_t log_bytes = 16 * 1024 * 1024;
+  /// Bytes kept of the output of sandboxes that have ended, in all; the logs of the oldest give way.
+  std::uint64_t ended_log_bytes = 1024ull * 1024 * 1024;
+  /// Where logs are kept, in files without names. Empty: $TMPDIR, else /tmp.
+  std::string log_directory;
+  /// A log stream says at least this often that it is still there.
+  std::chrono::milliseconds log_keep_alive = std::chrono::seconds(10);
   LogHook log;
 };
 

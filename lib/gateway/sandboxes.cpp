@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <limits>
 
 namespace cwsandbox::gateway {
 
@@ -18,6 +19,8 @@ namespace {
 constexpr std::int32_t kDefaultPage = 100;
 constexpr std::int32_t kMaxPage = 1000;
 constexpr std::size_t kMaxTags = 256;
+// Each is a descriptor of this process; a process may have 1024 where nobody has said otherwise.
+constexpr std::size_t kMaxEndedLogFiles = 128;
 
 std::string quoted(const std::string& text) { return "\"" + printable(text, 128) + "\""; }
 
@@ -84,6 +87,7 @@ SandboxRecord::SandboxRecord(std::shared_ptr<Context> context, Sandboxes& owner,
       owner_(&owner),
       sequence_(sequence),
       view_(std::move(view)),
+      logs_(std::make_shared<LogStore>(context_->executor, context_->options.log_bytes, context_->options.log_directory)),
       changed_(context_->executor),
       lifetime_(context_->executor) {}
 
@@ -134,7 +138,9 @@ void SandboxRecord::began(std::unique_ptr<runner::Sandbox> sandbox) {
     if (auto self = weak.lock()) self->main_exited(info);
   });
   if (terminal()) return;  // it ended while the handler was being set
-  if (stop_grace_) {       // deleted while it was being created: nobody can have used it
+  output_ = std::make_shared<MainOutput>(context_, logs_);
+  output_->start(sandbox_->main_stdout(), sandbox_->main_stderr());
+  if (stop_grace_) {  // deleted while it was being created: nobody can have used it
     asio::co_spawn(context_->executor, stop_runner(shared_from_this(), sandbox_, std::chrono::milliseconds(0)), asio::detached);
     return;
   }
@@ -146,8 +152,8 @@ void SandboxRecord::began(std::unique_ptr<runner::Sandbox> sandbox) {
 }
 
 void SandboxRecord::arm_lifetime() {
-  if (view_.spec.max_lifetime_seconds <= 0) return;
-  lifetime_.expires_after(std::chrono::seconds(view_.spec.max_lifetime_seconds));
+  if (view_.status.effective_max_lifetime_seconds <= 0) return;
+  lifetime_.expires_after(std::chrono::seconds(view_.status.effective_max_lifetime_seconds));
   std::weak_ptr<SandboxRecord> weak = weak_from_this();
   lifetime_.async_wait([weak](error_code ec) {
     if (ec) return;
@@ -176,7 +182,16 @@ void SandboxRecord::main_exited(const runner::ExitInfo& info) {
       break;
   }
   if (stop_grace_) return;  // TERMINATED follows when nothing is left of it
-  end(state, how);
+  end_when_read(state, how);
+}
+
+void SandboxRecord::end_when_read(State state, const std::string& why) {
+  if (terminal() || ending_) return;
+  if (!output_) return end(state, why);
+  ending_ = true;
+  output_->drain([weak = weak_from_this(), state, why] {
+    if (const auto self = weak.lock()) self->end(state, why);
+  });
 }
 
 void SandboxRecord::end(State state, const std::string& why) {
@@ -198,6 +213,8 @@ void SandboxRecord::end(State state, const std::string& why) {
   for (ProcessRun* run : runs) {
     if (runs_.contains(run)) run->sandbox_ended();
   }
+  if (output_) output_->stop();
+  logs_->finish();
   // Not destroyed here: we may be inside one of its own calls.
   if (sandbox_) asio::post(context_->executor, [gone = std::move(sandbox_)]() mutable { gone.reset(); });
   sandbox_.reset();
@@ -207,7 +224,7 @@ void SandboxRecord::end(State state, const std::string& why) {
 }
 
 void SandboxRecord::stop(std::chrono::milliseconds grace, const std::string& why) {
-  if (terminal()) return;
+  if (terminal() || ending_) return;
   const bool first = !stop_grace_;
   if (!first && *stop_grace_ <= grace) return;
   stop_grace_ = grace;
@@ -233,7 +250,7 @@ asio::awaitable<void> SandboxRecord::stop_runner(std::shared_ptr<SandboxRecord> 
   if (!failure.empty()) {
     self->context_->log(LogLevel::error, "sandbox " + self->id() + " did not stop cleanly: " + printable(failure, 512));
   }
-  if (self->owner_ != nullptr) self->end(State::terminated, "");
+  if (self->owner_ != nullptr) self->end_when_read(State::terminated, "");
 }
 
 void SandboxRecord::drop() noexcept {
@@ -246,6 +263,8 @@ void SandboxRecord::drop() noexcept {
     } catch (const std::exception&) {  // no memory: then it ends with its grace time
     }
   }
+  if (output_) output_->stop();
+  logs_->finish();
   sandbox_.reset();
   view_.status.state = State::terminated;
   changed_.notify();
@@ -339,6 +358,11 @@ protocol::Sandbox Sandboxes::create(const protocol::CreateSandboxRequest& reques
   asked.status.create_time = std::chrono::system_clock::now();
   asked.status.runner_id = runner_name;
   asked.status.effective_max_lifetime_seconds = asked.spec.max_lifetime_seconds;
+  if (const auto most = context_->options.max_lifetime.count(); most > 0) {
+    auto& lifetime = asked.status.effective_max_lifetime_seconds;
+    const auto bound = static_cast<std::int32_t>(std::min<std::int64_t>(most, std::numeric_limits<std::int32_t>::max()));
+    lifetime = lifetime == 0 ? bound : std::min(lifetime, bound);
+  }
   protocol::ContainerStatus container_status;
   container_status.name = container.name;
   container_status.state = State::creating;
@@ -382,10 +406,6 @@ protocol::Sandbox Sandboxes::get(const protocol::GetSandboxRequest& request) {
 
 protocol::ListSandboxesResponse Sandboxes::list(const protocol::ListSandboxesRequest& request) {
   if (request.page_size < 0) throw invalid_field("pageSize", "is negative");
-  if (!request.volume_ids.empty()) {
-    throw ServiceError("unimplemented", reason::kNotImplemented, "this gateway does not support volumeIds",
-                       {{"fields", "volumeIds"}});
-  }
   const std::int32_t page = request.page_size == 0 ? kDefaultPage : std::min(request.page_size, kMaxPage);
 
   // A page token is the last sequence number shown and the filter that it belongs to.
@@ -409,6 +429,7 @@ protocol::ListSandboxesResponse Sandboxes::list(const protocol::ListSandboxesReq
   const bool with_terminal = request.show_terminated || protocol::is_terminal(request.state);
   const std::string runner_name(runner_->name());
   protocol::ListSandboxesResponse response;
+  if (!request.volume_ids.empty()) return response;  // no sandbox of this gateway has a volume
   std::uint64_t last = 0;
   for (auto at = by_sequence_.upper_bound(after); at != by_sequence_.end(); ++at) {
     const protocol::Sandbox& sandbox = at->second->view();
@@ -467,6 +488,23 @@ void Sandboxes::on_ended(SandboxRecord& record) {
     }
     by_id_.erase(id);
     by_sequence_.erase(at);
+  }
+  trim_logs();
+}
+
+// From the newest to the oldest: what no longer fits is given up.
+void Sandboxes::trim_logs() {
+  std::uint64_t bytes = 0;
+  std::size_t files = 0;
+  for (auto sequence = ended_.rbegin(); sequence != ended_.rend(); ++sequence) {
+    LogStore& log = *by_sequence_.at(*sequence)->logs();
+    if (log.held() == 0) continue;
+    bytes += log.held();
+    if (log.has_file()) ++files;
+    if (bytes <= context_->options.ended_log_bytes && files <= kMaxEndedLogFiles) continue;
+    bytes -= log.held();
+    if (log.has_file()) --files;
+    log.discard();
   }
 }
 

@@ -3,6 +3,8 @@
 
 #include "gateway/context.hpp"
 #include "gateway/errors.hpp"
+#include "gateway/log_store.hpp"
+#include "gateway/main_output.hpp"
 #include "gateway/text.hpp"
 #include "protocol/messages.hpp"
 #include "runner/runner.hpp"
@@ -40,6 +42,9 @@ class SandboxRecord : public std::enable_shared_from_this<SandboxRecord> {
   [[nodiscard]] static asio::awaitable<std::shared_ptr<runner::Sandbox>> running(std::shared_ptr<SandboxRecord> self,
                                                                                  std::chrono::steady_clock::time_point deadline);
 
+  /// What its main command has written; also of a sandbox that has ended.
+  [[nodiscard]] const std::shared_ptr<LogStore>& logs() const noexcept { return logs_; }
+
   /// SIGTERM now, SIGKILL after `grace`; returns at once, the end shows in the state. A second call can only shorten the grace.
   void stop(std::chrono::milliseconds grace, const std::string& why);
   /// Everything in it dies now; no state is kept.
@@ -58,6 +63,7 @@ class SandboxRecord : public std::enable_shared_from_this<SandboxRecord> {
                                            std::chrono::milliseconds grace);
   void began(std::unique_ptr<runner::Sandbox> sandbox);
   void main_exited(const runner::ExitInfo& info);
+  void end_when_read(protocol::State state, const std::string& why);
   void end(protocol::State state, const std::string& why);
   void arm_lifetime();
 
@@ -66,6 +72,9 @@ class SandboxRecord : public std::enable_shared_from_this<SandboxRecord> {
   std::uint64_t sequence_;
   protocol::Sandbox view_;
   std::shared_ptr<runner::Sandbox> sandbox_;
+  std::shared_ptr<LogStore> logs_;
+  std::shared_ptr<MainOutput> output_;  // before `sandbox_` is let go, it stops
+  bool ending_ = false;                 // the end is known, and what the main command wrote is being read
   std::unordered_set<ProcessRun*> runs_;
   Waiters changed_;
   asio::steady_timer lifetime_;
@@ -93,6 +102,7 @@ class Sandboxes {
  private:
   friend class SandboxRecord;
   void on_ended(SandboxRecord& record);
+  void trim_logs();
   std::shared_ptr<Context> context_;
   std::shared_ptr<runner::Runner> runner_;  // shared: a creation under way may outlive the gateway
   std::map<std::uint64_t, std::shared_ptr<SandboxRecord>> by_sequence_;

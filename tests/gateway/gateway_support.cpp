@@ -149,7 +149,7 @@ void Socket::shutdown() noexcept { ::shutdown(fd_, SHUT_RDWR); }
 
 namespace {
 
-Answer read_answer(Socket& socket) {
+Answer read_head(Socket& socket) {
   Answer answer;
   const std::string head = socket.read_until("\r\n\r\n");
   if (head.size() < 12) throw std::runtime_error("no answer");
@@ -163,12 +163,33 @@ Answer read_answer(Socket& socket) {
     value = value.substr(value.find_first_not_of(' '));
     answer.headers[name] = value.substr(0, value.find('\r'));
   }
+  return answer;
+}
+
+Answer read_answer(Socket& socket) {
+  Answer answer = read_head(socket);
   if (const auto length = answer.headers.find("content-length"); length != answer.headers.end())
     answer.body = socket.read_exactly(std::stoul(length->second));
   return answer;
 }
 
-std::string base64_bytes(std::string_view text) {
+void collect_strings(std::string_view message, std::vector<std::string>& out) {
+  while (message.size() >= 2) {
+    const auto length = static_cast<unsigned char>(message[1]);
+    if ((static_cast<unsigned char>(message[0]) & 7) != 2 || length > message.size() - 2) return;
+    const std::string_view field = message.substr(2, length);
+    const bool printable = std::all_of(field.begin(), field.end(), [](char c) { return c >= ' '; });
+    if (printable)
+      out.emplace_back(field);
+    else
+      collect_strings(field, out);
+    message.remove_prefix(2 + std::size_t{length});
+  }
+}
+
+}  // namespace
+
+std::string base64_decode(std::string_view text) {
   std::string out;
   std::uint32_t bits = 0;
   int have = 0;
@@ -196,21 +217,32 @@ std::string base64_bytes(std::string_view text) {
   return out;
 }
 
-void collect_strings(std::string_view message, std::vector<std::string>& out) {
-  while (message.size() >= 2) {
-    const auto length = static_cast<unsigned char>(message[1]);
-    if ((static_cast<unsigned char>(message[0]) & 7) != 2 || length > message.size() - 2) return;
-    const std::string_view field = message.substr(2, length);
-    const bool printable = std::all_of(field.begin(), field.end(), [](char c) { return c >= ' '; });
-    if (printable)
-      out.emplace_back(field);
-    else
-      collect_strings(field, out);
-    message.remove_prefix(2 + std::size_t{length});
+std::string base64_encode(std::string_view bytes) {
+  static const char* digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+  std::string out;
+  for (std::size_t i = 0; i < bytes.size(); i += 3) {
+    std::uint32_t bits = 0;
+    for (std::size_t k = 0; k < 3; ++k) bits = (bits << 8) | (i + k < bytes.size() ? static_cast<unsigned char>(bytes[i + k]) : 0u);
+    for (std::size_t k = 0; k < 4; ++k) out += i + k <= bytes.size() ? digits[(bits >> (18 - 6 * k)) & 63] : '=';
   }
+  return out;
 }
 
-}  // namespace
+std::string percent_encode(std::string_view bytes) {
+  static const char* digits = "0123456789ABCDEF";
+  std::string out;
+  for (const char c : bytes) {
+    const auto u = static_cast<unsigned char>(c);
+    if (std::isalnum(u) != 0 || c == '/' || c == '.' || c == '-' || c == '_') {
+      out += c;
+    } else {
+      out += '%';
+      out += digits[u >> 4];
+      out += digits[u & 15];
+    }
+  }
+  return out;
+}
 
 Answer http(const net::ListenAddress& address, const std::string& method, const std::string& target,
             const std::map<std::string, std::string>& headers, const std::string& body) {
@@ -223,11 +255,70 @@ Answer http(const net::ListenAddress& address, const std::string& method, const 
   return read_answer(socket);
 }
 
+StreamCall::StreamCall(const net::ListenAddress& address, const std::string& method, const Json& request,
+                       const std::map<std::string, std::string>& more)
+    : socket_(address) {
+  const std::string json = request.dump();
+  std::string envelope(1, '\0');
+  for (int shift = 24; shift >= 0; shift -= 8) envelope += static_cast<char>((json.size() >> shift) & 0xff);
+  envelope += json;
+  std::map<std::string, std::string> all = more;
+  all.emplace("Authorization", std::string("Bearer ") + kToken);
+  all.emplace("Content-Type", "application/connect+json");
+  std::string text = "POST /" + method + " HTTP/1.1\r\nHost: test\r\n";
+  for (const auto& [name, value] : all) text += name + ": " + value + "\r\n";
+  text += "Content-Length: " + std::to_string(envelope.size()) + "\r\n\r\n";
+  socket_.write(text + envelope);
+  const Answer head = read_head(socket_);
+  status = head.status;
+  headers = head.headers;
+  if (const auto length = headers.find("content-length"); length != headers.end())
+    end = Json::parse(socket_.read_exactly(std::stoul(length->second)));
+}
+
+bool StreamCall::fill() {
+  const std::string line = socket_.read_until("\r\n");
+  if (!line.ends_with("\r\n")) return false;
+  const std::size_t size = std::stoul(line, nullptr, 16);
+  if (size == 0) return false;
+  const std::string chunk = socket_.read_exactly(size + 2);
+  if (chunk.size() < size + 2) return false;
+  if (front_ > 0) body_.erase(0, std::exchange(front_, 0));
+  body_.append(chunk, 0, size);
+  return true;
+}
+
+std::optional<Json> StreamCall::next() {
+  if (!end.is_null()) return std::nullopt;
+  std::size_t size = 0;
+  for (;;) {
+    if (body_.size() - front_ >= 5) {
+      size = 0;
+      for (std::size_t i = 1; i < 5; ++i) size = (size << 8) | static_cast<unsigned char>(body_[front_ + i]);
+      if (body_.size() - front_ >= 5 + size) break;
+    }
+    if (!fill()) return std::nullopt;
+  }
+  const char flags = body_[front_];
+  Json json = Json::parse(body_.substr(front_ + 5, size));
+  front_ += 5 + size;
+  if (flags == 0) return json;
+  if (flags != 2) throw std::runtime_error("an envelope with flags " + std::to_string(flags));
+  end = std::move(json);
+  return std::nullopt;
+}
+
+std::vector<Json> StreamCall::rest() {
+  std::vector<Json> out;
+  while (auto message = next()) out.push_back(std::move(*message));
+  return out;
+}
+
 std::vector<std::string> detail_strings(const Json& error, const std::string& type) {
   std::vector<std::string> out;
   if (!error.contains("details")) return out;
   for (const auto& detail : error["details"]) {
-    if (detail["type"] == "google.rpc." + type) collect_strings(base64_bytes(detail["value"].get<std::string>()), out);
+    if (detail["type"] == "google.rpc." + type) collect_strings(base64_decode(detail["value"].get<std::string>()), out);
   }
   return out;
 }
@@ -454,6 +545,17 @@ Answer Server::call_raw(const std::string& method, const std::string& body, std:
 
 Answer Server::call(const std::string& method, const Json& body, std::map<std::string, std::string> headers) const {
   return call_raw(method, body.dump(), std::move(headers));
+}
+
+Answer Server::file_call(const std::string& method, const Json& body) const {
+  return http(address_, "POST", "/cwsandbox.v1.FileService/" + method,
+              {{"Authorization", std::string("Bearer ") + kToken}, {"Content-Type", "application/json"}}, body.dump());
+}
+
+Answer Server::file(const std::string& method, const std::string& sandbox, const std::string& path, const std::string& body,
+                    std::map<std::string, std::string> headers, const std::string& more) const {
+  headers.emplace("Authorization", std::string("Bearer ") + kToken);
+  return http(address_, method, "/v1/files?sandbox=" + sandbox + "&path=" + percent_encode(path) + more, headers, body);
 }
 
 std::string Server::wait_state(const std::string& id, const std::string& state) {

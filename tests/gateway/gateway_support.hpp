@@ -87,6 +87,32 @@ struct Answer {
 Answer http(const net::ListenAddress& address, const std::string& method, const std::string& target,
             const std::map<std::string, std::string>& headers, const std::string& body);
 
+std::string base64_decode(std::string_view text);
+std::string base64_encode(std::string_view bytes);
+/// Every byte that is not plain, so that any path fits into a query.
+std::string percent_encode(std::string_view bytes);
+
+/// A call of a method that answers with a Connect server stream, read by hand: chunks, then envelopes.
+class StreamCall {
+ public:
+  StreamCall(const net::ListenAddress& address, const std::string& method, const Json& request,
+             const std::map<std::string, std::string>& headers = {});
+  /// The next message. Nothing when the stream has ended (`end` says how), or was cut (`end` is null).
+  std::optional<Json> next();
+  /// All that is left, to the end.
+  std::vector<Json> rest();
+  void cut() noexcept { socket_.shutdown(); }
+  unsigned status = 0;
+  std::map<std::string, std::string> headers;
+  Json end;
+
+ private:
+  bool fill();
+  Socket socket_;
+  std::string body_;
+  std::size_t front_ = 0;
+};
+
 /// Fields of a google.rpc detail, as far as these tests look: every string in the protobuf message.
 std::vector<std::string> detail_strings(const Json& error, const std::string& type);
 
@@ -160,6 +186,12 @@ class Server {
   net::ListenAddress listen(const net::ListenAddress& address);
   Answer call(const std::string& method, const Json& body, std::map<std::string, std::string> headers = {}) const;
   Answer call_raw(const std::string& method, const std::string& body, std::map<std::string, std::string> headers = {}) const;
+  /// A method of cwsandbox.v1.FileService.
+  Answer file_call(const std::string& method, const Json& body) const;
+  /// GET or PUT of /v1/files; `more` goes behind the query.
+  Answer file(const std::string& method, const std::string& sandbox, const std::string& path, const std::string& body = "",
+              std::map<std::string, std::string> headers = {}, const std::string& more = "") const;
+  StreamCall logs(const Json& request) const { return {address_, "coreweave.sandbox.v1.SandboxService/StreamLogs", request}; }
   /// A sandbox that runs.
   std::string sandbox(const Json& spec = Json::object());
   std::string wait_state(const std::string& id, const std::string& state);

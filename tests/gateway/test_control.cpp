@@ -32,8 +32,20 @@ struct FakeState {
   std::function<void(const runner::ExitInfo&)> on_exit;
 };
 
+class ClosedSource final : public runner::ByteSource {
+ public:
+  std::size_t try_read(asio::mutable_buffer, boost::system::error_code& ec) override {
+    ec = asio::error::eof;
+    return 0;
+  }
+  void async_wait(runner::IoHandler) override {}
+  void close() noexcept override {}
+};
+
 class FakeSandbox final : public runner::Sandbox {
  public:
+  runner::ByteSource& main_stdout() override { return out_; }
+  runner::ByteSource& main_stderr() override { return err_; }
   explicit FakeSandbox(std::shared_ptr<FakeState> state) : state_(std::move(state)) { ++state_->created; }
   ~FakeSandbox() override { ++state_->destroyed; }
   asio::awaitable<std::unique_ptr<runner::Process>> start(runner::ProcessSpec) override {
@@ -48,6 +60,7 @@ class FakeSandbox final : public runner::Sandbox {
 
  private:
   std::shared_ptr<FakeState> state_;
+  ClosedSource out_, err_;
 };
 
 class FakeRunner final : public runner::Runner {
@@ -292,6 +305,8 @@ TEST_CASE("lists are filtered and paged", "[gateway][LC-15]") {
   CHECK(count({{"runnerIds", {"fake"}}}) == 5);
   CHECK(count({{"runnerIds", {"elsewhere"}}}) == 0);
   CHECK(count({{"state", "STATE_RUNNING"}}) == 5);
+  CHECK(count({{"state", "STATE_COMPLETED"}}) == 0);
+  CHECK(count({{"volumeIds", {"vol"}}}) == 0);
 
   std::vector<std::string> seen;
   std::string token;
@@ -315,6 +330,56 @@ TEST_CASE("lists are filtered and paged", "[gateway][LC-15]") {
   CHECK(count(Json::object()) == 0);
   CHECK(count({{"showTerminated", true}}) == 2);  // the rest is forgotten
   CHECK(count({{"state", "STATE_TERMINATED"}}) == 2);
+}
+
+TEST_CASE("a lifetime is bounded by the gateway's", "[gateway]") {
+  Fake fake;
+  Server server([](auto& options) { options.max_lifetime = std::chrono::seconds(100); }, fake.maker());
+  for (const auto& [asked, effective] : std::vector<std::pair<int, int>>{{0, 100}, {50, 50}, {100, 100}, {100'000, 100}}) {
+    const Json spec = {{"maxLifetimeSeconds", asked}};
+    const Json made = server.call("CreateSandbox", {{"sandbox", {{"spec", spec}}}}).json();
+    CHECK(made["status"]["effectiveMaxLifetimeSeconds"] == effective);
+    CHECK(made["spec"].value("maxLifetimeSeconds", 0) == asked);
+  }
+  fake.open(server);
+  Server short_lived([](auto& options) { options.max_lifetime = std::chrono::seconds(1); });
+  const std::string id = short_lived.sandbox();
+  CHECK(eventually([&] { return state_of(short_lived, id) == "STATE_TERMINATED"; }));
+}
+
+TEST_CASE("what cannot be given is refused by its name", "[gateway]") {
+  Fake fake;
+  Server server({}, fake.maker());
+  const std::map<std::string, Json> of_spec = {
+      {"volumes", {{{"name", "v"}}}},
+      {"services", {{{"port", 80}}}},
+      {"networkIds", {"n"}},
+      {"objectStorageAccess", {{"readOnly", true}}},
+      {"network", {{"allowEgress", true}}},
+      {"initContainers", {{{"name", "i"}}}},
+      {"instanceType", "big"},
+      {"mode", "SANDBOX_MODE_SERVERLESS"},
+      {"runtimeClass", "kata"},
+  };
+  const std::map<std::string, Json> of_container = {
+      {"resources", {{"cpu", "1"}}},
+      {"volumeMounts", {{{"name", "v"}, {"mountPath", "/v"}}}},
+      {"secretStores", {{{"store", "s"}}}},
+      {"resourceRequirements", {{"limits", {{"cpu", "1"}}}}},
+      {"securityContext", {{"privileged", true}}},
+      {"imagePullCredentials", {{"registry", "r"}}},
+  };
+  const auto refused = [&](const Json& spec, const std::string& field) {
+    const Answer answer = server.call("CreateSandbox", {{"sandbox", {{"spec", spec}}}});
+    INFO(field << " " << answer.body);
+    CHECK(answer.status == 501);
+    CHECK(answer.json()["code"] == "unimplemented");
+    CHECK_THAT(answer.json()["message"].get<std::string>(), Contains(field));
+    CHECK(has(detail_strings(answer.json(), "ErrorInfo"), field));
+  };
+  for (const auto& [name, value] : of_spec) refused({{name, value}}, "sandbox.spec." + name);
+  for (const auto& [name, value] : of_container) refused({{"containers", {{{name, value}}}}}, "sandbox.spec.containers[0]." + name);
+  CHECK(server.counts().sandboxes == 0);
 }
 
 TEST_CASE("bad requests get typed errors that name what is wrong", "[gateway][ER-4]") {
@@ -350,7 +415,7 @@ TEST_CASE("bad requests get typed errors that name what is wrong", "[gateway][ER
       {"Exec", R"({"sandboxId":"x","command":["a"],"env":{"A=":"1"}})", 400, "invalid_argument", R"(env["A="])", "'='"},
       {"Exec", R"({"sandboxId":"x","command":["a"],"maxOutputBytes":-5})", 400, "invalid_argument", "maxOutputBytes", "negative"},
       {"Nope", "{}", 501, "unimplemented", "", "SandboxService/Nope"},
-      {"ReadFile", "{}", 501, "unimplemented", "", "SandboxService/ReadFile"},
+      {"StreamExec", "{}", 501, "unimplemented", "", "SandboxService/StreamExec"},
       {"GetSandbox", std::string(100 * 1024, ' '), 413, "resource_exhausted", "", ""},
   };
   for (const Case& c : cases) {
