@@ -9,6 +9,9 @@
 #include <algorithm>
 #include <charconv>
 #include <limits>
+#include <set>
+#include <string_view>
+#include <utility>
 
 namespace cwsandbox::gateway {
 
@@ -19,6 +22,7 @@ namespace {
 constexpr std::int32_t kDefaultPage = 100;
 constexpr std::int32_t kMaxPage = 1000;
 constexpr std::size_t kMaxTags = 256;
+constexpr std::size_t kMaxPath = 4095;  // PATH_MAX without its NUL
 // Each is a descriptor of this process; a process may have 1024 where nobody has said otherwise.
 constexpr std::size_t kMaxEndedLogFiles = 128;
 
@@ -79,6 +83,43 @@ void check_directory(const std::string& directory, const std::string& field, std
   }
   violations.push_back(std::move(v));
 }
+
+namespace {
+
+void check_files(const std::vector<protocol::FileMount>& files, std::size_t most, const std::string& field,
+                 std::vector<protocol::FieldViolation>& violations) {
+  std::set<std::string_view> seen;
+  std::size_t bytes = 0;
+  protocol::FieldViolation v;
+  for (std::size_t i = 0; i < files.size(); ++i) {
+    const std::string& path = files[i].path;
+    bytes += files[i].content.size();
+    v.field = field + "[" + std::to_string(i) + "].path";
+    if (path.empty()) {
+      v.description = "is required";
+    } else if (path.front() != '/') {
+      v.description = "not an absolute path: " + quoted(path);
+    } else if (path.back() == '/') {
+      v.description = "not the path of a file: " + quoted(path);
+    } else if (path.find('\0') != std::string::npos) {
+      v.description = "a path may not hold a NUL byte";
+    } else if (path.size() > kMaxPath) {
+      v.description = "longer than " + std::to_string(kMaxPath) + " bytes";
+    } else if (!seen.insert(path).second) {
+      v.description = "is given twice";
+    } else {
+      continue;
+    }
+    violations.push_back(v);
+  }
+  if (bytes > most) {
+    v.field = field;
+    v.description = std::to_string(bytes) + " bytes in all, at most " + std::to_string(most) + " are allowed";
+    violations.push_back(v);
+  }
+}
+
+}  // namespace
 
 // ---- one sandbox ----
 
@@ -339,6 +380,7 @@ protocol::Sandbox Sandboxes::create(const protocol::CreateSandboxRequest& reques
   check_command(command, "sandbox.spec.containers[0].command", violations);
   check_environment(container.environment_variables, "sandbox.spec.containers[0].environmentVariables", violations);
   check_directory(container.working_dir, "sandbox.spec.containers[0].workingDir", violations);
+  check_files(container.files, context_->options.max_initial_files, "sandbox.spec.containers[0].files", violations);
   if (!violations.empty()) throw invalid_fields(std::move(violations));
 
   const std::string runner_name(runner_->name());
@@ -374,6 +416,13 @@ protocol::Sandbox Sandboxes::create(const protocol::CreateSandboxRequest& reques
   spec.command = std::move(command);
   spec.env = container.environment_variables;
   spec.working_dir = container.working_dir;
+  // Their content is not kept: an answer names the files only.
+  for (protocol::FileMount& file : asked.spec.containers[0].files) {
+    runner::InitialFile initial;
+    initial.path = file.path;
+    initial.content = std::exchange(file.content, {});
+    spec.files.push_back(std::move(initial));
+  }
 
   const std::uint64_t sequence = next_sequence_++;
   auto record = std::make_shared<SandboxRecord>(context_, *this, sequence, std::move(asked));

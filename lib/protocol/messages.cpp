@@ -268,10 +268,17 @@ Container read_container(const Object& object, std::vector<std::string>& unsuppo
   object.read("args", out.args);
   object.read("environment_variables", out.environment_variables);
   object.read("working_dir", out.working_dir);
-  note_unsupported(object,
-                   {"resources", "files", "volume_mounts", "secret_stores", "resource_requirements", "security_context",
-                    "image_pull_credentials"},
-                   unsupported);
+  object.each("files", [&out](const Json& item, const std::string& path) {
+    const Object mount(item, path);
+    FileMount file;
+    mount.read("path", file.path);
+    mount.read_bytes("content", file.content);
+    out.files.push_back(std::move(file));
+  });
+  note_unsupported(
+      object,
+      {"resources", "volume_mounts", "secret_stores", "resource_requirements", "security_context", "image_pull_credentials"},
+      unsupported);
   return out;
 }
 

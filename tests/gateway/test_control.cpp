@@ -384,7 +384,12 @@ TEST_CASE("what cannot be given is refused by its name", "[gateway]") {
 
 TEST_CASE("bad requests get typed errors that name what is wrong", "[gateway][ER-4]") {
   Fake fake;
-  Server server([](auto& options) { options.limits.max_body = 64 * 1024; }, fake.maker());
+  Server server(
+      [](auto& options) {
+        options.limits.max_body = 64 * 1024;
+        options.max_initial_files = 10;
+      },
+      fake.maker());
   struct Case {
     std::string method, body;
     unsigned status;
@@ -409,6 +414,20 @@ TEST_CASE("bad requests get typed errors that name what is wrong", "[gateway][ER
       {"CreateSandbox", create(R"({"args":["x"]})"), 400, "invalid_argument", "sandbox.spec.containers[0].command", "without"},
       {"CreateSandbox", create(R"({"command":"a\u0000b"})"), 400, "invalid_argument", "sandbox.spec.containers[0].command[0]",
        "NUL"},
+      {"CreateSandbox", create(R"({"files":[{"path":"relative"}]})"), 400, "invalid_argument",
+       "sandbox.spec.containers[0].files[0].path", "absolute"},
+      {"CreateSandbox", create(R"({"files":[{"path":"/a"},{}]})"), 400, "invalid_argument",
+       "sandbox.spec.containers[0].files[1].path", "required"},
+      {"CreateSandbox", create(R"({"files":[{"path":"/a/"}]})"), 400, "invalid_argument",
+       "sandbox.spec.containers[0].files[0].path", "file"},
+      {"CreateSandbox", create(R"({"files":[{"path":"/a\u0000"}]})"), 400, "invalid_argument",
+       "sandbox.spec.containers[0].files[0].path", "NUL"},
+      {"CreateSandbox", create(R"({"files":[{"path":"/a"},{"path":"/a"}]})"), 400, "invalid_argument",
+       "sandbox.spec.containers[0].files[1].path", "twice"},
+      {"CreateSandbox", create(R"({"files":[{"path":"/a","content":"?"}]})"), 400, "invalid_argument",
+       "sandbox.spec.containers[0].files[0].content", "base64"},
+      {"CreateSandbox", create(R"({"files":[{"path":"/a","content":"MTIzNDU="},{"path":"/b","content":"MTIzNDU2"}]})"), 400,
+       "invalid_argument", "sandbox.spec.containers[0].files", "at most 10"},
       {"CreateSandbox", create("{},{}"), 501, "unimplemented", "", "one container"},
       {"Exec", R"({"sandboxId":"x","command":[]})", 400, "invalid_argument", "command", "empty"},
       {"Exec", R"({"sandboxId":"x","command":["a\u0000b"]})", 400, "invalid_argument", "command[0]", "NUL"},

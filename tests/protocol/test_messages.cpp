@@ -63,17 +63,20 @@ TEST_CASE("a CreateSandboxRequest is read under either naming", "[messages]") {
 
 TEST_CASE("fields that are not served are listed by path, defaults are not", "[messages]") {
   const auto request = parse_create_sandbox_request(R"({"sandbox":{"spec":{"containers":[{},
-    {"resources":{"cpu":"1"},"files":[{"path":"/x"}],"volume_mounts":[{}],"secretStores":[{}],"resourceRequirements":{"limits":{}},
+    {"resources":{"cpu":"1"},"files":[{"path":"/x","content":"Yf8="}],"volume_mounts":[{}],"secretStores":[{}],"resourceRequirements":{"limits":{}},
      "securityContext":{"privileged":false},"imagePullCredentials":{"registry":"r"}}],
     "volumes":[{}],"services":[{}],"networkIds":["n"],"objectStorageAccess":{"buckets":[]},"network":{"denyEgress":false},
     "init_containers":[{}],"instanceType":"i","mode":"SANDBOX_MODE_CKS"}}})");
   CHECK(request.sandbox.spec.unsupported ==
-        std::vector<std::string>{"sandbox.spec.containers[1].resources", "sandbox.spec.containers[1].files",
-                                 "sandbox.spec.containers[1].volumeMounts", "sandbox.spec.containers[1].secretStores",
-                                 "sandbox.spec.containers[1].resourceRequirements", "sandbox.spec.containers[1].securityContext",
-                                 "sandbox.spec.containers[1].imagePullCredentials", "sandbox.spec.volumes", "sandbox.spec.services",
-                                 "sandbox.spec.networkIds", "sandbox.spec.objectStorageAccess", "sandbox.spec.network",
-                                 "sandbox.spec.initContainers", "sandbox.spec.instanceType", "sandbox.spec.mode"});
+        std::vector<std::string>{"sandbox.spec.containers[1].resources", "sandbox.spec.containers[1].volumeMounts",
+                                 "sandbox.spec.containers[1].secretStores", "sandbox.spec.containers[1].resourceRequirements",
+                                 "sandbox.spec.containers[1].securityContext", "sandbox.spec.containers[1].imagePullCredentials",
+                                 "sandbox.spec.volumes", "sandbox.spec.services", "sandbox.spec.networkIds",
+                                 "sandbox.spec.objectStorageAccess", "sandbox.spec.network", "sandbox.spec.initContainers",
+                                 "sandbox.spec.instanceType", "sandbox.spec.mode"});
+  REQUIRE(request.sandbox.spec.containers[1].files.size() == 1);
+  CHECK(request.sandbox.spec.containers[1].files[0].path == "/x");
+  CHECK(request.sandbox.spec.containers[1].files[0].content == "a\xff");
   const auto plain =
       parse_create_sandbox_request(R"({"sandbox":{"spec":{"containers":[{"resources":null,"files":[],"resources":{}}],
     "volumes":[],"network":null,"instanceType":"","mode":"SANDBOX_MODE_UNSPECIFIED"}}})");
@@ -83,6 +86,8 @@ TEST_CASE("fields that are not served are listed by path, defaults are not", "[m
 }
 
 TEST_CASE("faults are named by JSON path", "[messages]") {
+  CHECK(create_fault(R"({"sandbox":{"spec":{"containers":[{"files":[{},{"content":"%"}]}]}}})") ==
+        "sandbox.spec.containers[0].files[1].content");
   CHECK(create_fault(R"({"sandbox":7})") == "sandbox");
   CHECK(create_fault(R"({"sandbox":{"spec":[]}})") == "sandbox.spec");
   CHECK(create_fault(R"({"sandbox":{"spec":{"containers":{}}}})") == "sandbox.spec.containers");
