@@ -5,15 +5,47 @@
 #include <cwsandbox/loop_manager.hpp>
 
 #include <chrono>
+#include <functional>
 #include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
 namespace cwsandbox {
 
 namespace detail {
 class ClientCore;
 }
+
+/// The header fields that say who asks, and how long they hold.
+class CWSANDBOX_EXPORT AuthHeaders {
+ public:
+  AuthHeaders() {}
+  AuthHeaders& with_header(std::string name, std::string value) & {
+    return headers_.emplace_back(std::move(name), std::move(value)), *this;
+  }
+  AuthHeaders&& with_header(std::string name, std::string value) && {
+    return std::move(with_header(std::move(name), std::move(value)));
+  }
+  /// Used again until then; unset: asked for with every request.
+  AuthHeaders& with_expiry(std::chrono::system_clock::time_point expiry) & { return expiry_ = expiry, *this; }
+  AuthHeaders&& with_expiry(std::chrono::system_clock::time_point expiry) && { return std::move(with_expiry(expiry)); }
+  [[nodiscard]] const std::vector<std::pair<std::string, std::string>>& headers() const noexcept { return headers_; }
+  [[nodiscard]] const std::optional<std::chrono::system_clock::time_point>& expiry() const noexcept { return expiry_; }
+
+ private:
+  std::vector<std::pair<std::string, std::string>> headers_;
+  std::optional<std::chrono::system_clock::time_point> expiry_;
+};
+
+/// Gives the header fields for a request. Called on a thread of the client's loop, from several at once if that has several; it
+/// should not take long. What it throws comes out of the call that needed it, unchanged.
+using AuthProvider = std::function<AuthHeaders()>;
+
+/// Registers a way to authenticate, to be chosen with `ClientOptions::with_auth_mode` or `CWSANDBOX_AUTH_MODE`. Replaces one of the
+/// same name for clients that are made from now on (AU-1). Any thread. \throws std::invalid_argument for an empty name or an empty
+/// function.
+CWSANDBOX_EXPORT void register_auth_mode(const std::string& name, AuthProvider provider);
 
 /// Options of a Client. What is not set comes from the environment or has a default.
 class CWSANDBOX_EXPORT ClientOptions {
@@ -25,6 +57,8 @@ class CWSANDBOX_EXPORT ClientOptions {
   ClientOptions& with_base_url(std::string url) & { return base_url_ = std::move(url), *this; }
   /// Sent as a bearer token; never printed, never part of an error.
   ClientOptions& with_api_key(std::string key) & { return api_key_ = std::move(key), *this; }
+  /// A registered way to authenticate, instead of a key.
+  ClientOptions& with_auth_mode(std::string name) & { return auth_mode_ = std::move(name), *this; }
   /// Adopts an executor: no thread is started, work is done whenever the caller runs it. The context behind it must outlive every
   /// handle made with this client.
   ClientOptions& with_executor(asio::any_io_executor executor) & { return loop_ = LoopManager(std::move(executor)), *this; }
@@ -46,6 +80,7 @@ class CWSANDBOX_EXPORT ClientOptions {
 
   ClientOptions&& with_base_url(std::string url) && { return std::move(with_base_url(std::move(url))); }
   ClientOptions&& with_api_key(std::string key) && { return std::move(with_api_key(std::move(key))); }
+  ClientOptions&& with_auth_mode(std::string name) && { return std::move(with_auth_mode(std::move(name))); }
   ClientOptions&& with_executor(asio::any_io_executor executor) && { return std::move(with_executor(std::move(executor))); }
   ClientOptions&& with_loop(LoopManager loop) && { return std::move(with_loop(std::move(loop))); }
   ClientOptions&& with_request_timeout(std::chrono::milliseconds timeout) && { return std::move(with_request_timeout(timeout)); }
@@ -59,6 +94,7 @@ class CWSANDBOX_EXPORT ClientOptions {
 
   [[nodiscard]] const std::optional<std::string>& base_url() const noexcept { return base_url_; }
   [[nodiscard]] const std::optional<std::string>& api_key() const noexcept { return api_key_; }
+  [[nodiscard]] const std::optional<std::string>& auth_mode() const noexcept { return auth_mode_; }
   [[nodiscard]] const LoopManager& loop() const noexcept { return loop_; }
   [[nodiscard]] std::chrono::milliseconds request_timeout() const noexcept { return request_timeout_; }
   [[nodiscard]] std::chrono::milliseconds connect_timeout() const noexcept { return connect_timeout_; }
@@ -69,7 +105,7 @@ class CWSANDBOX_EXPORT ClientOptions {
   [[nodiscard]] bool verify() const noexcept { return verify_; }
 
  private:
-  std::optional<std::string> base_url_, api_key_;
+  std::optional<std::string> base_url_, api_key_, auth_mode_;
   LoopManager loop_;
   std::chrono::milliseconds request_timeout_ = std::chrono::seconds(300);
   std::chrono::milliseconds connect_timeout_ = std::chrono::seconds(10);
@@ -82,7 +118,11 @@ class CWSANDBOX_EXPORT ClientOptions {
 ///
 /// \par Which endpoint
 /// The option `base_url`; else the environment variable `CWSANDBOX_BASE_URL`; else `https://api.cwsandbox.com` when
-/// `CWSANDBOX_API_KEY` is set; else `local:`. The key is the option `api_key`, else `CWSANDBOX_API_KEY` (NW-1, AU-1).
+/// `CWSANDBOX_API_KEY` or `CWSANDBOX_AUTH_MODE` is set; else `local:`.
+///
+/// \par Who asks
+/// The auth mode that the option or `CWSANDBOX_AUTH_MODE` names; else the key, which is the option `api_key`, else
+/// `CWSANDBOX_API_KEY` (NW-1, AU-1). `local:` needs neither.
 ///
 /// \par Connections
 /// Nothing is opened until it is needed. Connections are kept and used again. On the default loop they (and the embedded gateway of
@@ -90,7 +130,8 @@ class CWSANDBOX_EXPORT ClientOptions {
 /// the caller's `io_context::run()` then returns by itself.
 ///
 /// \par Errors
-/// `std::invalid_argument` from the constructor for a malformed base URL or a key that cannot be sent.
+/// `std::invalid_argument` from the constructor for a malformed base URL, a key that cannot be sent, an auth mode that nobody has
+/// registered, or both a key and a mode among the options.
 ///
 /// \par Thread safety
 /// Distinct objects: safe. Shared objects: safe.

@@ -12,7 +12,9 @@
 #include <cwsandbox/process.hpp>
 #include <cwsandbox/sandbox.hpp>
 #include <cwsandbox/sandbox_options.hpp>
+#include <cwsandbox/session.hpp>
 #include <cwsandbox/stream_reader.hpp>
 #include <cwsandbox/stream_writer.hpp>
 #include <cwsandbox/task.hpp>
 #include <cwsandbox/version.hpp>
+#include <cwsandbox/wait.hpp>

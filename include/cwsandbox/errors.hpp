@@ -14,6 +14,7 @@
 #include <cwsandbox/export.hpp>
 
 #include <chrono>
+#include <exception>
 #include <map>
 #include <memory>
 #include <optional>
@@ -107,6 +108,18 @@ CWSANDBOX_DETAIL_ERROR(SandboxStreamTruncatedError, SandboxExecutionError);
 CWSANDBOX_DETAIL_ERROR(SandboxConnectionLostError, SandboxExecutionError);
 
 #undef CWSANDBOX_DETAIL_ERROR
+
+/// Some sandboxes of a session could not be stopped. They stay with the session, so that `close()` can be called again.
+class CWSANDBOX_EXPORT SessionCloseError : public SandboxError {
+ public:
+  SessionCloseError(const std::string& message, std::vector<std::exception_ptr> causes);
+  ~SessionCloseError() override;
+  /// One for each that was not stopped.
+  [[nodiscard]] const std::vector<std::exception_ptr>& causes() const noexcept { return *causes_; }
+
+ private:
+  std::shared_ptr<const std::vector<std::exception_ptr>> causes_;
+};
 
 /// A request that the server finds wrong, field by field.
 class CWSANDBOX_EXPORT CWSandboxValidationError : public CWSandboxError {

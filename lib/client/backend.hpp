@@ -9,7 +9,9 @@
 
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
+#include <vector>
 
 namespace cwsandbox::client {
 
@@ -21,6 +23,8 @@ struct Settings {
   std::string api_key;
   std::chrono::milliseconds request_timeout{}, connect_timeout{}, retry_budget{};
   net::TlsClientOptions tls;
+  std::string auth_mode;
+  std::shared_ptr<const AuthProvider> auth_provider;  // instead of the key
 };
 
 /// Kept by sandboxes, processes and calls under way. On an adopted loop the last of them ends it: connections are closed and the
@@ -39,6 +43,7 @@ class Backend {
   [[nodiscard]] const std::shared_ptr<ExecPool>& pool() const noexcept { return pool_; }
   /// Completes when requests can be sent: the embedded gateway listens.
   [[nodiscard]] task<void> ready() const;
+  /// Adds what says who asks. Throws whatever a registered auth mode throws (AU-1).
   void authorize(net::Headers& headers) const;
   [[nodiscard]] RetryPolicy retry_policy() const;
 
@@ -48,6 +53,8 @@ class Backend {
   LoopManager loop_;
   std::shared_ptr<EmbeddedGateway> embedded_;
   std::string token_;
+  mutable std::mutex auth_mutex_;
+  mutable std::optional<AuthHeaders> auth_headers_;  // as long as they hold
   std::unique_ptr<net::HttpClient> http_;
   std::shared_ptr<ExecPool> pool_;
 };
@@ -63,6 +70,18 @@ class PendingWork {
  private:
   bool counted_;
 };
+
+/// What wants to be closed when the process ends.
+class ExitHook {
+ public:
+  virtual ~ExitHook() = default;
+  [[nodiscard]] virtual task<void> close_at_exit() = 0;
+};
+/// Exit has those of the default loop closed, and a signal all of them.
+void add_exit_hook(const LoopManager& loop, const std::weak_ptr<ExitHook>& hook);
+[[nodiscard]] std::vector<std::shared_ptr<ExitHook>> exit_hooks();
+/// What exit does with the default loop, now. Not on a thread that runs some loop.
+void end_default_loop();
 
 /// Waits for a task inside a coroutine of this library.
 [[nodiscard]] asio::awaitable<void> wait_for(task<void> ready);

@@ -3,6 +3,7 @@
 #include "client/backend.hpp"
 #include "client/exec_connection.hpp"
 #include "client/rpc.hpp"
+#include "protocol/text.hpp"
 
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/post.hpp>
@@ -13,6 +14,8 @@
 #include <atomic>
 #include <cstdlib>
 #include <future>
+#include <map>
+#include <string_view>
 #include <thread>
 #include <vector>
 
@@ -30,15 +33,52 @@ std::string environment(const char* name) {
   return value ? value : "";
 }
 
+/// Never destroyed: objects with static lifetime may still make clients.
+struct AuthModes {
+  std::mutex mutex;
+  std::map<std::string, std::shared_ptr<const AuthProvider>> providers;
+  static AuthModes& instance() {
+    static auto* const modes = new AuthModes;
+    return *modes;
+  }
+};
+
+bool is_token(std::string_view name) {
+  if (name.empty()) return false;
+  return std::all_of(name.begin(), name.end(), [](char c) {
+    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '-' || c == '_';
+  });
+}
+
+/// Nothing of them may end up in the text: they are secret.
+void check_headers(const AuthHeaders& headers, const std::string& mode) {
+  for (const auto& [name, value] : headers.headers())
+    if (!is_token(name) || std::any_of(value.begin(), value.end(), [](char c) { return (c < ' ' && c != '\t') || c == 127; }))
+      throw CWSandboxAuthenticationError("The auth mode '" + mode + "' gives a header field that cannot be sent");
+}
+
 std::shared_ptr<const Settings> make_settings(const ClientOptions& options) {
   auto settings = std::make_shared<Settings>();
   const std::string key = environment("CWSANDBOX_API_KEY");
   std::string url = options.base_url() ? *options.base_url() : environment("CWSANDBOX_BASE_URL");
-  if (!options.base_url() && url.empty()) url = key.empty() ? "local:" : kPublicEndpoint;
+  std::string mode = options.auth_mode() ? *options.auth_mode() : options.api_key() ? "" : environment("CWSANDBOX_AUTH_MODE");
+  if (options.auth_mode() && options.api_key())
+    throw std::invalid_argument("cwsandbox: both an API key and an auth mode: one of them says who asks");
+  if (!options.base_url() && url.empty()) url = key.empty() && mode.empty() ? "local:" : kPublicEndpoint;
   settings->endpoint = net::parse_base_url(url);
   settings->api_key = options.api_key().value_or(key);
   for (const char c : settings->api_key)
     if (c <= ' ' || c >= 127) throw std::invalid_argument("cwsandbox: the API key holds a character that cannot be part of one");
+  if (!mode.empty()) {
+    auto& modes = AuthModes::instance();
+    const std::lock_guard lock(modes.mutex);
+    const auto found = modes.providers.find(mode);
+    if (found == modes.providers.end())
+      throw std::invalid_argument("cwsandbox: no auth mode is registered as '" + protocol::printable(mode, 80) + "'");
+    settings->auth_provider = found->second;
+    settings->auth_mode = std::move(mode);
+    settings->api_key.clear();
+  }
   if (options.request_timeout() <= std::chrono::milliseconds::zero() ||
       options.connect_timeout() <= std::chrono::milliseconds::zero())
     throw std::invalid_argument("cwsandbox: a timeout must be more than 0");
@@ -57,7 +97,8 @@ std::shared_ptr<const Settings> make_settings(const ClientOptions& options) {
 bool same(const Settings& a, const Settings& b) {
   return a.endpoint == b.endpoint && a.api_key == b.api_key && a.request_timeout == b.request_timeout &&
          a.connect_timeout == b.connect_timeout && a.retry_budget == b.retry_budget && a.tls.verify == b.tls.verify &&
-         a.tls.ca_file == b.tls.ca_file && a.tls.certificate_file == b.tls.certificate_file && a.tls.key_file == b.tls.key_file;
+         a.tls.ca_file == b.tls.ca_file && a.tls.certificate_file == b.tls.certificate_file && a.tls.key_file == b.tls.key_file &&
+         a.auth_provider == b.auth_provider;
 }
 
 }  // namespace
@@ -99,13 +140,18 @@ class Exit {
     loop_ = loop;
   }
 
-  /// True once exit has begun: nothing may be started any more.
-  [[nodiscard]] bool over() const noexcept { return over_; }
-
-  std::atomic<int> pending{0};
-
- private:
-  static constexpr std::size_t kMaxCores = 16;
+  void add_hook(const LoopManager& loop, const std::weak_ptr<ExitHook>& hook) {
+    const std::lock_guard lock(mutex_);
+    std::erase_if(hooks_, [](const auto& known) { return known.hook.expired(); });
+    hooks_.push_back({hook, loop.adopted()});
+  }
+  [[nodiscard]] std::vector<std::shared_ptr<ExitHook>> hooks(bool adopted_too) {
+    const std::lock_guard lock(mutex_);
+    std::vector<std::shared_ptr<ExitHook>> found;
+    for (const auto& known : hooks_)
+      if (auto hook = known.hook.lock(); hook && (adopted_too || !known.adopted)) found.push_back(std::move(hook));
+    return found;
+  }
 
   void end() {
     if (owner_ != ::getpid()) return;  // the child of a fork: the parent still uses it all
@@ -122,6 +168,14 @@ class Exit {
     });
     done.get_future().wait();
   }
+
+  /// True once exit has begun: nothing may be started any more.
+  [[nodiscard]] bool over() const noexcept { return over_; }
+
+  std::atomic<int> pending{0};
+
+ private:
+  static constexpr std::size_t kMaxCores = 16;
 
   void arm() {
     if (owner_ != 0) return;
@@ -142,9 +196,19 @@ class Exit {
     const auto run_until = [&](const auto& done) {
       while (!done() && std::chrono::steady_clock::now() < deadline) context.run_one_for(std::chrono::milliseconds(100));
     };
+    // From other threads: what a handler posts on its own thread stays out of sight of a loop that runs inside of it.
+    std::vector<task<void>> closes;
+    std::thread([&] {
+      for (const auto& hook : hooks(false)) {
+        try {
+          closes.push_back(hook->close_at_exit());
+        } catch (...) {  // out of memory: the rest still has its turn
+        }
+      }
+    }).join();
+    run_until([&] { return std::all_of(closes.begin(), closes.end(), [](const auto& close) { return close.done(); }); });
     run_until([this] { return pending == 0; });
     over_ = true;
-    // From another thread: what a handler posts on its own thread stays out of sight of a loop that runs inside of it.
     bool told = false;
     std::vector<task<void>> stops;
     std::thread([&] { asio::post(context, [&] { told = true, end_all(stops); }); }).join();
@@ -175,6 +239,11 @@ class Exit {
   std::atomic<bool> over_{false};
   std::vector<std::shared_ptr<detail::ClientCore>> cores_;
   std::vector<std::shared_ptr<Backend>> backends_;
+  struct Hook {
+    std::weak_ptr<ExitHook> hook;
+    bool adopted;
+  };
+  std::vector<Hook> hooks_;
 };
 
 PendingWork::PendingWork(const LoopManager& loop) : counted_(!loop.adopted()) {
@@ -214,7 +283,26 @@ task<void> Backend::ready() const {
   return embedded_ ? embedded_->ready() : make_ready_task();
 }
 
+void add_exit_hook(const LoopManager& loop, const std::weak_ptr<ExitHook>& hook) { Exit::instance().add_hook(loop, hook); }
+std::vector<std::shared_ptr<ExitHook>> exit_hooks() { return Exit::instance().hooks(true); }
+void end_default_loop() { Exit::instance().end(); }
+
 void Backend::authorize(net::Headers& headers) const {
+  if (settings_->auth_provider && !embedded_) {
+    std::optional<AuthHeaders> mine;
+    {
+      const std::lock_guard lock(auth_mutex_);
+      if (auth_headers_ && std::chrono::system_clock::now() < *auth_headers_->expiry()) mine = auth_headers_;
+    }
+    if (!mine) {
+      mine = (*settings_->auth_provider)();
+      check_headers(*mine, settings_->auth_mode);
+      const std::lock_guard lock(auth_mutex_);
+      if (mine->expiry()) auth_headers_ = mine;
+    }
+    for (const auto& header : mine->headers()) headers.push_back(header);
+    return;
+  }
   if (!token_.empty()) headers.emplace_back("Authorization", "Bearer " + token_);
 }
 
@@ -240,6 +328,14 @@ std::shared_ptr<client::Backend> ClientCore::backend() {
 }
 
 }  // namespace detail
+
+void register_auth_mode(const std::string& name, AuthProvider provider) {
+  if (name.empty()) throw std::invalid_argument("cwsandbox: an auth mode needs a name");
+  if (!provider) throw std::invalid_argument("cwsandbox: an auth mode needs a function");
+  auto& modes = client::AuthModes::instance();
+  const std::lock_guard lock(modes.mutex);
+  modes.providers.insert_or_assign(name, std::make_shared<const AuthProvider>(std::move(provider)));
+}
 
 Client::Client() : Client(ClientOptions()) {}
 Client::Client(asio::any_io_executor executor) : Client(ClientOptions().with_executor(std::move(executor))) {}

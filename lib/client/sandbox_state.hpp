@@ -86,6 +86,7 @@ class SandboxState : public std::enable_shared_from_this<SandboxState> {
 
  private:
   friend class cwsandbox::Sandbox;
+  friend class SessionState;
 
   [[nodiscard]] std::shared_ptr<client::Backend> backend();
   static asio::awaitable<void> complete(asio::awaitable<void> work, task_source<void> source);

@@ -38,6 +38,7 @@ SandboxStreamBackpressureError::~SandboxStreamBackpressureError() = default;
 SandboxStreamTruncatedError::~SandboxStreamTruncatedError() = default;
 SandboxConnectionLostError::~SandboxConnectionLostError() = default;
 CWSandboxValidationError::~CWSandboxValidationError() = default;
+SessionCloseError::~SessionCloseError() = default;
 TimeoutError::~TimeoutError() = default;
 CancelledError::~CancelledError() = default;
 
@@ -56,6 +57,9 @@ CWSandboxValidationError::CWSandboxValidationError(const std::string& message, s
                                                    ErrorFields fields)
     : CWSandboxError(message, std::move(fields)),
       violations_(std::make_shared<const std::vector<Violation>>(std::move(violations))) {}
+
+SessionCloseError::SessionCloseError(const std::string& message, std::vector<std::exception_ptr> causes)
+    : SandboxError(message), causes_(std::make_shared<const std::vector<std::exception_ptr>>(std::move(causes))) {}
 
 CancelledError::CancelledError(const std::string& message, std::shared_ptr<const ProcessResult> result)
     : std::runtime_error(message), result_(std::move(result)) {}
