@@ -210,10 +210,10 @@ class Sandbox {
   virtual ~Sandbox() = default;
   /// What the main command writes. The gateway reads both to their ends; what it leaves unread stops the main command. They stay
   /// readable after the sandbox has ended, for as long as this object lives.
-  [[nodiscard]] virtual ByteSource& main_stdout() { throw std::logic_error("not there yet"); }
-  [[nodiscard]] virtual ByteSource& main_stderr() { throw std::logic_error("not there yet"); }
+  [[nodiscard]] virtual ByteSource& main_stdout() noexcept = 0;
+  [[nodiscard]] virtual ByteSource& main_stderr() noexcept = 0;
   /// Usable for as long as this object lives; operations under way keep what they need.
-  [[nodiscard]] virtual Files& files() { throw std::logic_error("not there yet"); }
+  [[nodiscard]] virtual Files& files() noexcept = 0;
   /// Throws StartFailed, or RunnerError("unavailable", "CWSANDBOX_RUNNER_UNAVAILABLE") when the sandbox has gone.
   [[nodiscard]] virtual asio::awaitable<std::unique_ptr<Process>> start(ProcessSpec spec) = 0;
   /// Calls `handler` once, when the main command (and so the sandbox) has ended. At most one handler.

@@ -7,6 +7,7 @@
 #include <boost/asio/use_awaitable.hpp>
 
 #include <algorithm>
+#include <cstdlib>
 
 using namespace gateway_test;
 using Catch::Matchers::Contains;
@@ -44,8 +45,9 @@ class ClosedSource final : public runner::ByteSource {
 
 class FakeSandbox final : public runner::Sandbox {
  public:
-  runner::ByteSource& main_stdout() override { return out_; }
-  runner::ByteSource& main_stderr() override { return err_; }
+  runner::ByteSource& main_stdout() noexcept override { return out_; }
+  runner::ByteSource& main_stderr() noexcept override { return err_; }
+  runner::Files& files() noexcept override { std::abort(); }  // nobody asks for them here
   explicit FakeSandbox(std::shared_ptr<FakeState> state) : state_(std::move(state)) { ++state_->created; }
   ~FakeSandbox() override { ++state_->destroyed; }
   asio::awaitable<std::unique_ptr<runner::Process>> start(runner::ProcessSpec) override {

@@ -16,5 +16,7 @@ struct RunnerCheck {
 /// Each makes its own sandboxes with `runner`, on the executor that it runs on, and throws (as Catch2 does) when something is
 /// wrong. The sandbox's system must have a POSIX shell and the usual small programs.
 [[nodiscard]] const std::vector<RunnerCheck>& runner_checks();
+/// The same for files and the main command's output.
+[[nodiscard]] const std::vector<RunnerCheck>& file_checks();
 
 }  // namespace cwsandbox::test

@@ -18,4 +18,15 @@ TEST_CASE("the local runner does what every runner must", "[runner][EX-2][EX-8][
   }
 }
 
+TEST_CASE("the local runner handles files as every runner must", "[runner][files][FI-1][FI-3][FI-6][FI-8]") {
+  for (const RunnerCheck& check : file_checks()) {
+    DYNAMIC_SECTION(check.name) {
+      asio::io_context loop;
+      auto runner = runner::local::make_local_runner(loop.get_executor());
+      run(loop, check.run(*runner));
+      run_until(loop, [&] { return loop.stopped(); });
+    }
+  }
+}
+
 }  // namespace cwsandbox::test

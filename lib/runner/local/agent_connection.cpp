@@ -141,10 +141,13 @@ bool AgentConnection::take_notes() {
     if (parse == agent::Parse::incomplete) break;
     const auto type = static_cast<Type>(frame.type);
     Note note;
-    if (type != Type::hello && type != Type::started && type != Type::start_failed && type != Type::exited) return false;
+    if (type != Type::hello && type != Type::started && type != Type::start_failed && type != Type::exited &&
+        type != Type::file_done) {
+      return false;
+    }
     if (!agent::read_note(frame.payload, note)) return false;
     std::size_t carried = 0;
-    if (type == Type::started) {
+    if (type == Type::started || type == Type::file_done) {
       carried = note.detail;
       // The kernel ends a read behind the bytes that carry descriptors, so what has come belongs to this note, all of it.
       if (carried != descriptor_count_) return false;

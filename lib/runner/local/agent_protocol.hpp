@@ -13,7 +13,7 @@
 
 namespace cwsandbox::runner::local::agent {
 
-inline constexpr std::int32_t kVersion = 1;
+inline constexpr std::int32_t kVersion = 2;
 
 // Descriptors that the agent inherits.
 inline constexpr int kControlFd = 3;  ///< this protocol
@@ -28,11 +28,15 @@ enum class Type : std::uint8_t {
   start = 1,
   signal = 2,
   stop = 3,
+  file = 4,
+  commit = 5,  ///< the file of the `create` with this number takes its name
+  abort = 6,   ///< it never will; no answer
   // From the agent.
   hello = 65,
   started = 66,  ///< carries descriptors: [stdin,] stdout, stderr; or the terminal's master
   start_failed = 67,
   exited = 68,
+  file_done = 69,  ///< of `file` and `commit`; carries a descriptor where one was asked for
 };
 
 /// What could not be had when a process did not start.
@@ -42,6 +46,24 @@ inline constexpr std::uint8_t kWithStdin = 1;
 inline constexpr std::uint8_t kWithTty = 2;
 inline constexpr std::uint8_t kMain = 4;  ///< when it ends, so does the sandbox
 inline constexpr std::uint8_t kAllStartFlags = 7;
+
+/// What is done with a file, and what comes with the answer.
+enum class FileOp : std::uint8_t {
+  open,            ///< a regular file's descriptor, for reading
+  create,          ///< the descriptor of a new file beside `path`, for writing; `commit` or `abort` ends it
+  stat,            ///< an O_PATH descriptor
+  list,            ///< a directory's descriptor
+  make_directory,  ///< nothing, as the others below
+  remove,
+  rename,  ///< `path` to `second`
+};
+inline constexpr std::uint8_t kFileOps = 7;
+
+inline constexpr std::uint8_t kFollow = 1;     ///< stat: a symlink in the last place is followed
+inline constexpr std::uint8_t kParents = 2;    ///< create, make_directory
+inline constexpr std::uint8_t kRecursive = 4;  ///< remove
+inline constexpr std::uint8_t kKeepMode = 8;   ///< create: `mode` is only for a file that does not replace one
+inline constexpr std::uint8_t kAllFileFlags = 15;
 
 inline constexpr std::size_t kFrameHead = 5;
 inline constexpr std::size_t kMaxDescriptors = 3;
@@ -91,11 +113,11 @@ inline Parse take_frame(std::string_view& bytes, std::size_t limit, Frame& frame
 
 /// The fixed part of every message but `start` and `stop`; what a field means depends on the type.
 struct Note {
-  std::uint64_t seq = 0;  ///< the process, as the runner counts them
+  std::uint64_t seq = 0;  ///< the process or the file operation, as the runner counts them
   std::uint32_t pid = 0;  ///< started, exited, signal
   std::int32_t value =
-      0;  ///< hello: version; start_failed: errno; exited: wait status; signal: number; stop: grace in milliseconds
-  std::uint8_t detail = 0;  ///< started: number of descriptors; start_failed: Stage
+      0;  ///< hello: version; start_failed, file_done: errno; exited: wait status; signal: number; stop: grace in milliseconds
+  std::uint8_t detail = 0;  ///< started, file_done: number of descriptors; start_failed: Stage
 };
 inline constexpr std::size_t kNotePayload = 8 + 4 + 4 + 1;
 inline constexpr std::size_t kNoteFrame = kFrameHead + kNotePayload;
@@ -120,6 +142,16 @@ inline void write_note(char (&to)[kNoteFrame], Type type, const Note& note) noex
   return reader.ok();
 }
 
+/// Whether `strings` are `count` NUL-terminated ones and nothing else.
+[[nodiscard]] inline bool holds_strings(std::string_view strings, std::uint64_t count) noexcept {
+  for (; count > 0; --count) {
+    const std::size_t end = strings.find('\0');
+    if (end == std::string_view::npos) return false;
+    strings.remove_prefix(end + 1);
+  }
+  return strings.empty();
+}
+
 /// A process to start. `strings` are NUL-terminated, so that the kernel can have them where they lie: the working directory, then
 /// `argc` arguments, then `envc` settings.
 struct Start {
@@ -141,13 +173,34 @@ inline constexpr std::size_t kStartHead = 8 + 1 + 2 + 2 + 4 + 4;
   start.envc = reader.number<std::uint32_t>();
   if (!reader.ok() || start.argc < 1 || (start.flags & ~kAllStartFlags) != 0) return false;
   start.strings = reader.rest();
-  std::string_view left = start.strings;
-  for (std::uint64_t wanted = 1ull + start.argc + start.envc; wanted > 0; --wanted) {
-    const std::size_t end = left.find('\0');
-    if (end == std::string_view::npos) return false;
-    left.remove_prefix(end + 1);
-  }
-  return left.empty();
+  return holds_strings(start.strings, 1ull + start.argc + start.envc);
+}
+
+/// A file operation. The paths are NUL-terminated where they lie; a relative one begins at `cwd`.
+struct FileRequest {
+  std::uint64_t seq = 0;
+  FileOp op = FileOp::open;
+  std::uint8_t flags = 0;
+  std::uint32_t mode = 0;
+  const char* cwd = nullptr;
+  const char* path = nullptr;
+  const char* second = nullptr;
+};
+inline constexpr std::size_t kFileHead = 8 + 1 + 1 + 4;
+
+[[nodiscard]] inline bool read_file(std::string_view payload, FileRequest& request) noexcept {
+  Reader reader(payload);
+  request.seq = reader.number<std::uint64_t>();
+  const auto op = reader.number<std::uint8_t>();
+  request.flags = reader.number<std::uint8_t>();
+  request.mode = reader.number<std::uint32_t>();
+  if (!reader.ok() || op >= kFileOps || (request.flags & ~kAllFileFlags) != 0 || request.mode > 07777) return false;
+  request.op = static_cast<FileOp>(op);
+  if (!holds_strings(reader.rest(), 3)) return false;
+  request.cwd = reader.rest().data();
+  request.path = request.cwd + std::strlen(request.cwd) + 1;
+  request.second = request.path + std::strlen(request.path) + 1;
+  return true;
 }
 
 }  // namespace cwsandbox::runner::local::agent

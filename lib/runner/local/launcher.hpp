@@ -29,6 +29,10 @@ class Launcher {
   /// be started. What is done once for all sandboxes is done at the first call.
   [[nodiscard]] Launched launch();
 
+  /// Who a sandbox's user is outside it.
+  [[nodiscard]] uid_t uid() const noexcept;
+  [[nodiscard]] gid_t gid() const noexcept;
+
   /// What this host cannot do, after a launch with this `complaint` of bubblewrap failed. True when the next launch does without
   /// it.
   [[nodiscard]] bool adapt(std::string_view complaint);

@@ -29,7 +29,9 @@
 #include "runner/local/agent_connection.hpp"
 #include "runner/local/agent_protocol.hpp"
 #include "runner/local/descriptor_io.hpp"
+#include "runner/local/errno_text.hpp"
 #include "runner/local/launcher.hpp"
+#include "runner/local/local_files.hpp"
 
 namespace cwsandbox::runner::local {
 
@@ -45,6 +47,8 @@ using WaitHandler = asio::any_completion_handler<void()>;
 constexpr std::chrono::seconds kLaunchDeadline{10};
 // For the agent's answer to a start: it waits while the kernel reads the program, which can be slow but not this slow.
 constexpr std::chrono::seconds kStartDeadline{30};
+// For a file operation that takes long; the agent itself gives it up before.
+constexpr std::chrono::seconds kLongDeadline{300};
 // How long a sandbox may take to go after its grace before everything in it is killed from outside.
 constexpr std::chrono::seconds kStopSlack{2};
 // How long a killed one may take before it is killed again, bubblewrap included.
@@ -112,12 +116,6 @@ void append(std::string& to, Number number) {
       break;
   }
   return "program";
-}
-
-[[nodiscard]] std::string error_text(int error) {
-  const char* name = ::strerrorname_np(error);
-  return std::string(::strerrordesc_np(error) != nullptr ? ::strerrordesc_np(error) : "unknown error") + " (" +
-         (name != nullptr ? name : std::to_string(error)) + ")";
 }
 
 [[nodiscard]] StartFailed start_failed(int error, Stage stage, const std::string& program, const std::string& cwd) {
@@ -209,12 +207,22 @@ struct ProcessState {
 
 // A start that the agent has not answered yet.
 struct PendingStart {
-  Clock::time_point since;
+  Clock::time_point deadline;
   bool answered = false;
   std::optional<Note> failure;
   std::array<UniqueFd, agent::kMaxDescriptors> fds;
   std::size_t fd_count = 0;
   std::shared_ptr<ProcessState> process;  // null: failed, or the sandbox has gone
+  Waiters waiters;
+};
+
+// The same of a file operation.
+struct PendingFile {
+  Clock::time_point deadline;
+  bool takes_long = false;  // then a late answer is no reason to give up the sandbox
+  bool answered = false;
+  std::optional<int> error;  // none: the sandbox has gone
+  UniqueFd fd;
   Waiters waiters;
 };
 
@@ -230,12 +238,13 @@ struct PendingStart {
 
 // One sandbox: bubblewrap, the agent, and what runs there. Kept alive by its handle, its processes, and until bubblewrap has
 // been waited for by the operation that waits.
-class State : public std::enable_shared_from_this<State> {
+class State final : public FileAgent, public std::enable_shared_from_this<State> {
  public:
-  explicit State(asio::any_io_executor executor) : executor_(std::move(executor)), deadline_(executor_), watchdog_(executor_) {}
+  State(asio::any_io_executor executor, const Launcher& launcher)
+      : executor_(std::move(executor)), uid_(launcher.uid()), gid_(launcher.gid()), deadline_(executor_), watchdog_(executor_) {}
   State(const State&) = delete;
   State& operator=(const State&) = delete;
-  ~State();
+  ~State() override;
 
   void launch(Launcher& launcher);
   [[nodiscard]] asio::awaitable<std::shared_ptr<PendingStart>> request(ProcessSpec spec, std::uint8_t flags);
@@ -250,16 +259,30 @@ class State : public std::enable_shared_from_this<State> {
   [[nodiscard]] const std::string& default_cwd() const noexcept { return cwd_; }
   void lose(std::string_view why);
 
+  asio::awaitable<Answer> ask(agent::FileOp op, std::uint8_t flags, std::uint32_t mode, std::string path,
+                              std::string second) override;
+  asio::awaitable<Answer> commit(std::uint64_t seq) override;
+  void abort(std::uint64_t seq) noexcept override;
+  [[noreturn]] void refuse() override;
+  uid_t uid() const noexcept override { return uid_; }
+  gid_t gid() const noexcept override { return gid_; }
+
+  [[nodiscard]] bool is_lost() const noexcept { return lost_; }
   [[nodiscard]] bool came_up() const noexcept { return came_up_; }
   [[nodiscard]] const std::string& why_lost() const noexcept { return why_; }
   [[nodiscard]] std::string complaint();
-  [[nodiscard]] const asio::any_io_executor& executor() const noexcept { return executor_; }
+  const asio::any_io_executor& executor() const noexcept override { return executor_; }
 
  private:
   void on_note(Type type, const Note& note, std::span<UniqueFd> fds);
   void adopt_agent();
   void on_started(const Note& note, std::span<UniqueFd> fds);
-  void answer(const std::shared_ptr<PendingStart>& pending);
+  void on_file_done(const Note& note, std::span<UniqueFd> fds);
+  template <class Pending>
+  void answer(Pending& pending);
+  [[nodiscard]] asio::awaitable<Answer> ask_agent(std::string frame, std::uint64_t seq, bool takes_long);
+  [[nodiscard]] Clock::time_point next_deadline() const;
+  void check_deadlines();
   void publish(const std::shared_ptr<ProcessState>& process, const ExitInfo& info);
   void wait_monitor();
   void wait_complaint();
@@ -271,12 +294,14 @@ class State : public std::enable_shared_from_this<State> {
   [[nodiscard]] std::string encode(std::uint64_t seq, const ProcessSpec& spec, std::uint8_t flags) const;
 
   asio::any_io_executor executor_;
+  uid_t uid_;
+  gid_t gid_;
   std::shared_ptr<AgentConnection> connection_;
   std::optional<asio::posix::stream_descriptor> monitor_, agent_;
   std::optional<asio::posix::stream_descriptor> errors_;  // bubblewrap's, until the agent has come up
   std::string complaint_;
   asio::steady_timer deadline_;  // of the launch, then of stopping
-  asio::steady_timer watchdog_;  // of the starts, one timer for all
+  asio::steady_timer watchdog_;  // of what the agent was asked, one timer for all
   bool watching_ = false;
   bool came_up_ = false, lost_ = false, monitor_reaped_ = false, agent_gone_ = false, ended_ = false, killed_ = false;
   std::optional<Clock::time_point> stop_deadline_;
@@ -286,6 +311,8 @@ class State : public std::enable_shared_from_this<State> {
   std::string cwd_;
   std::uint64_t next_seq_ = kMainSeq;
   std::map<std::uint64_t, std::shared_ptr<PendingStart>> pending_;  // oldest first
+  std::uint64_t next_file_ = 1;
+  std::unordered_map<std::uint64_t, std::shared_ptr<PendingFile>> files_;
   std::unordered_map<std::uint64_t, std::shared_ptr<ProcessState>> processes_;
   std::optional<ExitInfo> main_info_;
   ExitEvent main_exit_;
@@ -369,7 +396,7 @@ asio::awaitable<std::shared_ptr<PendingStart>> State::request(ProcessSpec spec, 
   // The kernel's limit is lower, so what does not fit here it would refuse with the same error.
   if (frame.size() > agent::kMaxRequest) throw start_failed(E2BIG, Stage::program, spec.command.front(), spec.cwd);
   auto pending = std::make_shared<PendingStart>();
-  pending->since = Clock::now();
+  pending->deadline = Clock::now() + kStartDeadline;
   if (!connection_->send(frame))
     throw RunnerError("resource_exhausted", "", "too many processes are being started in this sandbox");
   pending_.emplace(seq, pending);
@@ -378,23 +405,109 @@ asio::awaitable<std::shared_ptr<PendingStart>> State::request(ProcessSpec spec, 
   co_return pending;
 }
 
-void State::answer(const std::shared_ptr<PendingStart>& pending) {
-  pending->answered = true;
-  pending->waiters.resume_all(executor_);
+template <class Pending>
+void State::answer(Pending& pending) {
+  pending.answered = true;
+  pending.waiters.resume_all(executor_);
+}
+
+asio::awaitable<FileAgent::Answer> State::ask(agent::FileOp op, std::uint8_t flags, std::uint32_t mode, std::string path,
+                                              std::string second) {
+  const std::uint64_t seq = next_file_++;
+  const std::size_t strings = cwd_.size() + path.size() + second.size() + 3;
+  std::string frame;
+  frame.reserve(agent::kFrameHead + agent::kFileHead + strings);
+  append(frame, static_cast<std::uint32_t>(1 + agent::kFileHead + strings));
+  append(frame, Type::file);
+  append(frame, seq);
+  append(frame, op);
+  append(frame, flags);
+  append(frame, mode);
+  for (const std::string* string : {&cwd_, &path, &second}) frame.append(string->c_str(), string->size() + 1);
+  const bool takes_long = op == agent::FileOp::open || (op == agent::FileOp::remove && (flags & agent::kRecursive) != 0);
+  return ask_agent(std::move(frame), seq, takes_long);
+}
+
+asio::awaitable<FileAgent::Answer> State::commit(std::uint64_t seq) {
+  Note note;
+  note.seq = seq;
+  return ask_agent(note_frame(Type::commit, note), seq, false);
+}
+
+void State::abort(std::uint64_t seq) noexcept {
+  if (lost_) return;
+  Note note;
+  note.seq = seq;
+  if (!connection_->send(note_frame(Type::abort, note))) lose("its agent does not answer");
+}
+
+void State::refuse() {
+  lose("the agent broke the protocol");
+  throw gone(why_);
+}
+
+asio::awaitable<FileAgent::Answer> State::ask_agent(std::string frame, std::uint64_t seq, bool takes_long) {
+  const auto self = shared_from_this();
+  if (lost_) throw gone(why_);
+  if (!connection_->send(frame)) throw RunnerError("resource_exhausted", "", "too many files are being opened in this sandbox");
+  auto pending = std::make_shared<PendingFile>();
+  pending->deadline = Clock::now() + (takes_long ? kLongDeadline : kStartDeadline);
+  pending->takes_long = takes_long;
+  files_.emplace(seq, pending);
+  arm_watchdog();
+  while (!pending->answered) co_await wait_for(pending->waiters);
+  if (!pending->error) throw gone(why_);
+  if (*pending->error == ECANCELED) throw gone("it is being stopped");
+  Answer answer;
+  answer.seq = seq;
+  answer.error = *pending->error;
+  answer.fd = std::move(pending->fd);
+  co_return answer;
+}
+
+void State::on_file_done(const Note& note, std::span<UniqueFd> fds) {
+  const auto found = files_.find(note.seq);
+  if (!came_up_ || found == files_.end() || fds.size() > 1 || note.value < 0) return lose("the agent broke the protocol");
+  const auto pending = found->second;
+  files_.erase(found);
+  if (pending->answered) return;  // too late
+  pending->error = note.value;
+  if (!fds.empty()) pending->fd = std::move(fds.front());
+  answer(*pending);
+}
+
+Clock::time_point State::next_deadline() const {
+  auto next = pending_.empty() ? Clock::time_point::max() : pending_.begin()->second->deadline;
+  for (const auto& [seq, file] : files_) next = std::min(next, file->deadline);
+  return next;
+}
+
+void State::check_deadlines() {
+  const auto now = Clock::now();
+  if (!pending_.empty() && pending_.begin()->second->deadline <= now) return lose("its agent does not answer");
+  for (const auto& [seq, file] : files_) {
+    if (file->deadline > now) continue;
+    if (!file->takes_long) return lose("its agent does not answer");
+    file->deadline = Clock::time_point::max();
+    file->error = ETIMEDOUT;
+    answer(*file);
+  }
 }
 
 void State::arm_watchdog() {
-  if (watching_ || pending_.empty()) return;
+  if (watching_) return;
+  const auto next = next_deadline();
+  if (next == Clock::time_point::max()) return;
   watching_ = true;
-  watchdog_.expires_at(pending_.begin()->second->since + kStartDeadline);
+  // Never later than a start's: what comes while it waits does not shorten it.
+  watchdog_.expires_at(std::min(next, Clock::now() + kStartDeadline));
   // Not cancelled when the answer comes: a timer for each start would cost more than the start's own bookkeeping.
   watchdog_.async_wait([weak = weak_from_this()](const error_code& ec) {
     const auto self = weak.lock();
     if (!self || ec) return;
     self->watching_ = false;
-    if (self->pending_.empty()) return;
-    if (self->pending_.begin()->second->since + kStartDeadline <= Clock::now()) return self->lose("its agent does not answer");
-    self->arm_watchdog();
+    self->check_deadlines();
+    if (!self->lost_) self->arm_watchdog();
   });
 }
 
@@ -414,8 +527,10 @@ void State::on_note(Type type, const Note& note, std::span<UniqueFd> fds) {
       const auto pending = found->second;
       pending_.erase(found);
       pending->failure = note;
-      return answer(pending);
+      return answer(*pending);
     }
+    case Type::file_done:
+      return on_file_done(note, fds);
     case Type::exited: {
       const auto found = processes_.find(note.seq);
       if (found == processes_.end() || found->second->pid != note.pid) return lose("the agent broke the protocol");
@@ -449,7 +564,7 @@ void State::on_started(const Note& note, std::span<UniqueFd> fds) {
   pending->process->seq = note.seq;
   pending->process->pid = note.pid;
   processes_.emplace(note.seq, pending->process);
-  answer(pending);
+  answer(*pending);
 }
 
 void State::publish(const std::shared_ptr<ProcessState>& process, const ExitInfo& info) {
@@ -466,7 +581,9 @@ void State::lose(std::string_view why) {
   watchdog_.cancel();
   kill();
   auto pending = std::exchange(pending_, {});
-  for (auto& [seq, start] : pending) answer(start);
+  for (auto& [seq, start] : pending) answer(*start);
+  auto files = std::exchange(files_, {});
+  for (auto& [seq, file] : files) answer(*file);
   auto processes = std::exchange(processes_, {});
   for (auto& [seq, process] : processes) publish(process, lost_info());
   finish_when_over();
@@ -656,7 +773,7 @@ std::unique_ptr<Process> make_process(const std::shared_ptr<State>& sandbox, Pen
 class LocalSandbox final : public Sandbox {
  public:
   LocalSandbox(std::shared_ptr<State> state, const StreamFds& main)
-      : state_(std::move(state)), out_(main[0], false), err_(main[1], false) {}
+      : state_(std::move(state)), out_(main[0], false), err_(main[1], false), files_(make_local_files(state_)) {}
   LocalSandbox(const LocalSandbox&) = delete;
   LocalSandbox& operator=(const LocalSandbox&) = delete;
   ~LocalSandbox() override {
@@ -666,6 +783,7 @@ class LocalSandbox final : public Sandbox {
 
   ByteSource& main_stdout() noexcept override { return out_; }
   ByteSource& main_stderr() noexcept override { return err_; }
+  Files& files() noexcept override { return *files_; }
   asio::awaitable<std::unique_ptr<Process>> start(ProcessSpec spec) override { return start_in(state_, std::move(spec)); }
   void on_exit(std::function<void(const ExitInfo&)> handler) override { state_->on_exit(std::move(handler)); }
   asio::awaitable<void> stop(std::chrono::milliseconds grace) override { return stop_in(state_, grace); }
@@ -703,6 +821,7 @@ class LocalSandbox final : public Sandbox {
 
   std::shared_ptr<State> state_;
   FdSource out_, err_;
+  std::unique_ptr<Files> files_;
 };
 
 // Ends a sandbox whose creation was given up, in whatever way.
@@ -740,20 +859,26 @@ class LocalRunner final : public Runner {
     check_command(spec.command);
     check_env(spec.env);
     check_directory(spec.working_dir);
+    for (const InitialFile& file : spec.files) {
+      if (file.path.empty() || file.path.front() != '/')
+        throw invalid("a file's path must be absolute: '" + printable(file.path) + "'");
+    }
     ProcessSpec main;
     main.command = spec.command;
     // Each further round does without something that this host does not have.
     for (;;) {
-      auto state = std::make_shared<State>(executor);
+      auto state = std::make_shared<State>(executor, *launcher);
       state->set_defaults(spec.env, spec.working_dir);
       state->launch(*launcher);
       KillUnlessKept guard(state);
       std::shared_ptr<PendingStart> answer;
       std::exception_ptr error;
       try {
+        for (const InitialFile& file : spec.files) co_await write_whole_file(state, file.path, file.content);
         answer = co_await state->request(main, agent::kMain);
       } catch (...) {
-        error = std::current_exception();
+        // One that never came up has a better reason than that it has gone.
+        if (state->came_up() || !state->is_lost()) error = std::current_exception();
       }
       if (answer && answer->process) {
         StreamFds streams;
@@ -768,7 +893,7 @@ class LocalRunner final : public Runner {
       state->kill();
       co_await state->wait_ended();
       if (error) std::rethrow_exception(error);
-      if (answer->failure) {
+      if (answer && answer->failure) {
         throw start_failed(answer->failure->value, static_cast<Stage>(answer->failure->detail), main.command.front(),
                            state->default_cwd());
       }

@@ -1,12 +1,15 @@
 // PID 1 of a local sandbox: starts processes, reaps, delivers signals, and hands out the descriptors of what it started.
 //
-// It is the only program in the sandbox that the runner talks to, and it never touches a process's data. Linked statically and
+// It is the only program in the sandbox that the runner talks to, and it never touches a process's data nor a file's, but hands out
+// descriptors of files too. Linked statically and
 // without the C++ runtime, because it runs on whatever files the sandbox has. See docs/decisions/0002-local-agent.md.
 #include <fcntl.h>
+#include <linux/memfd.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -19,12 +22,16 @@
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
+#include <utility>
 
+#include "runner/local/agent/files.hpp"
 #include "runner/local/agent_protocol.hpp"
+#include "runner/local/unique_fd.hpp"
 
 namespace {
 
 using namespace cwsandbox::runner::local::agent;
+using cwsandbox::runner::local::UniqueFd;
 
 [[noreturn]] void leave(int status) {
   // The kernel kills whatever else there is in the PID namespace when its first process ends.
@@ -43,6 +50,8 @@ struct Record {
   pid_t pid = 0;  // 0: free
   bool leader_ended = false;
   bool is_main = false;
+  bool is_worker = false;  // of a file operation's
+  int result = -1;         // what a worker makes
   std::uint64_t seq = 0;
 };
 
@@ -126,11 +135,16 @@ bool killed = false;
 bool asked_again = false;
 std::size_t running = 0;  // leaders that have not ended
 std::int64_t stop_deadline = 0;
+unsigned workers = 0;
 
 // The grace of what is left when the main command has ended.
 constexpr std::int32_t kEndGraceMs = 1000;
 // How long the kernel may take to end what was killed before the agent goes without having reported it.
 constexpr std::int64_t kKillGraceMs = 1000;
+// File operations that take long, at one time.
+constexpr unsigned kMaxWorkers = 16;
+// After which such a one is given up.
+constexpr unsigned kWorkerSeconds = 240;
 
 // ---- Answers ----
 
@@ -355,6 +369,110 @@ void start_process(const Start& start) {
   }
 }
 
+// ---- Files ----
+
+void send_file(std::uint64_t seq, int error, const UniqueFd& fd) {
+  Note note;
+  note.seq = seq;
+  note.value = error;
+  const int given = fd.get();
+  note.detail = error == 0 && fd ? 1 : 0;
+  if (send_note(Type::file_done, note, &given, note.detail)) return;
+  // Too many descriptors under way.
+  note.value = errno;
+  abort_file(seq);
+  note.detail = 0;
+  send_note(Type::file_done, note);
+}
+
+// What may take long runs in a process of its own: `work` gives an errno, which becomes its exit code. It inherits being closed to
+// the others in the sandbox, who can kill it, though, as they can kill each other.
+template <class Work>
+int start_worker(std::uint64_t seq, UniqueFd result, Work work) {
+  if (stopping) return ECANCELED;
+  if (workers >= kMaxWorkers) return EAGAIN;
+  const pid_t pid = fork();
+  if (pid < 0) return errno;
+  if (pid == 0) {
+    close(kControlFd);
+    close(kGatewayFd);
+    setpgid(0, 0);
+    sigset_t none;
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, nullptr);
+    alarm(kWorkerSeconds);
+    _exit(work());
+  }
+  Record record;
+  record.pid = pid;
+  record.seq = seq;
+  record.is_worker = true;
+  record.result = result.get();
+  if (!records.put(record)) {
+    kill(pid, SIGKILL);  // reaped as an orphan
+    return ENOMEM;
+  }
+  static_cast<void>(result.release());
+  ++workers;
+  return 0;
+}
+
+void end_worker(const Record& record, int status) {
+  const UniqueFd result(record.result);
+  const std::uint64_t seq = record.seq;
+  records.remove(record.pid);
+  --workers;
+  const bool late = WIFSIGNALED(status) && WTERMSIG(status) == SIGALRM;
+  int error = WIFEXITED(status) ? WEXITSTATUS(status) : late ? ETIMEDOUT : stopping ? ECANCELED : EIO;
+  if (error == 0 && result && lseek(result.get(), 0, SEEK_SET) < 0) error = errno;
+  send_file(seq, error, result);
+}
+
+// The content of a file of /proc's is copied: the runner must neither wait for it nor read it with rights that are not the
+// sandbox's.
+int start_copy(std::uint64_t seq, const UniqueFd& from) {
+  struct stat status {};
+  UniqueFd copy(static_cast<int>(syscall(SYS_memfd_create, "copy", MFD_CLOEXEC)));
+  if (!copy || fstat(from.get(), &status) != 0 || fchmod(copy.get(), status.st_mode & 07777) != 0) return errno;
+  const int to = copy.get();
+  const auto work = [&from, to] { return copy_pseudo(from.get(), to); };
+  return start_worker(seq, std::move(copy), work);
+}
+
+void work_on_file(const FileRequest& request) {
+  UniqueFd out;
+  bool later = false;
+  int error = 0;
+  switch (request.op) {
+    case FileOp::open:
+      error = open_file(request, out, later);
+      if (error == 0 && later) error = start_copy(request.seq, out);
+      break;
+    case FileOp::create:
+      error = create_file(request, out);
+      break;
+    case FileOp::stat:
+      error = stat_file(request, out);
+      break;
+    case FileOp::list:
+      error = list_directory(request, out);
+      break;
+    case FileOp::make_directory:
+      error = make_directory(request);
+      break;
+    case FileOp::remove:
+      error = remove_file(request);
+      later = error == ENOTEMPTY && (request.flags & kRecursive) != 0;
+      if (later) error = start_worker(request.seq, UniqueFd(), [&request] { return remove_tree(request); });
+      break;
+    case FileOp::rename:
+      error = rename_file(request);
+      break;
+  }
+  if (error == 0 && later) return;
+  send_file(request.seq, error, out);
+}
+
 // ---- Ending ----
 
 void kill_all() {
@@ -387,6 +505,10 @@ void reap() {
     if (pid <= 0) return;
     Record* record = records.find(pid);
     if (record == nullptr || record->leader_ended) continue;  // an orphan
+    if (record->is_worker) {
+      end_worker(*record, status);
+      continue;
+    }
     Note note;
     note.seq = record->seq;
     note.pid = static_cast<std::uint32_t>(pid);
@@ -409,7 +531,7 @@ void reap() {
 
 void signal_group(const Note& note) {
   const Record* record = records.find(static_cast<pid_t>(note.pid));
-  if (note.pid <= 1 || record == nullptr || record->seq != note.seq) return;
+  if (note.pid <= 1 || record == nullptr || record->seq != note.seq || record->is_worker) return;
   kill(-record->pid, note.value);
 }
 
@@ -422,6 +544,7 @@ constexpr std::size_t kSmallBuffer = 64 * 1024;
 void handle(const Frame& frame) {
   Note note;
   Start start;
+  FileRequest file;
   switch (static_cast<Type>(frame.type)) {
     case Type::start:
       if (!read_start(frame.payload, start)) leave(2);
@@ -432,6 +555,15 @@ void handle(const Frame& frame) {
     case Type::stop:
       if (!read_note(frame.payload, note)) leave(2);
       return begin_stop(note.value);
+    case Type::file:
+      if (!read_file(frame.payload, file)) leave(2);
+      return work_on_file(file);
+    case Type::commit:
+      if (!read_note(frame.payload, note)) leave(2);
+      return send_file(note.seq, commit_file(note.seq), UniqueFd());
+    case Type::abort:
+      if (!read_note(frame.payload, note)) leave(2);
+      return abort_file(note.seq);
     default:
       leave(2);
   }
@@ -489,7 +621,7 @@ int main() {
 
   // A program that is started begins with every signal at its default and none blocked, whatever the gateway's host did.
   for (int number = 1; number < 65; ++number) signal(number, SIG_DFL);
-  struct sigaction action{};
+  struct sigaction action {};
   action.sa_handler = on_child;
   sigaction(SIGCHLD, &action, nullptr);
   sigset_t all, waiting;

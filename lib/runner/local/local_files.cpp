@@ -1,0 +1,404 @@
+#include "runner/local/local_files.hpp"
+
+#include <boost/asio/post.hpp>
+#include <boost/asio/use_awaitable.hpp>
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/magic.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstddef>
+#include <cstring>
+#include <utility>
+
+#include "runner/local/errno_text.hpp"
+
+namespace cwsandbox::runner::local {
+
+namespace {
+
+using agent::FileOp;
+
+// What one turn of the event loop may copy, and how many entries of a directory it may look at.
+constexpr std::size_t kTurnBytes = 1u << 20;
+constexpr std::size_t kTurnEntries = 256;
+
+// The sandbox's user and group, as it sees them; all others are nobody there.
+constexpr std::uint32_t kInside = 1000;
+constexpr std::uint32_t kNobody = 65534;
+
+[[nodiscard]] FileFailed failed(int error, const char* what, const std::string& path) {
+  return {error, path, std::string("cannot ") + what + " '" + printable(path) + "': " + error_text(error)};
+}
+
+void check_path(const std::string& path, const char* what) {
+  if (path.empty()) throw RunnerError("invalid_argument", "CWSANDBOX_INVALID_REQUEST", "the path is empty");
+  if (path.find('\0') != std::string::npos) {
+    throw RunnerError("invalid_argument", "CWSANDBOX_INVALID_REQUEST", "the path holds a NUL byte");
+  }
+  if (path.size() >= PATH_MAX) throw failed(ENAMETOOLONG, what, path);
+}
+
+[[nodiscard]] std::string last_part(const std::string& path) {
+  const std::size_t end = path.find_last_not_of('/');
+  if (end == std::string::npos) return "/";
+  const std::size_t slash = path.find_last_of('/', end);
+  return path.substr(slash == std::string::npos ? 0 : slash + 1, end - (slash == std::string::npos ? 0 : slash + 1) + 1);
+}
+
+[[nodiscard]] FileType file_type(mode_t mode) {
+  switch (mode & S_IFMT) {
+    case S_IFREG:
+      return FileType::regular;
+    case S_IFDIR:
+      return FileType::directory;
+    case S_IFLNK:
+      return FileType::symlink;
+    case S_IFIFO:
+      return FileType::fifo;
+    case S_IFSOCK:
+      return FileType::socket;
+    case S_IFBLK:
+      return FileType::block_device;
+    case S_IFCHR:
+      return FileType::character_device;
+    default:
+      return FileType::unknown;
+  }
+}
+
+[[nodiscard]] FileInfo file_info(const FileAgent& agent, std::string name, const struct stat& status) {
+  FileInfo info;
+  info.name = std::move(name);
+  info.type = file_type(status.st_mode);
+  info.size = static_cast<std::uint64_t>(std::max<off_t>(status.st_size, 0));
+  info.mode = status.st_mode & 07777;
+  info.uid = status.st_uid == agent.uid() ? kInside : kNobody;
+  info.gid = status.st_gid == agent.gid() ? kInside : kNobody;
+  const auto since = std::chrono::seconds(status.st_mtim.tv_sec) + std::chrono::nanoseconds(status.st_mtim.tv_nsec);
+  info.modified = std::chrono::system_clock::time_point(std::chrono::duration_cast<std::chrono::system_clock::duration>(since));
+  return info;
+}
+
+// What links in /proc lead to depends on who asks, and this process is not who should.
+[[nodiscard]] bool is_proc(int fd) {
+  struct statfs system {};
+  return ::fstatfs(fd, &system) != 0 || system.f_type == PROC_SUPER_MAGIC;
+}
+
+[[nodiscard]] std::string link_target(int directory, const char* name) {
+  std::string target(PATH_MAX, '\0');
+  const ssize_t n = ::readlinkat(directory, name, target.data(), target.size());
+  target.resize(n > 0 ? static_cast<std::size_t>(n) : 0);
+  return target;
+}
+
+// Reading and writing it waits for nobody but the kernel.
+[[nodiscard]] bool is_plain_file(int fd, int unwanted_access) {
+  struct stat status {};
+  const int flags = ::fcntl(fd, F_GETFL);
+  return flags >= 0 && (flags & O_PATH) == 0 && (flags & O_ACCMODE) != unwanted_access && ::fstat(fd, &status) == 0 &&
+         S_ISREG(status.st_mode) && !is_proc(fd);
+}
+
+asio::awaitable<void> next_turn(const asio::any_io_executor& executor) { co_await asio::post(executor, asio::use_awaitable); }
+
+// ---- Reading ----
+
+struct OpenFile {
+  std::shared_ptr<FileAgent> agent;
+  UniqueFd fd;
+  std::string path;
+  FileInfo info;
+  std::size_t in_turn = 0;
+};
+
+class LocalFileReader final : public FileReader {
+ public:
+  explicit LocalFileReader(std::shared_ptr<OpenFile> file) : file_(std::move(file)) {}
+  const FileInfo& info() const noexcept override { return file_->info; }
+  int native_handle() const noexcept override { return file_->fd.get(); }
+  asio::awaitable<std::size_t> read(std::uint64_t offset, asio::mutable_buffer into) override {
+    return read_from(file_, offset, into);
+  }
+
+ private:
+  static asio::awaitable<std::size_t> read_from(std::shared_ptr<OpenFile> file, std::uint64_t offset, asio::mutable_buffer into) {
+    if (file->in_turn >= kTurnBytes) {
+      file->in_turn = 0;
+      co_await next_turn(file->agent->executor());
+    }
+    if (offset > static_cast<std::uint64_t>(INT64_MAX)) co_return 0;
+    for (;;) {
+      const ssize_t n = ::pread(file->fd.get(), into.data(), std::min(into.size(), kTurnBytes), static_cast<off_t>(offset));
+      if (n < 0 && errno == EINTR) continue;
+      if (n < 0) throw failed(errno, "read", file->path);
+      file->in_turn += static_cast<std::size_t>(n);
+      co_return static_cast<std::size_t>(n);
+    }
+  }
+
+  std::shared_ptr<OpenFile> file_;
+};
+
+// ---- Writing ----
+
+struct NewFile {
+  std::shared_ptr<FileAgent> agent;
+  std::uint64_t seq = 0;
+  UniqueFd fd;
+  std::string path;
+  std::uint64_t offset = 0;
+  std::size_t in_turn = 0;
+  int error = 0;       // of the first write that failed
+  bool ended = false;  // committed or given up
+};
+
+class LocalFileWriter final : public FileWriter {
+ public:
+  explicit LocalFileWriter(std::shared_ptr<NewFile> file) : file_(std::move(file)) {}
+  LocalFileWriter(const LocalFileWriter&) = delete;
+  LocalFileWriter& operator=(const LocalFileWriter&) = delete;
+  ~LocalFileWriter() override {
+    if (!std::exchange(file_->ended, true)) file_->agent->abort(file_->seq);
+  }
+  asio::awaitable<void> write(asio::const_buffer from) override { return write_to(file_, from); }
+  asio::awaitable<void> commit() override { return commit_it(file_); }
+
+ private:
+  static void check(const NewFile& file) {
+    if (file.error != 0) throw failed(file.error, "write", file.path);
+    if (file.ended) throw std::logic_error("a file is written on after its commit");
+  }
+
+  static asio::awaitable<void> write_to(std::shared_ptr<NewFile> file, asio::const_buffer from) {
+    while (from.size() > 0) {
+      if (file->in_turn >= kTurnBytes) {
+        file->in_turn = 0;
+        co_await next_turn(file->agent->executor());
+      }
+      check(*file);
+      // Beyond this process's own limit the kernel sends a signal that ends it.
+      rlimit limit{};
+      const bool limited = ::getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY;
+      if (limited && file->offset >= limit.rlim_cur) {
+        file->error = EFBIG;
+        continue;  // into the check
+      }
+      const ssize_t n = ::pwrite(file->fd.get(), from.data(), std::min(from.size(), kTurnBytes - file->in_turn),
+                                 static_cast<off_t>(file->offset));
+      if (n < 0 && errno == EINTR) continue;
+      if (n <= 0) {
+        file->error = n < 0 ? errno : EIO;
+        continue;
+      }
+      from += static_cast<std::size_t>(n);
+      file->offset += static_cast<std::size_t>(n);
+      file->in_turn += static_cast<std::size_t>(n);
+    }
+    check(*file);
+  }
+
+  static asio::awaitable<void> commit_it(std::shared_ptr<NewFile> file) {
+    check(*file);
+    file->ended = true;
+    file->fd.reset();
+    auto asked = file->agent->commit(file->seq);
+    const FileAgent::Answer answer = co_await std::move(asked);
+    if (answer.fd) file->agent->refuse();
+    if (answer.error != 0) throw failed(answer.error, "write", file->path);
+  }
+
+  std::shared_ptr<NewFile> file_;
+};
+
+// ---- Listing ----
+
+struct OpenDirectory {
+  std::shared_ptr<FileAgent> agent;
+  UniqueFd fd;
+  std::string path;
+  bool proc = false;
+  // What the kernel gave and nobody has taken yet.
+  std::array<char, 32 << 10> entries;
+  std::size_t at = 0, end = 0;
+};
+
+class LocalDirectoryReader final : public DirectoryReader {
+ public:
+  explicit LocalDirectoryReader(std::shared_ptr<OpenDirectory> directory) : directory_(std::move(directory)) {}
+  asio::awaitable<std::vector<FileInfo>> next(std::size_t limit) override { return read_on(directory_, limit); }
+
+ private:
+  static asio::awaitable<std::vector<FileInfo>> read_on(std::shared_ptr<OpenDirectory> directory, std::size_t limit) {
+    std::vector<FileInfo> found;
+    limit = std::clamp(limit, std::size_t{1}, kTurnEntries);
+    // An entry that has gone is none, so a turn may give fewer than it looked at; none at all means the end.
+    while (found.empty()) {
+      for (std::size_t looked = 0; looked < kTurnEntries && found.size() < limit; ++looked) {
+        if (directory->at == directory->end && !fill(*directory)) co_return found;
+        take(*directory, found);
+      }
+      if (found.empty()) co_await next_turn(directory->agent->executor());
+    }
+    co_return found;
+  }
+
+  static bool fill(OpenDirectory& directory) {
+    for (;;) {
+      const long n = ::syscall(SYS_getdents64, directory.fd.get(), directory.entries.data(), directory.entries.size());
+      if (n < 0 && errno == EINTR) continue;
+      if (n < 0 && errno != ENOENT) throw failed(errno, "list", directory.path);
+      directory.at = 0;
+      directory.end = n > 0 ? static_cast<std::size_t>(n) : 0;  // ENOENT: it was removed meanwhile
+      return n > 0;
+    }
+  }
+
+  static void take(OpenDirectory& directory, std::vector<FileInfo>& found) {
+    const char* entry = directory.entries.data() + directory.at;
+    std::uint16_t length = 0;
+    std::memcpy(&length, entry + offsetof(dirent64, d_reclen), sizeof length);
+    directory.at += length;
+    const char* name = entry + offsetof(dirent64, d_name);
+    if (std::strcmp(name, ".") == 0 || std::strcmp(name, "..") == 0) return;
+    struct stat status {};
+    if (::fstatat(directory.fd.get(), name, &status, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT) == 0) {
+      found.push_back(file_info(*directory.agent, name, status));
+      if (S_ISLNK(status.st_mode) && !directory.proc) found.back().link_target = link_target(directory.fd.get(), name);
+    } else if (errno != ENOENT) {
+      FileInfo& info = found.emplace_back();
+      info.name = name;
+      info.type = file_type(static_cast<mode_t>(DTTOIF(static_cast<unsigned char>(entry[offsetof(dirent64, d_type)]))));
+    }
+  }
+
+  std::shared_ptr<OpenDirectory> directory_;
+};
+
+// ---- All of them ----
+
+class LocalFiles final : public Files {
+ public:
+  explicit LocalFiles(std::shared_ptr<FileAgent> agent) : agent_(std::move(agent)) {}
+  asio::awaitable<std::unique_ptr<FileReader>> open(std::string path) override { return open_by(agent_, std::move(path)); }
+  asio::awaitable<std::unique_ptr<FileWriter>> create(FileWriteSpec spec) override { return create_by(agent_, std::move(spec)); }
+  asio::awaitable<FileInfo> stat(std::string path, bool follow_symlinks) override {
+    return stat_by(agent_, std::move(path), follow_symlinks);
+  }
+  asio::awaitable<std::unique_ptr<DirectoryReader>> list(std::string path) override { return list_by(agent_, std::move(path)); }
+  asio::awaitable<void> make_directory(std::string path, std::uint32_t mode, bool parents) override {
+    const std::uint8_t flags = parents ? agent::kParents : 0;
+    return change_by(agent_, FileOp::make_directory, flags, mode, "make the directory", std::move(path), {});
+  }
+  asio::awaitable<void> remove(std::string path, bool recursive) override {
+    const std::uint8_t flags = recursive ? agent::kRecursive : 0;
+    return change_by(agent_, FileOp::remove, flags, 0, "remove", std::move(path), {});
+  }
+  asio::awaitable<void> rename(std::string from, std::string to) override {
+    return change_by(agent_, FileOp::rename, 0, 0, "rename", std::move(from), std::move(to));
+  }
+
+  static asio::awaitable<std::unique_ptr<FileWriter>> create_by(std::shared_ptr<FileAgent> agent, FileWriteSpec spec) {
+    check_path(spec.path, "write");
+    if (spec.mode && *spec.mode > 07777) {
+      throw RunnerError("invalid_argument", "CWSANDBOX_INVALID_REQUEST", "the mode is not between 0 and 07777");
+    }
+    std::uint8_t flags = spec.mode ? 0 : agent::kKeepMode;
+    if (spec.make_parents) flags |= agent::kParents;
+    auto asked = agent->ask(FileOp::create, flags, spec.mode.value_or(0644), spec.path, std::string());
+    FileAgent::Answer answer = co_await std::move(asked);
+    if (answer.error != 0) throw failed(answer.error, "write", spec.path);
+    if (!is_plain_file(answer.fd.get(), O_RDONLY)) agent->refuse();
+    auto file = std::make_shared<NewFile>();
+    file->agent = std::move(agent);
+    file->seq = answer.seq;
+    file->fd = std::move(answer.fd);
+    file->path = std::move(spec.path);
+    co_return std::make_unique<LocalFileWriter>(std::move(file));
+  }
+
+ private:
+  static asio::awaitable<std::unique_ptr<FileReader>> open_by(std::shared_ptr<FileAgent> agent, std::string path) {
+    check_path(path, "open");
+    auto asked = agent->ask(FileOp::open, 0, 0, path, std::string());
+    FileAgent::Answer answer = co_await std::move(asked);
+    if (answer.error != 0) throw failed(answer.error, "open", path);
+    struct stat status {};
+    if (!is_plain_file(answer.fd.get(), O_WRONLY) || ::fstat(answer.fd.get(), &status) != 0) agent->refuse();
+    auto file = std::make_shared<OpenFile>();
+    file->info = file_info(*agent, last_part(path), status);
+    file->agent = std::move(agent);
+    file->fd = std::move(answer.fd);
+    file->path = std::move(path);
+    co_return std::make_unique<LocalFileReader>(std::move(file));
+  }
+
+  static asio::awaitable<FileInfo> stat_by(std::shared_ptr<FileAgent> agent, std::string path, bool follow) {
+    check_path(path, "look at");
+    auto asked = agent->ask(FileOp::stat, follow ? agent::kFollow : 0, 0, path, std::string());
+    const FileAgent::Answer answer = co_await std::move(asked);
+    if (answer.error != 0) throw failed(answer.error, "look at", path);
+    struct stat status {};
+    if (!answer.fd || ::fstat(answer.fd.get(), &status) != 0) agent->refuse();
+    FileInfo info = file_info(*agent, last_part(path), status);
+    if (info.type == FileType::symlink && !is_proc(answer.fd.get())) info.link_target = link_target(answer.fd.get(), "");
+    co_return info;
+  }
+
+  static asio::awaitable<std::unique_ptr<DirectoryReader>> list_by(std::shared_ptr<FileAgent> agent, std::string path) {
+    check_path(path, "list");
+    auto asked = agent->ask(FileOp::list, 0, 0, path, std::string());
+    FileAgent::Answer answer = co_await std::move(asked);
+    if (answer.error != 0) throw failed(answer.error, "list", path);
+    struct stat status {};
+    if (!answer.fd || ::fstat(answer.fd.get(), &status) != 0 || !S_ISDIR(status.st_mode)) agent->refuse();
+    auto directory = std::make_shared<OpenDirectory>();
+    directory->proc = is_proc(answer.fd.get());
+    directory->agent = std::move(agent);
+    directory->fd = std::move(answer.fd);
+    directory->path = std::move(path);
+    co_return std::make_unique<LocalDirectoryReader>(std::move(directory));
+  }
+
+  static asio::awaitable<void> change_by(std::shared_ptr<FileAgent> agent, FileOp op, std::uint8_t flags, std::uint32_t mode,
+                                         const char* what, std::string path, std::string second) {
+    check_path(path, what);
+    if (op == FileOp::rename) check_path(second, what);
+    if (mode > 07777) {
+      throw RunnerError("invalid_argument", "CWSANDBOX_INVALID_REQUEST", "the mode is not between 0 and 07777");
+    }
+    auto asked = agent->ask(op, flags, mode, path, std::move(second));
+    const FileAgent::Answer answer = co_await std::move(asked);
+    if (answer.fd) agent->refuse();
+    if (answer.error != 0) throw failed(answer.error, what, path);
+  }
+
+  std::shared_ptr<FileAgent> agent_;
+};
+
+}  // namespace
+
+std::unique_ptr<Files> make_local_files(std::shared_ptr<FileAgent> agent) { return std::make_unique<LocalFiles>(std::move(agent)); }
+
+asio::awaitable<void> write_whole_file(std::shared_ptr<FileAgent> agent, std::string path, std::string_view content) {
+  FileWriteSpec spec;
+  spec.path = std::move(path);
+  spec.make_parents = true;
+  auto made = LocalFiles::create_by(std::move(agent), std::move(spec));
+  const std::unique_ptr<FileWriter> writer = co_await std::move(made);
+  const asio::const_buffer all(content.data(), content.size());
+  co_await writer->write(all);
+  co_await writer->commit();
+}
+
+}  // namespace cwsandbox::runner::local

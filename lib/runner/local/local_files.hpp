@@ -1,0 +1,51 @@
+// The files of a local sandbox: the agent opens them, the runner reads and writes through the descriptors.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "runner/local/agent_protocol.hpp"
+#include "runner/local/unique_fd.hpp"
+#include "runner/runner.hpp"
+
+namespace cwsandbox::runner::local {
+
+/// The agent, for file operations. Whoever waits for an answer holds it; runs on its executor alone.
+class FileAgent {
+ public:
+  struct Answer {
+    std::uint64_t seq = 0;
+    int error = 0;  ///< an errno
+    UniqueFd fd;    ///< whatever the agent sent, if anything
+  };
+
+  FileAgent() = default;
+  FileAgent(const FileAgent&) = delete;
+  FileAgent& operator=(const FileAgent&) = delete;
+  virtual ~FileAgent() = default;
+
+  /// Throws RunnerError when the sandbox has gone or too much is under way. The paths hold no NUL and are shorter than PATH_MAX.
+  [[nodiscard]] virtual asio::awaitable<Answer> ask(agent::FileOp op, std::uint8_t flags, std::uint32_t mode, std::string path,
+                                                    std::string second) = 0;
+  /// The file that the `create` with this number began takes its name.
+  [[nodiscard]] virtual asio::awaitable<Answer> commit(std::uint64_t seq) = 0;
+  virtual void abort(std::uint64_t seq) noexcept = 0;
+  /// Ends the sandbox, whose agent has sent what it must not, and throws.
+  [[noreturn]] virtual void refuse() = 0;
+
+  [[nodiscard]] virtual const asio::any_io_executor& executor() const noexcept = 0;
+  /// Who the sandbox's user is outside it.
+  [[nodiscard]] virtual uid_t uid() const noexcept = 0;
+  [[nodiscard]] virtual gid_t gid() const noexcept = 0;
+};
+
+[[nodiscard]] std::unique_ptr<Files> make_local_files(std::shared_ptr<FileAgent> agent);
+
+/// A whole file, before the sandbox is anybody's. Throws as Files does.
+[[nodiscard]] asio::awaitable<void> write_whole_file(std::shared_ptr<FileAgent> agent, std::string path, std::string_view content);
+
+}  // namespace cwsandbox::runner::local
