@@ -131,12 +131,13 @@ class SessionState final : public client::ExitHook, public std::enable_shared_fr
       const std::lock_guard lock(self->mutex_);
       self->members_.insert(self->members_.end(), left.begin(), left.end());
     }
-    if (causes.empty())
+    if (causes.empty()) {
       source.set_value();
-    else
-      source.set_exception(std::make_exception_ptr(SessionCloseError(
-          std::to_string(causes.size()) + " of " + std::to_string(stops.size()) + " sandboxes could not be stopped" + message,
-          std::move(causes))));
+      co_return;
+    }
+    const std::string counts = std::to_string(causes.size()) + " of " + std::to_string(stops.size());
+    const SessionCloseError error(counts + " sandboxes could not be stopped" + message, std::move(causes));
+    source.set_exception(std::make_exception_ptr(error));
   }
 
   const Client client_;

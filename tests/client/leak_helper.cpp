@@ -2,6 +2,7 @@
 #include <cwsandbox/cwsandbox.hpp>
 #include <cwsandbox/sandbox.hpp>
 
+#include <csignal>
 #include <iostream>
 
 #include <unistd.h>
@@ -9,6 +10,16 @@
 int main(int argc, char** argv) {
   const std::string mark = argc > 1 ? argv[1] : "mark";
   const std::string how = argc > 2 ? argv[2] : "leak";
+  if (how == "session" || how == "signal" || how == "no-signal") {
+    // A session that nobody closes.
+    static auto* session = new cwsandbox::Session;
+    if (how == "signal") cwsandbox::Session::handle_signals();
+    session->sandbox(cwsandbox::SandboxOptions().with_tag(std::to_string(::getpid()))).start().result();
+    std::cout << "ready" << std::endl;
+    if (how == "session") return 0;
+    ::kill(::getpid(), SIGTERM);
+    for (;;) ::pause();
+  }
   // Static: still reachable at exit, so that a leak checker takes them for wanted.
   static auto* sandbox = new cwsandbox::Sandbox(cwsandbox::Sandbox::run());
   static auto* process = new cwsandbox::Process(sandbox->exec({"/bin/sh", "-c", "echo ready; sleep 1000; : " + mark}));
