@@ -8,6 +8,8 @@
 #include <cwsandbox/defaults.hpp>
 #include <cwsandbox/errors.hpp>
 #include <cwsandbox/exec_options.hpp>
+#include <cwsandbox/files.hpp>
+#include <cwsandbox/logs.hpp>
 #include <cwsandbox/loop_manager.hpp>
 #include <cwsandbox/process.hpp>
 #include <cwsandbox/sandbox.hpp>
@@ -16,5 +18,6 @@
 #include <cwsandbox/stream_reader.hpp>
 #include <cwsandbox/stream_writer.hpp>
 #include <cwsandbox/task.hpp>
+#include <cwsandbox/terminal.hpp>
 #include <cwsandbox/version.hpp>
 #include <cwsandbox/wait.hpp>

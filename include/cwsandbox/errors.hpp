@@ -82,12 +82,22 @@ CWSANDBOX_DETAIL_ERROR(SandboxCommandTimeoutError, SandboxTimeoutError);
 CWSANDBOX_DETAIL_ERROR(SandboxTerminatedError, SandboxError);
 CWSANDBOX_DETAIL_ERROR(SandboxFailedError, SandboxError);
 CWSANDBOX_DETAIL_ERROR(SandboxNotFoundError, SandboxError);
-CWSANDBOX_DETAIL_ERROR(SandboxFileError, SandboxError);
 CWSANDBOX_DETAIL_ERROR(SandboxResourceExhaustedError, SandboxError);
 CWSANDBOX_DETAIL_ERROR(SandboxTerminalStateUnavailableError, SandboxError);
 CWSANDBOX_DETAIL_ERROR(SandboxSnapshotError, SandboxError);
 CWSANDBOX_DETAIL_ERROR(DiscoveryError, CWSandboxError);
 CWSANDBOX_DETAIL_ERROR(RunnerNotFoundError, DiscoveryError);
+
+/// A file of a sandbox could not be read, written or changed (FI-2). `reason()` says why, for programs.
+class CWSANDBOX_EXPORT SandboxFileError : public SandboxError {
+ public:
+  using SandboxError::SandboxError;
+  ~SandboxFileError() override;
+  /// Which one: as the caller named it, else as the server did.
+  [[nodiscard]] const std::string& path() const noexcept;
+  /// The errno's name where the server says it (ENOENT, EACCES, ENOSPC, …), or empty.
+  [[nodiscard]] const std::string& error_name() const noexcept;
+};
 
 /// A command could not be started, failed with `check`, or its streams broke.
 class CWSANDBOX_EXPORT SandboxExecutionError : public SandboxError {

@@ -4,8 +4,11 @@
 
 #include <cwsandbox/client.hpp>
 #include <cwsandbox/exec_options.hpp>
+#include <cwsandbox/files.hpp>
+#include <cwsandbox/logs.hpp>
 #include <cwsandbox/process.hpp>
 #include <cwsandbox/sandbox_options.hpp>
+#include <cwsandbox/stream_reader.hpp>
 
 namespace cwsandbox {
 
@@ -157,6 +160,53 @@ class CWSANDBOX_EXPORT Sandbox {
   task<void> stop(StopOptions options = StopOptions()) const;
   /// Asks the server where it is; one that is known to have ended is not asked about (LC-11). Starts it if need be.
   [[nodiscard]] task<SandboxStatus> get_status() const;
+
+  // ---- files: all start the sandbox if need be (FI-1) ----
+  //
+  // A path is bytes without a NUL, not empty (else std::invalid_argument from the call), resolved inside the sandbox by its user.
+  // Errors come out of the task: SandboxFileError with path, reason and metadata for what concerns the file (FI-2). Cancelling the
+  // task ends the transfer; a write that was cancelled or failed leaves what was there before (FI-6). docs/files.md.
+
+  /// A file, or a range of one, as a string.
+  /// \throws SandboxFileError from the task; with reason CWSANDBOX_FILE_TRUNCATED when fewer bytes came than announced (FI-4).
+  [[nodiscard]] task<std::string> read_file(std::string path, ReadFileOptions options = ReadFileOptions()) const;
+  /// Writes a file whole or not at all; completes when it has its name.
+  task<void> write_file(std::string path, std::string content, WriteFileOptions options = WriteFileOptions()) const;
+  /// A file in chunks of at most 256 KiB, as fast as they are read: about 1 MiB waits at most (FI-3). `close()`, or the last copy of
+  /// the reader going, ends the transfer (SR-6).
+  [[nodiscard]] StreamReader<std::string> read_file_stream(std::string path, ReadFileOptions options = ReadFileOptions()) const;
+  /// A file that is written as its bytes come, of any size, in constant memory (FI-3).
+  [[nodiscard]] FileWriteStream write_file_stream(std::string path, WriteFileOptions options = WriteFileOptions()) const;
+  /// Copies a file from the sandbox to this machine, in constant memory, with its permission bits less the umask. The local file is
+  /// replaced when all is there, through a temporary one beside it; where it is a symlink, that stays.
+  /// \throws std::filesystem::filesystem_error from the task for what goes wrong on this side.
+  task<void> download_file(std::string path, std::string local_path, ReadFileOptions options = ReadFileOptions()) const;
+  /// Copies a regular file of this machine into the sandbox, in constant memory, with its permission bits. Errors as above.
+  task<void> upload_file(std::string local_path, std::string path, WriteFileOptions options = WriteFileOptions()) const;
+  /// What it is; of a symlink, the link itself.
+  [[nodiscard]] task<FileInfo> stat_file(std::string path) const;
+  /// The entries of a directory, without "." and "..", in no order.
+  [[nodiscard]] task<std::vector<FileInfo>> list_files(std::string path) const;
+  /// \param parents makes those above it that are missing; one that is there already is no error then.
+  /// \param mode permission bits; the default is 0755.
+  task<void> make_directory(std::string path, bool parents = false, std::optional<std::uint32_t> mode = std::nullopt) const;
+  /// Removes a file, a symlink or an empty directory.
+  /// \param recursive a directory with all that is in it.
+  /// \param missing_ok one that is not there is no error.
+  task<void> remove_file(std::string path, bool recursive = false, bool missing_ok = false) const;
+  /// Gives it another name, in place of what had that before.
+  task<void> rename_file(std::string from, std::string to) const;
+
+  /// What the main command wrote to stdout and stderr, line by line: the last one also when nothing ends it (LG-1). Without
+  /// `follow`, up to now, of one that has ended, too (LG-12), and a connection that breaks is an error (LG-8). With it, until the
+  /// command has ended; when the connection breaks it goes on where it was, after 0.5, 1 and 2 s (LG-3), and what could not be had
+  /// any more is an item of its own (LG-4). About 1 MiB waits at most, then the server does. `close()`, or the last copy of the
+  /// reader going, ends the connection (SR-6).
+  ///
+  /// Errors come from the reader: SandboxStreamTruncatedError for a line of more than 1 MiB (LG-2); SandboxUnavailableError with
+  /// the cause nested after three attempts without data (LG-7).
+  /// \throws std::invalid_argument for tail_lines below 1.
+  [[nodiscard]] StreamReader<LogLine> stream_logs(LogOptions options = LogOptions()) const;
 
   /// Empty until `start()` has completed.
   [[nodiscard]] std::optional<std::string> sandbox_id() const;

@@ -50,6 +50,8 @@ const std::string& metadata_value(const std::map<std::string, std::string>& meta
 }
 }  // namespace
 
+const std::string& SandboxFileError::path() const noexcept { return metadata_value(metadata(), "filepath"); }
+const std::string& SandboxFileError::error_name() const noexcept { return metadata_value(metadata(), "errno"); }
 const std::string& SandboxExecutionError::stream_code() const noexcept { return metadata_value(metadata(), "stream_code"); }
 const std::string& SandboxExecutionError::error_name() const noexcept { return metadata_value(metadata(), "errno"); }
 
