@@ -98,6 +98,51 @@ TEST_CASE("a start is read with all its bounds checked", "[runner][agent]") {
   CHECK_FALSE(agent::read_start(start_payload(1, 0, "/tmp\0a\0"s, 0x80), start));
 }
 
+TEST_CASE("a file operation is read with all its bounds checked", "[runner][agent][files]") {
+  const auto payload = [](std::uint8_t op, std::uint8_t flags, std::uint32_t mode, const std::string& strings) {
+    std::string head(agent::kFileHead, '\0');
+    head[0] = 7;
+    head[8] = static_cast<char>(op);
+    head[9] = static_cast<char>(flags);
+    std::memcpy(&head[10], &mode, 4);
+    return head + strings;
+  };
+  agent::FileRequest request;
+  const std::string good = payload(6, agent::kParents, 0750, "/work\0from\0\xff to\0"s);
+  REQUIRE(agent::read_file(good, request));
+  CHECK(request.seq == 7);
+  CHECK(request.op == agent::FileOp::rename);
+  CHECK(request.flags == agent::kParents);
+  CHECK(request.mode == 0750);
+  CHECK(std::strcmp(request.cwd, "/work") == 0);
+  CHECK(std::strcmp(request.path, "from") == 0);
+  CHECK(std::strcmp(request.second, "\xff to") == 0);
+  for (std::size_t n = 0; n < good.size(); ++n) CHECK_FALSE(agent::read_file(std::string_view(good).substr(0, n), request));
+  CHECK_FALSE(agent::read_file(good + "x", request));
+  CHECK_FALSE(agent::read_file(good + "x\0"s, request));
+  CHECK_FALSE(agent::read_file(payload(agent::kFileOps, 0, 0, "/\0a\0\0"s), request));
+  CHECK_FALSE(agent::read_file(payload(255, 0, 0, "/\0a\0\0"s), request));
+  CHECK_FALSE(agent::read_file(payload(0, 0x80, 0, "/\0a\0\0"s), request));
+  CHECK_FALSE(agent::read_file(payload(0, 0, 010000, "/\0a\0\0"s), request));
+  CHECK_FALSE(agent::read_file(payload(0, 0, 0, "/\0a\0"s), request));
+  CHECK(agent::read_file(payload(0, 0, 0, "\0\0\0"s), request));
+
+  // Whatever comes, what is taken lies inside of it.
+  std::mt19937 random(23);
+  for (int i = 0; i < 20000; ++i) {
+    std::string bytes = good;
+    for (auto n = random() % 6; n > 0; --n) bytes[random() % bytes.size()] = static_cast<char>(random() % 3 == 0 ? 0 : random());
+    bytes.resize(bytes.size() - random() % 4);
+    const std::string exact(bytes);  // of its own size, for the sanitizer
+    if (!agent::read_file(exact, request)) continue;
+    const char* end = exact.data() + exact.size();
+    REQUIRE(request.cwd == exact.data() + agent::kFileHead);
+    REQUIRE((request.cwd < request.path && request.path < request.second));
+    REQUIRE(request.second + std::strlen(request.second) + 1 == end);
+    REQUIRE(static_cast<std::uint8_t>(request.op) < agent::kFileOps);
+  }
+}
+
 TEST_CASE("frames are taken whole or not at all", "[runner][agent]") {
   Note note;
   note.seq = 0x0102030405060708u;
@@ -139,9 +184,14 @@ TEST_CASE("notes arrive whole, however they are split, with their descriptors", 
   wire.say(frame_of(Type::exited, note) + frame_of(Type::start_failed, note));
   note.detail = 3;
   wire.say(frame_of(Type::started, note), {0, 1, 2});
-  run_until(wire.loop, [&] { return wire.notes.size() == 5; });
-  CHECK((wire.notes == std::vector<Type>{Type::hello, Type::started, Type::exited, Type::start_failed, Type::started}));
-  CHECK(wire.descriptors == 5);
+  note.detail = 1;
+  wire.say(frame_of(Type::file_done, note), {0});
+  note.detail = 0;
+  wire.say(frame_of(Type::file_done, note));
+  run_until(wire.loop, [&] { return wire.notes.size() == 7; });
+  CHECK((wire.notes == std::vector<Type>{Type::hello, Type::started, Type::exited, Type::start_failed, Type::started,
+                                         Type::file_done, Type::file_done}));
+  CHECK(wire.descriptors == 6);
   CHECK(wire.connection->peer() == ::getpid());
   wire.peer.reset();
   wire.until_lost();
@@ -169,6 +219,11 @@ TEST_CASE("whatever an agent sends, the connection is lost once and nothing leak
       {frame_of(Type::started, with_detail(1)), {0, 1}},  // more than was said
       {frame_of(Type::started, with_detail(255)), {0}},
       {frame_of(Type::hello, note), {0}},  // where there may be none
+      {frame_of(Type::file_done, with_detail(1)), {}},
+      {frame_of(Type::file_done, with_detail(0)), {0}},
+      {frame_of(Type::file_done, with_detail(1)), {0, 1}},
+      {frame_of(Type::file, note), {}},
+      {frame_of(Type::commit, note), {}},
       {frame_of(Type::started, with_detail(3)), {0, 1, 2, 0, 1, 2, 0}},
       {frame_of(Type::exited, note).substr(0, 9), std::vector<int>(100, 0)},
   };
@@ -187,7 +242,7 @@ TEST_CASE("whatever an agent sends, the connection is lost once and nothing leak
       Note some;
       some.seq = random();
       some.detail = static_cast<std::uint8_t>(random() % 4);
-      std::string one = frame_of(static_cast<Type>(random() % 8 == 0 ? random() % 256 : 65 + random() % 4), some);
+      std::string one = frame_of(static_cast<Type>(random() % 8 == 0 ? random() % 256 : 65 + random() % 5), some);
       if (random() % 6 == 0) one[random() % one.size()] = static_cast<char>(random());
       bytes += one;
     }

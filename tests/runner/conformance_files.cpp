@@ -553,7 +553,7 @@ asio::awaitable<void> recursive_remove(Runner& runner) {
   REQUIRE(left.out == "keep\nx\n");
   // While others add to it and take from it: it ends, and what is beside it stays.
   auto process = co_await sandbox->start(command(sh(
-      "cd /tmp; i=0; while [ $i -lt 300 ]; do mkdir -p busy/d$((i%7))/x busy/e 2>/dev/null; mv busy/d$((i%5)) busy/e/ 2>/dev/null; "
+      "cd /tmp; i=0; while [ $i -lt 100 ]; do mkdir -p busy/d$((i%7))/x busy/e 2>/dev/null; mv busy/d$((i%5)) busy/e/ 2>/dev/null; "
       "touch busy/d$((i%7))/f 2>/dev/null; i=$((i+1)); done; echo ended")));
   for (int i = 0; i < 50; ++i) {
     const int error = co_await error_of(files.remove("/tmp/busy", true));

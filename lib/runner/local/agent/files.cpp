@@ -98,15 +98,37 @@ int give(int fd, UniqueFd& out) {
   return 0;
 }
 
-int reopen(int fd, int flags) {
-  char path[32] = "/proc/self/fd/";
+// Where the kernel shows what `fd` is.
+void name_of(int fd, char (&path)[32]) {
+  strcpy(path, "/proc/self/fd/");
   char digits[12];
   std::size_t n = 0;
   for (unsigned left = static_cast<unsigned>(fd); n == 0 || left > 0; left /= 10) digits[n++] = static_cast<char>('0' + left % 10);
   char* to = path + strlen(path);
   while (n > 0) *to++ = digits[--n];
   *to = '\0';
+}
+
+int reopen(int fd, int flags) {
+  char path[32];
+  name_of(fd, path);
   return open(path, flags | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);
+}
+
+// What /proc says of this process, which may look into itself where nobody else in the sandbox may.
+int check_not_own(int fd) {
+  char path[32];
+  name_of(fd, path);
+  char target[64];
+  const ssize_t n = readlink(path, target, sizeof target);
+  if (n < 0) return errno;
+  static constexpr char kOwn[] = "/proc/1/";  // cut off or not
+  return static_cast<std::size_t>(n) >= sizeof kOwn - 1 && memcmp(target, kOwn, sizeof kOwn - 1) == 0 ? EACCES : 0;
+}
+
+[[nodiscard]] bool is_proc(int fd) {
+  struct statfs system {};
+  return fstatfs(fd, &system) != 0 || system.f_type == PROC_SUPER_MAGIC;
 }
 
 [[nodiscard]] bool same_file(const struct stat& one, const struct stat& other) {
@@ -325,7 +347,8 @@ int open_file(const FileRequest& request, UniqueFd& out, bool& pseudo) {
   if (!found || fstat(found.get(), &status) != 0 || fstatfs(found.get(), &system) != 0) return errno;
   if (S_ISDIR(status.st_mode)) return EISDIR;
   if (!S_ISREG(status.st_mode)) return EINVAL;
-  pseudo = system.f_type == PROC_SUPER_MAGIC;
+  pseudo = is_proc(found.get());
+  if (const int error = pseudo ? check_not_own(found.get()) : 0; error != 0) return error;
   return give(reopen(found.get(), O_RDONLY), out);
 }
 
@@ -338,7 +361,11 @@ int stat_file(const FileRequest& request, UniqueFd& out) {
 int list_directory(const FileRequest& request, UniqueFd& out) {
   Base base;
   if (const int error = base.set(request.cwd, request.path); error != 0) return error;
-  return give(open_at(base.fd, request.path, O_RDONLY | O_DIRECTORY | O_NONBLOCK | O_NOCTTY), out);
+  UniqueFd found(open_at(base.fd, request.path, O_RDONLY | O_DIRECTORY | O_NONBLOCK | O_NOCTTY));
+  if (!found) return errno;
+  if (const int error = is_proc(found.get()) ? check_not_own(found.get()) : 0; error != 0) return error;
+  out = std::move(found);
+  return 0;
 }
 
 int make_directory(const FileRequest& request) {

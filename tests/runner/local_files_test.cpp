@@ -1,0 +1,374 @@
+// Files of a local sandbox: what must not get out of it or in, and an agent that lies.
+#include <boost/asio/io_context.hpp>
+
+#include <fcntl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+
+#include "harness.hpp"
+#include "runner/local/errno_text.hpp"
+#include "runner/local/local_files.hpp"
+#include "runner/local/local_runner.hpp"
+#include "support/catch.hpp"
+
+namespace cwsandbox::test {
+
+namespace fs = std::filesystem;
+using runner::FileFailed;
+using runner::FileInfo;
+using runner::Files;
+using runner::FileWriteSpec;
+using runner::RunnerError;
+using runner::local::UniqueFd;
+
+namespace {
+
+FileWriteSpec to(std::string path) {
+  FileWriteSpec spec;
+  spec.path = std::move(path);
+  return spec;
+}
+
+struct Room {
+  explicit Room(runner::local::LocalRunnerOptions options = {}, runner::SandboxSpec spec = sandbox_spec())
+      : runner(runner::local::make_local_runner(loop.get_executor(), std::move(options))),
+        sandbox(run(loop, runner->create(std::move(spec)))) {}
+  Room(const Room&) = delete;
+  Room& operator=(const Room&) = delete;
+  ~Room() {
+    sandbox.reset();
+    run_until(loop, [this] { return loop.stopped(); });
+  }
+  Outcome operator()(std::string script) { return run(loop, exec_sh(*sandbox, std::move(script))); }
+  Files& files() { return sandbox->files(); }
+
+  // The errno that it fails with; 0 when it does not.
+  template <class Work>
+  int error(Work work) {
+    try {
+      static_cast<void>(run(loop, work()));
+    } catch (const FileFailed& failure) {
+      return failure.error();
+    }
+    return 0;
+  }
+  int open_error(const std::string& path) {
+    return error([&] { return files().open(path); });
+  }
+  int create_error(const std::string& path) {
+    return error([&] { return files().create(to(path)); });
+  }
+  int stat_error(const std::string& path) {
+    return error([&] { return files().stat(path, true); });
+  }
+  int list_error(const std::string& path) {
+    return error([&] { return files().list(path); });
+  }
+  int remove_error(const std::string& path) {
+    try {
+      run(loop, files().remove(path, true));
+    } catch (const FileFailed& failure) {
+      return failure.error();
+    }
+    return 0;
+  }
+  std::string read(const std::string& path) {
+    const auto reader = run(loop, files().open(path));
+    std::string text(reader->info().size + 1, '\0');
+    const asio::mutable_buffer into(text.data(), text.size());
+    text.resize(run(loop, reader->read(0, into)));
+    return text;
+  }
+  void write(const std::string& path, const std::string& text) {
+    const auto writer = run(loop, files().create(to(path)));
+    run(loop, writer->write(asio::buffer(text)));
+    run(loop, writer->commit());
+  }
+
+  asio::io_context loop;
+  std::unique_ptr<runner::Runner> runner;
+  std::unique_ptr<runner::Sandbox> sandbox;
+};
+
+// An agent that answers with whatever descriptor it is told to.
+class LyingAgent final : public runner::local::FileAgent {
+ public:
+  explicit LyingAgent(asio::any_io_executor executor) : executor_(std::move(executor)) {}
+  std::function<UniqueFd()> make;
+  int refused = 0, aborted = 0;
+
+  asio::awaitable<Answer> ask(runner::local::agent::FileOp, std::uint8_t, std::uint32_t, std::string, std::string) override {
+    Answer answer;
+    answer.fd = make();
+    co_return answer;
+  }
+  asio::awaitable<Answer> commit(std::uint64_t) override {
+    Answer answer;
+    answer.fd = make();
+    co_return answer;
+  }
+  void abort(std::uint64_t) noexcept override { ++aborted; }
+  void refuse() override {
+    ++refused;
+    throw RunnerError("unavailable", "", "refused");
+  }
+  const asio::any_io_executor& executor() const noexcept override { return executor_; }
+  uid_t uid() const noexcept override { return 1; }
+  gid_t gid() const noexcept override { return 1; }
+
+ private:
+  asio::any_io_executor executor_;
+};
+
+}  // namespace
+
+TEST_CASE("files of the host's and of the agent's are out of reach", "[runner][isolation][files]") {
+  char directory[] = "/tmp/cwsandbox-test-XXXXXX";
+  REQUIRE(::mkdtemp(directory) != nullptr);
+  const std::string secret = std::string(directory) + "/secret";
+  std::ofstream(secret) << "of the host";
+  {
+    Room in;
+    const std::string host = std::to_string(::getpid());
+    std::vector<std::string> paths = {secret, "../../../../.." + secret, "/proc/" + host + "/root" + secret, "/etc/shadow",
+                                      "/proc/" + host + "/environ"};
+    for (const char* self : {"/proc/1", "/proc/self", "/proc/thread-self", "/proc/self/task/1"}) {
+      for (const char* what : {"/root/etc/passwd", "/root", "/cwd/etc/passwd", "/exe", "/fd/0", "/fd/3", "/fd/4", "/fd/5", "/mem",
+                               "/environ", "/maps", "/map_files", "/fd", "/ns/pid"}) {
+        paths.push_back(std::string(self) + what);
+      }
+    }
+    const std::size_t count = paths.size();
+    for (std::size_t i = 0; i < count; ++i) {
+      const std::string link = "/tmp/link" + std::to_string(i);
+      REQUIRE(in("ln -s '" + paths[i] + "' " + link).exit.value == 0);
+      paths.push_back(link);
+    }
+    for (const std::string& path : paths) {
+      INFO(path);
+      CHECK(in.open_error(path) != 0);
+      CHECK(in.list_error(path) != 0);
+    }
+    // Writing may make a file inside, where a dangling link leads to a place of the sandbox's; never outside.
+    for (const std::string& path : paths) static_cast<void>(in.create_error(path));
+    CHECK(in.open_error("/dev/stdin") != 0);
+    CHECK(in.open_error("/dev/fd/3") != 0);
+    CHECK(in("echo alive").out == "alive\n");
+    for (const auto& entry : fs::directory_iterator(directory)) CHECK(entry.path() == secret);
+    std::string text;
+    std::ifstream(secret) >> text;
+    CHECK(text == "of");
+    // What it shares with everybody can be read, whole, though it has no size.
+    const std::string memory = in.read("/proc/meminfo");
+    CHECK(memory.find("MemTotal:") != std::string::npos);
+    CHECK(memory.size() > 500);
+    CHECK(in.read("/proc/version") == in("cat /proc/version").out);
+    CHECK(in.list_error("/proc") == 0);
+  }
+  fs::remove_all(directory);
+}
+
+TEST_CASE("a path that changes while it is used never blocks, and leads only to regular files", "[runner][isolation][files]") {
+  Room in;
+  REQUIRE(in("cd /tmp; mkdir keep work; echo kept > keep/file; echo good > regular; mkfifo fifo").exit.value == 0);
+  const auto process = run(
+      in.loop,
+      in.sandbox->start(command(sh("cd /tmp; echo ready; while :; do ln -sfn regular t && mv -T t x; ln -sfn fifo t && mv -T t x; "
+                                   "ln -sfn /dev/zero t && mv -T t x; ln -sfn /proc/1/root/etc/passwd t && mv -T t x; "
+                                   "ln -sfn keep t && mv -T t x; done"))));
+  REQUIRE(run(in.loop, read_line(process->std_out())) == "ready");
+  int good = 0;
+  for (int i = 0; i < 2000; ++i) {
+    try {
+      const auto reader = run(in.loop, in.files().open("/tmp/x"));
+      CHECK(reader->info().type == runner::FileType::regular);
+      std::string text(100, '\0');
+      const asio::mutable_buffer into(text.data(), text.size());
+      text.resize(run(in.loop, reader->read(0, into)));
+      CHECK(text == "good\n");
+      ++good;
+    } catch (const FileFailed& failure) {
+      const int error = failure.error();
+      CHECK((error == EINVAL || error == EISDIR || error == ELOOP || error == ENOENT));
+    }
+  }
+  CHECK(good > 0);
+  process->signal_group(SIGKILL);
+  run(in.loop, wait_exit(*process));
+
+  // A directory that is a symlink to another one half of the time, while the tree above is removed.
+  const auto swapping =
+      run(in.loop,
+          in.sandbox->start(command(sh("cd /tmp; echo ready; while :; do mkdir -p work/sub/deep; touch work/sub/deep/f work/sub/f; "
+                                       "mv work/sub other && ln -s /tmp/keep work/sub; rm -rf work/sub other; done 2>/dev/null"))));
+  REQUIRE(run(in.loop, read_line(swapping->std_out())) == "ready");
+  for (int i = 0; i < 300; ++i) {
+    const int error = in.remove_error("/tmp/work");
+    CHECK((error == 0 || error == ENOENT || error == ENOTEMPTY));
+  }
+  swapping->signal_group(SIGKILL);
+  run(in.loop, wait_exit(*swapping));
+  CHECK(in("cat /tmp/keep/file").out == "kept\n");
+}
+
+TEST_CASE("files under way are nobody's descriptors but the gateway's", "[runner][isolation][files]") {
+  Room in;
+  in.write("/tmp/file", "x");
+  const auto reader = run(in.loop, in.files().open("/tmp/file"));
+  const auto list = run(in.loop, in.files().list("/tmp"));
+  std::vector<std::unique_ptr<runner::FileWriter>> writers;
+  for (int i = 0; i < 20; ++i) writers.push_back(run(in.loop, in.files().create(to("/tmp/new" + std::to_string(i)))));
+  CHECK(in("i=0; while [ $i -lt 200 ]; do [ -e /proc/$$/fd/$i ] && echo $i; i=$((i+1)); done").out == "0\n1\n2\n");
+}
+
+TEST_CASE("nothing of a file operation stays open", "[runner][files]") {
+  const auto open_here = [] { return std::distance(fs::directory_iterator("/proc/self/fd"), fs::directory_iterator()); };
+  Room in;
+  in.write("/tmp/file", "x");
+  const auto before = open_here();
+  for (int i = 0; i < 400; ++i) {  // in all more than the agent may have open
+    in.write("/tmp/file", std::to_string(i));
+    CHECK(in.read("/tmp/file") == std::to_string(i));
+    CHECK(in.stat_error("/tmp") == 0);
+    CHECK(in.list_error("/tmp") == 0);
+    CHECK(in.open_error("/tmp") == EISDIR);
+    CHECK(in.create_error("/dev/null") == EINVAL);
+    CHECK(in.create_error("/tmp/given-up") == 0);
+  }
+  for (int i = 0; i < 50; ++i) {
+    REQUIRE(in("mkdir -p /tmp/tree/a/b; touch /tmp/tree/a/b/c").exit.value == 0);
+    CHECK(in.remove_error("/tmp/tree") == 0);
+    CHECK_FALSE(in.read("/proc/version").empty());
+  }
+  CHECK(open_here() == before);
+  CHECK(in("ls -A /tmp; cat /proc/[0-9]*/comm | grep -c cwsandbox-agent").out == "file\n1\n");  // no worker either
+}
+
+TEST_CASE("a full place is an error, and the old file stays", "[runner][files][FI-6]") {
+  runner::local::LocalRunnerOptions options;
+  options.tmpfs_bytes = 1 << 20;
+  Room in(options);
+  in.write("/tmp/file", "old");
+  const std::string large(3 << 20, 'x');
+  {
+    const auto writer = run(in.loop, in.files().create(to("/tmp/file")));
+    int error = 0;
+    try {
+      run(in.loop, writer->write(asio::buffer(large)));
+    } catch (const FileFailed& failure) {
+      error = failure.error();
+      CHECK(failure.path() == "/tmp/file");
+      CHECK(std::string(failure.what()).find("ENOSPC") != std::string::npos);
+    }
+    CHECK(error == ENOSPC);
+    error = 0;
+    try {
+      run(in.loop, writer->commit());  // half a file is none
+    } catch (const FileFailed& failure) {
+      error = failure.error();
+    }
+    CHECK(error == ENOSPC);
+  }
+  CHECK(in.read("/tmp/file") == "old");
+  CHECK(in("ls -A /tmp").out == "file\n");
+  in.write("/tmp/file", "new");
+  CHECK(in.read("/tmp/file") == "new");
+
+  auto spec = sandbox_spec();
+  spec.files.push_back({"/workspace/fits", "x"});
+  spec.files.push_back({"/workspace/too-large", large});
+  std::string path;
+  try {
+    run(in.loop, in.runner->create(spec));
+  } catch (const FileFailed& failure) {
+    path = failure.path();
+    CHECK(failure.error() == ENOSPC);
+  }
+  CHECK(path == "/workspace/too-large");
+}
+
+TEST_CASE("a file may be larger than a turn of the loop, which goes on meanwhile", "[runner][files][FI-3]") {
+  Room in;
+  const std::string data(40 << 20, 'd');
+  const auto writer = run(in.loop, in.files().create(to("/tmp/large")));
+  int others = 0;
+  bool done = false;
+  std::function<void()> tick = [&] {
+    ++others;
+    if (!done) asio::post(in.loop, tick);
+  };
+  asio::post(in.loop, tick);
+  run(in.loop, writer->write(asio::buffer(data)));
+  done = true;
+  CHECK(others >= 39);
+  run(in.loop, writer->commit());
+  CHECK(in("stat -c %s /tmp/large").out == std::to_string(data.size()) + "\n");
+}
+
+TEST_CASE("an agent's descriptors are taken only when they cannot hurt", "[runner][agent][files]") {
+  asio::io_context loop;
+  const auto agent = std::make_shared<LyingAgent>(loop.get_executor());
+  const std::unique_ptr<Files> files = runner::local::make_local_files(agent);
+  const auto refused = [&](auto work) {
+    const int before = agent->refused;
+    try {
+      static_cast<void>(run(loop, work()));
+    } catch (const RunnerError&) {
+    }
+    return agent->refused == before + 1;
+  };
+  const auto opened = [](const char* path, int flags) { return [=] { return UniqueFd(::open(path, flags | O_CLOEXEC)); }; };
+  const auto a_pipe = [] {
+    int ends[2];
+    if (::pipe2(ends, O_CLOEXEC) != 0) return UniqueFd();
+    ::close(ends[1]);
+    return UniqueFd(ends[0]);
+  };
+  char name[] = "/tmp/cwsandbox-test-XXXXXX";
+  const UniqueFd file(::mkstemp(name));
+  const std::vector<std::function<UniqueFd()>> bad = {[] { return UniqueFd(); },
+                                                      a_pipe,
+                                                      opened("/dev/zero", O_RDWR),
+                                                      opened("/", O_RDONLY),
+                                                      opened("/proc/self/maps", O_RDONLY),
+                                                      opened("/proc/self/mem", O_RDWR),
+                                                      opened(name, O_PATH),
+                                                      [] { return UniqueFd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)); }};
+  for (const auto& make : bad) {
+    agent->make = make;
+    CHECK(refused([&] { return files->open("x"); }));
+    CHECK(refused([&] { return files->create(to("x")); }));
+  }
+  agent->make = opened(name, O_WRONLY);
+  CHECK(refused([&] { return files->open("x"); }));
+  agent->make = opened(name, O_RDONLY);
+  CHECK(refused([&] { return files->create(to("x")); }));
+  CHECK_FALSE(refused([&] { return files->open("x"); }));
+  CHECK(refused([&] { return files->list("x"); }));
+  agent->make = a_pipe;
+  CHECK(refused([&] { return files->list("x"); }));
+  agent->make = [] { return UniqueFd(); };
+  CHECK(refused([&] { return files->stat("x", true); }));
+  CHECK(agent->aborted == 0);
+  ::unlink(name);
+}
+
+TEST_CASE("a path in a text is always printable", "[runner][files]") {
+  using runner::local::printable;
+  CHECK(printable("/tmp/a b") == "/tmp/a b");
+  CHECK(printable("\xc3\xa4\xe2\x82\xac\xf0\x9f\x98\x80") == "\xc3\xa4\xe2\x82\xac\xf0\x9f\x98\x80");
+  CHECK(printable("a\nb\x7f\x1b[0m") == "a\\x0ab\\x7f\\x1b[0m");
+  CHECK(printable("\xff\xc3") == "\\xff\\xc3");
+  CHECK(printable("\xc0\xaf\xed\xa0\x80\xc2\x85") == "\\xc0\\xaf\\xed\\xa0\\x80\\xc2\\x85");
+  CHECK(printable(std::string(5000, 'x')).size() < 600);
+}
+
+}  // namespace cwsandbox::test
