@@ -232,6 +232,27 @@ std::string_view code_of_status(unsigned http_status) noexcept {
   }
 }
 
+void json_util::read_error(const Json& json, ConnectError& error) {
+  const Json* code = json_util::find(json, "code");
+  const Json* message = json_util::find(json, "message");
+  // Without a known code it is somebody else's JSON (a proxy's, say): the status speaks. Its message may still help.
+  const bool ours = code != nullptr && code->is_string() && find_code(code->get_ref<const std::string&>()) != nullptr;
+  if (ours) error.code = code->get<std::string>();
+  if (message != nullptr && message->is_string()) {
+    error.message = message->get<std::string>();
+  } else if (ours) {
+    error.message.clear();
+  }
+  if (!ours) return;
+  if (const Json* details = json_util::find(json, "details"); details != nullptr && details->is_array()) {
+    std::size_t count = 0;
+    for (const auto& detail : *details) {
+      if (++count > kMaxDetails) break;
+      read_detail(error, detail);
+    }
+  }
+}
+
 std::string encode_error(const ConnectError& error) {
   Json json{{"code", find_code(error.code) == nullptr ? "unknown" : error.code}};
   if (!error.message.empty()) json["message"] = error.message;
@@ -253,24 +274,7 @@ ConnectError decode_error(unsigned http_status, std::string_view body) {
   if (body.size() > kMaxBody || nests_deeper(body, json_util::kMaxDepth)) return error;
   const Json json = Json::parse(body, nullptr, false);
   if (!json.is_object()) return error;
-  const Json* code = json_util::find(json, "code");
-  const Json* message = json_util::find(json, "message");
-  // Without a known code it is somebody else's JSON (a proxy's, say): the status speaks. Its message may still help.
-  const bool ours = code != nullptr && code->is_string() && find_code(code->get_ref<const std::string&>()) != nullptr;
-  if (ours) error.code = code->get<std::string>();
-  if (message != nullptr && message->is_string()) {
-    error.message = message->get<std::string>();
-  } else if (ours) {
-    error.message.clear();
-  }
-  if (!ours) return error;
-  if (const Json* details = json_util::find(json, "details"); details != nullptr && details->is_array()) {
-    std::size_t count = 0;
-    for (const auto& detail : *details) {
-      if (++count > kMaxDetails) break;
-      read_detail(error, detail);
-    }
-  }
+  json_util::read_error(json, error);
   return error;
 }
 

@@ -8,6 +8,10 @@
 #include <string>
 #include <string_view>
 
+namespace cwsandbox::protocol {
+struct ConnectError;
+}
+
 namespace cwsandbox::protocol::json_util {
 
 using Json = nlohmann::json;
@@ -23,5 +27,8 @@ inline const Json* find(const Json& object, const char* name) {
   const auto it = object.find(name);
   return it == object.end() || it->is_null() ? nullptr : &*it;
 }
+
+/// Takes over what a Connect error's object says; `error` holds what stands without it.
+void read_error(const Json& object, ConnectError& error);
 
 }  // namespace cwsandbox::protocol::json_util

@@ -1,5 +1,6 @@
 #include "protocol/messages.hpp"
 
+#include <algorithm>
 #include <array>
 #include <charconv>
 #include <limits>
@@ -17,6 +18,10 @@ using json_util::Json;
 constexpr std::array<std::string_view, 9> kStates = {"STATE_UNSPECIFIED", "STATE_CREATING", "STATE_RUNNING",
                                                      "STATE_COMPLETED",   "STATE_FAILED",   "STATE_TERMINATING",
                                                      "STATE_TERMINATED",  "STATE_PENDING",  "STATE_PAUSED"};
+
+constexpr std::array<std::string_view, 8> kFileTypes = {
+    "FILE_TYPE_UNSPECIFIED", "FILE_TYPE_REGULAR", "FILE_TYPE_DIRECTORY",    "FILE_TYPE_SYMLINK",
+    "FILE_TYPE_FIFO",        "FILE_TYPE_SOCKET",  "FILE_TYPE_BLOCK_DEVICE", "FILE_TYPE_CHARACTER_DEVICE"};
 
 [[noreturn]] void fail(const std::string& path, const std::string& why) {
   throw ParseError(path, path.empty() ? "the message " + why : path + ": " + why);
@@ -121,39 +126,16 @@ class Object {
     out = value->get<bool>();
   }
 
-  void read(const char* name, std::int32_t& out) const {
-    if (const auto value = integer(name, std::numeric_limits<std::int32_t>::min(), std::numeric_limits<std::int32_t>::max())) {
-      out = static_cast<std::int32_t>(*value);
-    }
-  }
+  void read(const char* name, std::int32_t& out) const { read_integer(name, out); }
+  void read(const char* name, std::int64_t& out) const { read_integer(name, out); }
+  void read(const char* name, std::uint32_t& out) const { read_integer(name, out); }
+  void read(const char* name, std::uint64_t& out) const { read_integer(name, out); }
 
-  void read(const char* name, std::optional<std::int32_t>& out) const {
-    std::int32_t value = 0;
-    if (find(name) == nullptr) return;
-    read(name, value);
-    out = value;
-  }
+  void read(const char* name, std::optional<std::int32_t>& out) const { read_integer(name, out); }
+  void read(const char* name, std::optional<std::uint32_t>& out) const { read_integer(name, out); }
 
-  void read(const char* name, std::int64_t& out) const {
-    if (const auto value = integer(name, std::numeric_limits<std::int64_t>::min(), std::numeric_limits<std::int64_t>::max()))
-      out = *value;
-  }
-
-  void read(const char* name, State& out) const {
-    const Json* value = find(name);
-    if (value == nullptr) return;
-    out = State::unspecified;  // an unknown state is unspecified, never an error (LC-10)
-    if (value->is_string()) {
-      for (std::size_t i = 0; i < kStates.size(); ++i) {
-        if (value->get_ref<const std::string&>() == kStates[i]) out = static_cast<State>(i);
-      }
-    } else if (value->is_number_integer()) {
-      const auto number = integer(name, std::numeric_limits<std::int32_t>::min(), std::numeric_limits<std::int32_t>::max());
-      if (*number >= 0 && *number < static_cast<std::int64_t>(kStates.size())) out = static_cast<State>(*number);
-    } else {
-      fail(path(name), "must be the name or the number of a state");
-    }
-  }
+  void read(const char* name, State& out) const { read_enum(name, kStates, "state", out); }  // unknown: unspecified (LC-10)
+  void read(const char* name, FileType& out) const { read_enum(name, kFileTypes, "file type", out); }
 
   void read(const char* name, Timestamp& out) const {
     const Json* value = find(name);
@@ -184,6 +166,20 @@ class Object {
     out = std::move(*bytes);
   }
 
+  /// Text that need not be UTF-8: `name`, or `name` + "Bytes" in base64. False when there is neither.
+  bool read_any_text(const std::string& name, std::string& out) const {
+    const std::string bytes_name = name + "_bytes";
+    const bool as_text = find(name) != nullptr, as_bytes = find(bytes_name) != nullptr;
+    if (as_text && as_bytes) fail(path(bytes_name), "excludes " + camel(name));
+    read(name.c_str(), out);
+    read_bytes(bytes_name.c_str(), out);
+    return as_text || as_bytes;
+  }
+
+  void read(const char* name, FilePath& out) const {
+    if (!read_any_text(name, out.bytes) || out.bytes.empty()) fail(path(name), "must be there and not be empty");
+  }
+
   template <class Function>
   void each(const char* name, Function function) const {
     const Json* value = find(name);
@@ -203,30 +199,59 @@ class Object {
     return json.get<std::string>();
   }
 
-  [[nodiscard]] std::optional<std::int64_t> integer(const char* name, std::int64_t min, std::int64_t max) const {
+  template <class Integer>
+  void read_integer(const char* name, std::optional<Integer>& out) const {
+    Integer value = 0;
+    if (find(name) == nullptr) return;
+    read_integer(name, value);
+    out = value;
+  }
+
+  template <class Integer>
+  void read_integer(const char* name, Integer& out) const {
     const Json* value = find(name);
-    if (value == nullptr) return std::nullopt;
-    std::optional<std::int64_t> number;
+    if (value == nullptr) return;
+    std::optional<Integer> number;
+    const auto take = [&number](auto wide) {
+      if (std::in_range<Integer>(wide)) number = static_cast<Integer>(wide);
+    };
     if (value->is_number_unsigned()) {
-      const auto u = value->get<std::uint64_t>();
-      if (u <= static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max())) number = static_cast<std::int64_t>(u);
+      take(value->get<std::uint64_t>());
     } else if (value->is_number_integer()) {
-      number = value->get<std::int64_t>();
+      take(value->get<std::int64_t>());
     } else if (value->is_number_float()) {  // 1.0 and 1e3 are integers to proto3 JSON; only exact ones can be converted
       const double d = value->get<double>();
-      if (d >= -9007199254740991.0 && d <= 9007199254740991.0 && d == static_cast<double>(static_cast<std::int64_t>(d))) {
-        number = static_cast<std::int64_t>(d);
-      }
+      if (d >= -9007199254740991.0 && d <= 9007199254740991.0 && d == static_cast<double>(static_cast<std::int64_t>(d)))
+        take(static_cast<std::int64_t>(d));
     } else if (value->is_string()) {
       const auto& digits = value->get_ref<const std::string&>();
-      std::int64_t parsed = 0;
+      Integer parsed = 0;
       const auto [end, ec] = std::from_chars(digits.data(), digits.data() + digits.size(), parsed);
       if (ec == std::errc() && end == digits.data() + digits.size() && !digits.empty()) number = parsed;
     }
-    if (!number || *number < min || *number > max) {
-      fail(path(name), "must be an integer from " + std::to_string(min) + " to " + std::to_string(max));
+    if (!number) {
+      using Limits = std::numeric_limits<Integer>;
+      fail(path(name), "must be an integer from " + std::to_string(Limits::min()) + " to " + std::to_string(Limits::max()));
     }
-    return number;
+    out = *number;
+  }
+
+  /// By name or by number; an unknown one is the unspecified value, never an error.
+  template <class Enum, std::size_t Count>
+  void read_enum(const char* name, const std::array<std::string_view, Count>& names, const char* what, Enum& out) const {
+    const Json* value = find(name);
+    if (value == nullptr) return;
+    out = Enum{};
+    if (value->is_string()) {
+      const auto it = std::find(names.begin(), names.end(), value->get_ref<const std::string&>());
+      if (it != names.end()) out = static_cast<Enum>(it - names.begin());
+    } else if (value->is_number_integer()) {
+      std::int32_t number = 0;
+      read_integer(name, number);
+      if (number >= 0 && number < static_cast<std::int32_t>(Count)) out = static_cast<Enum>(number);
+    } else {
+      fail(path(name), std::string("must be the name or the number of a ") + what);
+    }
   }
 
   const Json& json_;
@@ -334,6 +359,19 @@ Sandbox read_sandbox(const Object& object) {
   return out;
 }
 
+FileInfo read_file_info(const Object& object) {
+  FileInfo out;
+  (void)object.read_any_text("name", out.name);
+  object.read("type", out.type);
+  object.read("size", out.size);
+  object.read("mode", out.mode);
+  object.read("uid", out.uid);
+  object.read("gid", out.gid);
+  object.read("modify_time", out.modify_time);
+  (void)object.read_any_text("link_target", out.link_target);
+  return out;
+}
+
 // ---- writing ----
 
 std::string format_timestamp(std::chrono::system_clock::time_point time) {
@@ -387,6 +425,23 @@ class Writer {
   }
   void put(const char* name, const std::optional<std::int32_t>& value) {
     if (value) json_[camel(name)] = *value;
+  }
+  void put(const char* name, std::uint32_t value) {
+    if (value != 0) json_[camel(name)] = value;
+  }
+  void put(const char* name, std::uint64_t value) {
+    if (value != 0) json_[camel(name)] = std::to_string(value);
+  }
+  void put(const char* name, FileType value) {
+    if (value != FileType::unspecified) json_[camel(name)] = to_string(value);
+  }
+  void put(const char* name, const FilePath& value) { put_any_text(name, value.bytes); }
+  void put_any_text(const std::string& name, const std::string& value) {
+    if (is_utf8(value)) {
+      put(name.c_str(), value);
+    } else {
+      put_bytes((name + "_bytes").c_str(), value);
+    }
   }
   void put(const char* name, std::int64_t value) {
     if (value != 0) json_[camel(name)] = std::to_string(value);
@@ -631,6 +686,19 @@ Json sandbox_json(const Sandbox& message) {
   return out.take();
 }
 
+Json file_info_json(const FileInfo& message) {
+  Writer out;
+  out.put_any_text("name", message.name);
+  out.put("type", message.type);
+  out.put("size", message.size);
+  out.put("mode", message.mode);
+  out.put("uid", message.uid);
+  out.put("gid", message.gid);
+  out.put("modify_time", message.modify_time);
+  out.put_any_text("link_target", message.link_target);
+  return out.take();
+}
+
 /// A request is sent as it was meant or not at all: repaired text would name another program, file or sandbox.
 void require_utf8(const Json& json, const std::string& path) {
   if (json.is_string()) {
@@ -656,6 +724,11 @@ std::string dump_request(const Json& json) {
 std::string_view to_string(State state) noexcept {
   const auto index = static_cast<std::size_t>(state);
   return kStates[index < kStates.size() ? index : 0];
+}
+
+std::string_view to_string(FileType type) noexcept {
+  const auto index = static_cast<std::size_t>(type);
+  return kFileTypes[index < kFileTypes.size() ? index : 0];
 }
 
 // ---- requests ----
@@ -827,6 +900,236 @@ ExecResponse parse_exec_response(std::string_view json) {
   object.read("stderr_truncated", out.stderr_truncated);
   object.read("stdout_bytes_produced", out.stdout_bytes_produced);
   object.read("stderr_bytes_produced", out.stderr_bytes_produced);
+  return out;
+}
+
+// ---- files ----
+
+std::string to_json(const WriteFileRequest& message) {
+  Writer out;
+  out.put("sandbox_id", message.sandbox_id);
+  out.put("path", message.path);
+  out.put_bytes("content", message.content);
+  out.put("container", message.container);
+  return dump_request(out.take());
+}
+
+WriteFileRequest parse_write_file_request(std::string_view json) {
+  const Json root = parse(json);
+  const Object object(root, "");
+  WriteFileRequest out;
+  object.read("sandbox_id", out.sandbox_id);
+  object.read("path", out.path);
+  object.read_bytes("content", out.content);
+  object.read("container", out.container);
+  return out;
+}
+
+std::string to_json(const ReadFileRequest& message) {
+  Writer out;
+  out.put("sandbox_id", message.sandbox_id);
+  out.put("path", message.path);
+  out.put("container", message.container);
+  return dump_request(out.take());
+}
+
+ReadFileRequest parse_read_file_request(std::string_view json) {
+  const Json root = parse(json);
+  const Object object(root, "");
+  ReadFileRequest out;
+  object.read("sandbox_id", out.sandbox_id);
+  object.read("path", out.path);
+  object.read("container", out.container);
+  return out;
+}
+
+std::string to_json(const ReadFileResponse& message) {
+  Writer out;
+  out.put_bytes("content", message.content);
+  return json_util::dump(out.take());
+}
+
+ReadFileResponse parse_read_file_response(std::string_view json) {
+  const Json root = parse(json);
+  const Object object(root, "");
+  ReadFileResponse out;
+  object.read_bytes("content", out.content);
+  return out;
+}
+
+std::string to_json(const StatFileRequest& message) {
+  Writer out;
+  out.put("sandbox_id", message.sandbox_id);
+  out.put("path", message.path);
+  out.put("follow_symlinks", message.follow_symlinks);
+  return dump_request(out.take());
+}
+
+StatFileRequest parse_stat_file_request(std::string_view json) {
+  const Json root = parse(json);
+  const Object object(root, "");
+  StatFileRequest out;
+  object.read("sandbox_id", out.sandbox_id);
+  object.read("path", out.path);
+  object.read("follow_symlinks", out.follow_symlinks);
+  return out;
+}
+
+std::string to_json(const FileInfo& message) { return json_util::dump(file_info_json(message)); }
+
+FileInfo parse_file_info(std::string_view json) {
+  const Json root = parse(json);
+  return read_file_info(Object(root, ""));
+}
+
+std::string to_json(const ListFilesRequest& message) {
+  Writer out;
+  out.put("sandbox_id", message.sandbox_id);
+  out.put("path", message.path);
+  return dump_request(out.take());
+}
+
+ListFilesRequest parse_list_files_request(std::string_view json) {
+  const Json root = parse(json);
+  const Object object(root, "");
+  ListFilesRequest out;
+  object.read("sandbox_id", out.sandbox_id);
+  object.read("path", out.path);
+  return out;
+}
+
+std::string to_json(const ListFilesResponse& message) {
+  Writer out;
+  out.put_each("files", message.files, file_info_json);
+  return json_util::dump(out.take());
+}
+
+ListFilesResponse parse_list_files_response(std::string_view json) {
+  const Json root = parse(json);
+  const Object object(root, "");
+  ListFilesResponse out;
+  object.each("files", [&](const Json& item, const std::string& path) { out.files.push_back(read_file_info(Object(item, path))); });
+  return out;
+}
+
+std::string to_json(const MakeDirectoryRequest& message) {
+  Writer out;
+  out.put("sandbox_id", message.sandbox_id);
+  out.put("path", message.path);
+  out.put("mode", message.mode);
+  out.put("parents", message.parents);
+  return dump_request(out.take());
+}
+
+MakeDirectoryRequest parse_make_directory_request(std::string_view json) {
+  const Json root = parse(json);
+  const Object object(root, "");
+  MakeDirectoryRequest out;
+  object.read("sandbox_id", out.sandbox_id);
+  object.read("path", out.path);
+  object.read("mode", out.mode);
+  object.read("parents", out.parents);
+  return out;
+}
+
+std::string to_json(const RemoveFileRequest& message) {
+  Writer out;
+  out.put("sandbox_id", message.sandbox_id);
+  out.put("path", message.path);
+  out.put("recursive", message.recursive);
+  out.put("allow_missing", message.allow_missing);
+  return dump_request(out.take());
+}
+
+RemoveFileRequest parse_remove_file_request(std::string_view json) {
+  const Json root = parse(json);
+  const Object object(root, "");
+  RemoveFileRequest out;
+  object.read("sandbox_id", out.sandbox_id);
+  object.read("path", out.path);
+  object.read("recursive", out.recursive);
+  object.read("allow_missing", out.allow_missing);
+  return out;
+}
+
+std::string to_json(const RenameFileRequest& message) {
+  Writer out;
+  out.put("sandbox_id", message.sandbox_id);
+  out.put("from", message.from);
+  out.put("to", message.to);
+  return dump_request(out.take());
+}
+
+RenameFileRequest parse_rename_file_request(std::string_view json) {
+  const Json root = parse(json);
+  const Object object(root, "");
+  RenameFileRequest out;
+  object.read("sandbox_id", out.sandbox_id);
+  object.read("from", out.from);
+  object.read("to", out.to);
+  return out;
+}
+
+// ---- logs ----
+
+std::string to_json(const StreamLogsRequest& message) {
+  Writer out;
+  out.put("sandbox_id", message.sandbox_id);
+  out.put("follow", message.follow);
+  out.put("tail_lines", message.tail_lines);
+  out.put("since_time", message.since_time);
+  out.put("container", message.container);
+  out.put("timestamps", message.timestamps);
+  out.put("resume_log_session_id", message.resume_log_session_id);
+  out.put("resume_log_offset", message.resume_log_offset);
+  return dump_request(out.take());
+}
+
+StreamLogsRequest parse_stream_logs_request(std::string_view json) {
+  const Json root = parse(json);
+  const Object object(root, "");
+  StreamLogsRequest out;
+  object.read("sandbox_id", out.sandbox_id);
+  object.read("follow", out.follow);
+  object.read("tail_lines", out.tail_lines);
+  object.read("since_time", out.since_time);
+  object.read("container", out.container);
+  object.read("timestamps", out.timestamps);
+  object.read("resume_log_session_id", out.resume_log_session_id);
+  object.read("resume_log_offset", out.resume_log_offset);
+  return out;
+}
+
+std::string to_json(const LogEntry& message) {
+  Writer out;
+  out.put_bytes("data", message.data);
+  out.put("timestamp", message.timestamp);
+  out.put("log_session_id", message.log_session_id);
+  out.put("next_log_offset", message.next_log_offset);
+  Json json = out.take();
+  if (message.error) {  // also when it says nothing: its presence is what counts
+    Writer error;
+    error.put("message", message.error->message);
+    error.put("code", message.error->code);
+    json["error"] = error.take();
+  }
+  return json_util::dump(json);
+}
+
+LogEntry parse_log_entry(std::string_view json) {
+  const Json root = parse(json);
+  const Object object(root, "");
+  LogEntry out;
+  object.read_bytes("data", out.data);
+  object.read("timestamp", out.timestamp);
+  object.read("log_session_id", out.log_session_id);
+  object.read("next_log_offset", out.next_log_offset);
+  if (const Json* error = object.find("error")) {
+    const Object fault(*error, object.path("error"));
+    auto& read = out.error.emplace();
+    fault.read("message", read.message);
+    fault.read("code", read.code);
+  }
   return out;
 }
 
