@@ -196,7 +196,7 @@ TEST_CASE("the end of a scope stops it and masks nothing", "[LC-12]") {
   server.on("DeleteSandbox", [](const auto&) { return ScriptedServer::error("internal", "no"); });
   CHECK_THROWS_AS(
       [&] {
-        const auto sandbox = Sandbox::run(Client(server.options()));
+        const auto sandbox = Sandbox::run(Client(server.options().with_retry_budget(0ms)));
         sandbox.start().result();
         throw std::domain_error("on the way");
       }(),
