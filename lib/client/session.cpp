@@ -97,7 +97,8 @@ class SessionState final : public client::ExitHook, public std::enable_shared_fr
                    [](std::exception_ptr) {});
     return source.get_task();
   }
-  task<void> close_at_exit() override { return close(StopOptions()); }
+  // Within the time that exit has: what ignores SIGTERM is killed in the middle of it.
+  task<void> close_at_exit() override { return close(StopOptions().with_grace_period(std::chrono::seconds(5))); }
 
   static asio::awaitable<Sandbox> find(std::shared_ptr<SessionState> self, std::string id, bool adopt) {
     auto sandbox = co_await SandboxState::find(self->client_.core(), std::move(id));
