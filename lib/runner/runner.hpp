@@ -1,7 +1,35 @@
-// What a runner must do: the seam between the gateway and the place where sandboxes run.
+// What a runner must do: the seam between the gateway and the place where sandboxes run. This page and the comments below are the
+// whole of what the two know of each other, so that another runner needs no change outside lib/runner/.
 //
-// A runner knows nothing of HTTP, WebSockets, tokens or JSON; the gateway knows nothing of namespaces, pods or pids. Everything
-// here runs on the one serialised executor that the runner was made with; nothing blocks it; nothing is thread safe.
+// A runner knows nothing of HTTP, WebSockets, tokens or JSON; the gateway knows nothing of namespaces, pods or pids.
+//
+// Where it runs. Everything here is called on, and calls back on, the one serialised executor that the runner was made with.
+// Nothing blocks it: a runner waits asynchronously, and work that it does itself comes in bounded turns (a mebibyte copied, some
+// hundred entries of a directory), after each of which it lets others run. Nothing is thread safe. Every wait for something outside
+// this process has a deadline of the runner's own, and every buffer a bound; with full buffers the sandbox waits, not the gateway's
+// memory.
+//
+// Who keeps what. The gateway owns the objects that it gets. A coroutine that is under way keeps what it needs by itself, so the
+// object that it was called on may be destroyed meanwhile; buffers passed to it must stay. A handler that was given (`on_exit`,
+// `async_wait`) is called once or, after its object has been destroyed, never, and not from inside the call that gave it.
+// Destroying a Sandbox ends it with all that is in it and leaves nothing behind: no process, no descriptor, no file. Runner,
+// sandboxes and processes may be destroyed in any order, and with the event loop.
+//
+// Life. `create` completes when the initial files are there and the main command runs; until then an error leaves nothing behind.
+// The end of the main command is the end of the sandbox, whose other processes are then ended; each process gets its ExitInfo
+// before the sandbox gets its own. Whoever's end nobody can tell any more gets Kind::lost. Streams can be read to their end after
+// the process and the sandbox have ended.
+//
+// What it tells. Refusals are RunnerErrors that can be shown to whoever asked: they name what is wrong and hold nothing secret.
+// `invalid_argument` for requests that no sandbox could do; StartFailed and FileFailed, with the errno of the sandbox's system, for
+// what this one refused; `unavailable` when the sandbox has gone; `resource_exhausted` when the place is full.
+//
+// Whom it trusts. Nobody in the sandbox: programs there may do all that their system lets them, while any operation here is under
+// way, and neither make the gateway wait for them (a FIFO, a device, a file that is never whole) nor lead it out of the sandbox (a
+// symlink, a directory that is swapped for one). Paths are resolved in the sandbox, with its user's rights, and what was looked at
+// is what is used.
+//
+// How it is shown. tests/runner/conformance.hpp holds checks over this seam alone: a runner is done when it passes them.
 #pragma once
 
 #include <boost/asio/any_completion_handler.hpp>
@@ -42,8 +70,8 @@ class RunnerError : public std::runtime_error {
 
 /// A file that is there before the main command starts.
 struct InitialFile {
-  std::string path;  ///< absolute; missing directories are made
-  std::string content;
+  std::string path;     ///< absolute; missing directories are made, mode 0755
+  std::string content;  ///< mode 0644
 };
 
 /// What a sandbox is made from.
@@ -137,7 +165,7 @@ struct FileInfo {
   std::string link_target;  ///< of a symlink
 };
 
-/// A file operation that the sandbox's system refused.
+/// A file operation that the sandbox's system refused. The text is printable and names the path; `path` is as it was given, bytes.
 class FileFailed : public RunnerError {
  public:
   FileFailed(int error, std::string path, const std::string& message)
@@ -166,7 +194,8 @@ class FileReader {
 class FileWriter {
  public:
   virtual ~FileWriter() = default;
-  /// All bytes, behind those before. Throws FileFailed (ENOSPC, ...). The buffer stays valid until completion.
+  /// All bytes, behind those before. Throws FileFailed (ENOSPC, ...), and then again at every further call: half a file is none.
+  /// The buffer stays valid until completion.
   [[nodiscard]] virtual asio::awaitable<void> write(asio::const_buffer from) = 0;
   /// The file takes its name, replacing what bore it: a regular file or nothing. Once. Throws FileFailed.
   [[nodiscard]] virtual asio::awaitable<void> commit() = 0;
@@ -178,29 +207,35 @@ struct FileWriteSpec {
   bool make_parents = false;          ///< missing directories are made, mode 0755
 };
 
-/// A directory's entries, some at a time, without "." and "..", in the directory's own order.
+/// A directory's entries, some at a time, without "." and "..", in the directory's own order. What comes and goes meanwhile may be
+/// there or not.
 class DirectoryReader {
  public:
   virtual ~DirectoryReader() = default;
-  /// At most `limit` entries; none at the end. Throws FileFailed.
+  /// At most `limit` entries, at least one but at the end. Throws FileFailed. Symlinks are not followed.
   [[nodiscard]] virtual asio::awaitable<std::vector<FileInfo>> next(std::size_t limit) = 0;
 };
 
 /// The files of one sandbox. Paths are resolved inside the sandbox, by its user, with its working directory; they are any bytes but
 /// NUL, not empty. Every call throws FileFailed for what the sandbox's system refuses, and RunnerError("unavailable",
-/// "CWSANDBOX_RUNNER_UNAVAILABLE") when the sandbox has gone. Nothing here waits for a FIFO's other end or opens a device.
+/// "CWSANDBOX_RUNNER_UNAVAILABLE") when the sandbox has gone, RunnerError("invalid_argument") for a path that is none. Nothing here
+/// waits for a FIFO's other end or opens a device.
 class Files {
  public:
   virtual ~Files() = default;
-  /// Symlinks are followed inside the sandbox. FileFailed(EISDIR) for a directory, FileFailed(EINVAL) for what is no regular file.
+  /// Symlinks are followed inside the sandbox. FileFailed(EISDIR) for a directory, FileFailed(EINVAL) for what else is no regular
+  /// file. One whose content the kernel makes while it is read (/proc) is read once, at `open`.
   [[nodiscard]] virtual asio::awaitable<std::unique_ptr<FileReader>> open(std::string path) = 0;
+  /// As `open`; where the path is a symlink, the file that it leads to is replaced. EACCES for one that may not be written.
   [[nodiscard]] virtual asio::awaitable<std::unique_ptr<FileWriter>> create(FileWriteSpec spec) = 0;
   [[nodiscard]] virtual asio::awaitable<FileInfo> stat(std::string path, bool follow_symlinks) = 0;
   [[nodiscard]] virtual asio::awaitable<std::unique_ptr<DirectoryReader>> list(std::string path) = 0;
-  /// `parents`: missing ones are made, and one that is there already is no error.
+  /// `mode` is exact, up to 07777. `parents`: missing ones are made, mode 0755, and one that is there already is no error.
   [[nodiscard]] virtual asio::awaitable<void> make_directory(std::string path, std::uint32_t mode, bool parents) = 0;
-  /// A file, a symlink (never what it points to), an empty directory; with `recursive` also what is in it.
+  /// A file, a symlink (never what it points to), an empty directory; with `recursive` also what is in it. EINVAL for a path that
+  /// ends in "." or "..". Stops at the first entry that cannot be removed.
   [[nodiscard]] virtual asio::awaitable<void> remove(std::string path, bool recursive) = 0;
+  /// As rename(2): replaces a file, or an empty directory by a directory; EXDEV from one place to another (/tmp, /workspace, ...).
   [[nodiscard]] virtual asio::awaitable<void> rename(std::string from, std::string to) = 0;
 };
 

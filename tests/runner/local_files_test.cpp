@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <csignal>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -227,6 +228,24 @@ TEST_CASE("files under way are nobody's descriptors but the gateway's", "[runner
   std::vector<std::unique_ptr<runner::FileWriter>> writers;
   for (int i = 0; i < 20; ++i) writers.push_back(run(in.loop, in.files().create(to("/tmp/new" + std::to_string(i)))));
   CHECK(in("i=0; while [ $i -lt 200 ]; do [ -e /proc/$$/fd/$i ] && echo $i; i=$((i+1)); done").out == "0\n1\n2\n");
+}
+
+TEST_CASE("who kills the agent's helpers gets an error and nothing else", "[runner][isolation][files]") {
+  Room in;
+  const auto killer = run(
+      in.loop, in.sandbox->start(command(sh("echo ready; while :; do for p in /proc/[0-9]*; do read name < $p/comm && "
+                                            "[ \"$name\" = cwsandbox-agent ] && kill -KILL ${p#/proc/}; done; done 2>/dev/null"))));
+  REQUIRE(run(in.loop, read_line(killer->std_out())) == "ready");
+  for (int i = 0; i < 20; ++i) {
+    REQUIRE(in("mkdir -p /tmp/tree/a; cd /tmp/tree/a; i=0; while [ $i -lt 300 ]; do : > $i; i=$((i+1)); done").exit.value == 0);
+    const int error = in.remove_error("/tmp/tree");
+    CHECK((error == 0 || error == EIO));
+    const int opened = in.open_error("/proc/version");
+    CHECK((opened == 0 || opened == EIO));
+  }
+  killer->signal_group(SIGKILL);
+  run(in.loop, wait_exit(*killer));
+  CHECK(in.open_error("/proc/version") == 0);
 }
 
 TEST_CASE("nothing of a file operation stays open", "[runner][files]") {
