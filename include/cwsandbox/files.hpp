@@ -26,8 +26,8 @@ class FileInfo {
   std::string path;  ///< as it was asked for; in a list, the directory and the name
   std::string name;  ///< the last part
   FileType type = FileType::unspecified;
-  std::uint64_t size = 0;                                        ///< bytes
-  std::uint32_t mode = 0;                                        ///< permission bits, 07777
+  std::uint64_t size = 0;  ///< bytes
+  std::uint32_t mode = 0;  ///< permission bits, 07777
   std::optional<std::chrono::system_clock::time_point> modified;
   std::string link_target;  ///< of a symlink, as it stands there
 };

@@ -78,18 +78,23 @@ asio::awaitable<std::string> call_once(std::shared_ptr<Backend> backend, std::st
 }  // namespace
 
 asio::awaitable<std::string> call(std::shared_ptr<Backend> backend, std::string method, std::string body,
-                                  std::chrono::milliseconds timeout) {
+                                  std::chrono::milliseconds timeout, Repeat repeat) {
   const auto ready = backend->ready();
   co_await wait_for(ready);
-  const std::string target = "/coreweave.sandbox.v1.SandboxService/" + method;
+  const std::string target = method.front() == '/' ? method : "/coreweave.sandbox.v1.SandboxService/" + method;
   Retries retries(backend->retry_policy());
   for (;;) {
     std::exception_ptr error;
+    bool done_perhaps = false;
     try {
       co_return co_await call_once(backend, target, body, timeout);
-    } catch (...) {
+    } catch (const net::TransportError& lost) {
+      done_perhaps = lost.sent();
       error = from_transport(std::current_exception());
+    } catch (...) {
+      error = std::current_exception();
     }
+    if (done_perhaps && repeat == Repeat::if_unsent) std::rethrow_exception(error);
     const auto delay = retries.next(error);
     if (!delay) std::rethrow_exception(error);
     asio::steady_timer timer(co_await asio::this_coro::executor, *delay);
