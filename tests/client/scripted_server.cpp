@@ -163,11 +163,11 @@ struct ScriptedServer::Impl {
     }
     if (reply.hang_up) return false;
     std::string head = "HTTP/1.1 " + std::to_string(reply.status) + " Said\r\nContent-Type: " + reply.content_type +
-                       "\r\nContent-Length: " + std::to_string(reply.body.size()) + "\r\n";
+                       "\r\nContent-Length: " + std::to_string(reply.body.size() + reply.missing) + "\r\n";
     for (const auto& [name, value] : reply.headers) head += name + ": " + value + "\r\n";
     head += "\r\n" + reply.body;
     asio::write(socket, asio::buffer(head));
-    return true;
+    return reply.missing == 0;
   }
 };
 

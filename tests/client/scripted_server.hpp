@@ -30,7 +30,8 @@ class ScriptedServer {
     std::string body;
     std::string content_type = "application/json";
     std::map<std::string, std::string> headers;
-    bool hang_up = false;  // nothing is answered: the connection closes
+    bool hang_up = false;     // nothing is answered: the connection closes
+    std::size_t missing = 0;  // bytes of the body that are announced and never come: the connection closes
   };
   /// Called on the connection's own thread; may block, but must come back before the server is destroyed.
   using Handler = std::function<Answer(const Request&)>;
