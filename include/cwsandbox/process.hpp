@@ -96,6 +96,8 @@ class ProcessControl {
   [[nodiscard]] virtual task<std::uint64_t> pid() = 0;
   [[nodiscard]] virtual const std::string& id() const noexcept = 0;
   virtual void detach() noexcept = 0;
+  /// For a terminal.
+  virtual void resize(std::uint16_t width, std::uint16_t height) = 0;
 };
 
 }  // namespace detail

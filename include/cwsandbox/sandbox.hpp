@@ -8,6 +8,7 @@
 #include <cwsandbox/logs.hpp>
 #include <cwsandbox/process.hpp>
 #include <cwsandbox/sandbox_options.hpp>
+#include <cwsandbox/terminal.hpp>
 #include <cwsandbox/stream_reader.hpp>
 
 namespace cwsandbox {
@@ -143,6 +144,9 @@ class CWSANDBOX_EXPORT Sandbox {
   /// \throws std::invalid_argument for an empty command, an empty or relative cwd, a NUL, an environment name that is empty or
   /// holds '=', a timeout below 1 ms, or a command of more than 4 MiB (EX-1, EX-2).
   [[nodiscard]] Process exec(std::vector<std::string> command, ExecOptions options = ExecOptions()) const;
+  /// Runs a shell, or another command, on a terminal of its own; returns at once, like `exec`. The client sets no timeout (TS-6).
+  /// \throws std::invalid_argument for a size below 1 or above 65535, and as `exec` does.
+  [[nodiscard]] TerminalSession shell(ShellOptions options = ShellOptions()) const;
 
   /// Completes when the server has accepted the sandbox, so that it has an id. Done once, however often it is called; one request
   /// id over all retries, so that no second sandbox is made (LC-1, LC-2).
@@ -177,8 +181,9 @@ class CWSANDBOX_EXPORT Sandbox {
   [[nodiscard]] StreamReader<std::string> read_file_stream(std::string path, ReadFileOptions options = ReadFileOptions()) const;
   /// A file that is written as its bytes come, of any size, in constant memory (FI-3).
   [[nodiscard]] FileWriteStream write_file_stream(std::string path, WriteFileOptions options = WriteFileOptions()) const;
-  /// Copies a file from the sandbox to this machine, in constant memory, with its permission bits less the umask. The local file is
-  /// replaced when all is there, through a temporary one beside it; where it is a symlink, that stays.
+  /// Copies a file from the sandbox to this machine, in constant memory. A local file that is there is replaced when all has come,
+  /// through a temporary one beside it, and keeps its permission bits; where it is a symlink, that stays. A new one gets the bits
+  /// of the sandbox's less the umask.
   /// \throws std::filesystem::filesystem_error from the task for what goes wrong on this side.
   task<void> download_file(std::string path, std::string local_path, ReadFileOptions options = ReadFileOptions()) const;
   /// Copies a regular file of this machine into the sandbox, in constant memory, with its permission bits. Errors as above.

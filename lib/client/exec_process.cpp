@@ -25,8 +25,7 @@ constexpr std::chrono::seconds kCancelMargin{5};
 constexpr std::chrono::milliseconds kFlushDelay{2};
 constexpr std::chrono::seconds kIdleTimeout{60};
 constexpr std::uint64_t kMinWindow = 64 * 1024;
-
-std::exception_ptr has_exited() { return make_exception_ptr(SandboxExecutionError("Process has exited")); }
+constexpr std::uint64_t kMostRest = protocol::kMaxWindow;
 
 std::chrono::system_clock::time_point from_ms(std::uint64_t ms) {
   return std::chrono::system_clock::time_point(std::chrono::milliseconds(static_cast<std::int64_t>(ms)));
@@ -72,8 +71,8 @@ struct ExecProcess::Guard {
 ExecProcess::ExecProcess(LoopManager loop, ExecOptions options, std::shared_ptr<ExecCounters> counters)
     : loop_(std::move(loop)), options_(std::move(options)), counters_(std::move(counters)) {}
 
-std::shared_ptr<ExecProcess> ExecProcess::create(LoopManager loop, std::vector<std::string> command, ExecOptions options,
-                                                 std::shared_ptr<ExecCounters> counters) {
+std::shared_ptr<ExecProcess> ExecProcess::prepare(LoopManager loop, std::vector<std::string> command, ExecOptions options,
+                                                  std::shared_ptr<ExecCounters> counters) {
   if (command.empty()) throw std::invalid_argument("cwsandbox: the command is empty");
   if (options.cwd() && options.cwd()->empty()) throw std::invalid_argument("cwsandbox: cwd is empty; it must be an absolute path");
   if (options.timeout() && *options.timeout() < std::chrono::milliseconds(1))
@@ -95,49 +94,118 @@ std::shared_ptr<ExecProcess> ExecProcess::create(LoopManager loop, std::vector<s
   const std::uint64_t window = std::clamp(opts.window(), kMinWindow, protocol::kMaxWindow);
   request.stdout_limit = request.stderr_limit = window;
   if (const auto error = protocol::validate(request)) throw std::invalid_argument("cwsandbox: " + error->message);
-
-  self->consume_step_ = static_cast<std::size_t>(window / 4);
-  self->request_id_ = request.id;
   self->command_ = std::move(command);
-  const std::weak_ptr<ExecProcess> weak = self;
-  self->out_ = std::make_shared<core::OutputBuffer>(opts.capture(), [weak](std::size_t n) {
-    if (const auto p = weak.lock()) p->on_consumed(Channel::std_out, n);
-  });
-  self->err_ = std::make_shared<core::OutputBuffer>(opts.capture(), [weak](std::size_t n) {
-    if (const auto p = weak.lock()) p->on_consumed(Channel::std_err, n);
-  });
-  if (opts.use_stdin()) {
-    self->stdin_ = std::make_shared<ByteChannel>(StreamWriter::QUEUE_SIZE, self->loop_);
-    self->writer_.emplace(self->stdin_, self->loop_);
-  } else {
-    self->stdin_done_ = true;
-  }
-  self->source_.emplace(self->loop_);
-  self->source_->on_cancel([weak] {
-    const auto p = weak.lock();
-    return p && p->request_cancel();
-  });
-  self->source_->on_wait([out = self->out_, err = self->err_] {
-    out->drain();
-    err->drain();
-  });
   return self;
 }
+
+std::shared_ptr<ExecProcess> ExecProcess::create(LoopManager loop, std::vector<std::string> command, ExecOptions options,
+                                                 std::shared_ptr<ExecCounters> counters) {
+  auto self = prepare(std::move(loop), std::move(command), std::move(options), std::move(counters));
+  self->make_ends();
+  return self;
+}
+
+std::shared_ptr<ExecProcess> ExecProcess::create_shell(LoopManager loop, const ShellOptions& options) {
+  const auto side = [](int value, const char* name) {
+    if (value < 1 || value > 65535)
+      throw std::invalid_argument(std::string("cwsandbox: the terminal's ") + name + " must be from 1 to 65535");
+    return static_cast<std::uint16_t>(value);
+  };
+  const std::uint16_t width = side(options.width(), "width"), height = side(options.height(), "height");
+  auto env = options.env();
+  env.try_emplace("TERM", options.term());
+  ExecOptions plain;
+  plain.with_stdin().with_capture(Capture::none()).with_env(std::move(env)).with_window(options.window());
+  plain.with_grace_period(options.grace_period());
+  if (options.cwd()) plain.with_cwd(*options.cwd());
+  auto self = prepare(std::move(loop), options.command(), std::move(plain), nullptr);
+  self->request_.tty = true;
+  self->request_.tty_width = width;
+  self->request_.tty_height = height;
+  self->make_ends();
+  return self;
+}
+
+void ExecProcess::make_ends() {
+  consume_step_ = static_cast<std::size_t>(request_.stdout_limit / 4);
+  request_id_ = request_.id;
+  const std::weak_ptr<ExecProcess> weak = weak_from_this();
+  out_ = std::make_shared<core::OutputBuffer>(options_.capture(), [weak](std::size_t n) {
+    if (const auto p = weak.lock()) p->on_consumed(Channel::std_out, n);
+  });
+  err_ = std::make_shared<core::OutputBuffer>(options_.capture(), [weak](std::size_t n) {
+    if (const auto p = weak.lock()) p->on_consumed(Channel::std_err, n);
+  });
+  if (options_.use_stdin()) {
+    stdin_ = std::make_shared<ByteChannel>(StreamWriter::QUEUE_SIZE, loop_);
+    writer_.emplace(stdin_, loop_);
+  } else {
+    stdin_done_ = true;
+  }
+  const auto wire = [&](const auto& source) {
+    source.on_cancel([weak] {
+      const auto p = weak.lock();
+      return p && p->request_cancel();
+    });
+    source.on_wait([out = out_, err = err_] {
+      out->drain();
+      err->drain();
+    });
+  };
+  if (is_terminal())
+    wire(terminal_source_.emplace(loop_));
+  else
+    wire(source_.emplace(loop_));
+}
+
+/// Closing a terminal's output ends the session (SR-6).
+class ExecProcess::TerminalOutput final : public detail::Source<std::string> {
+ public:
+  TerminalOutput(std::shared_ptr<core::OutputBuffer> buffer, std::weak_ptr<ExecProcess> process)
+      : buffer_(std::move(buffer)), process_(std::move(process)) {}
+  Poll poll(std::optional<std::string>& item) override { return buffer_->poll(item); }
+  void arm(std::function<void()> wake) override { buffer_->arm(std::move(wake)); }
+  void on_read() override { buffer_->on_read(); }
+  void close() override {
+    buffer_->close();
+    if (const auto process = process_.lock()) static_cast<void>(process->request_cancel());
+  }
+
+ private:
+  const std::shared_ptr<core::OutputBuffer> buffer_;
+  const std::weak_ptr<ExecProcess> process_;
+};
 
 void ExecProcess::reserve(std::shared_ptr<ExecConnection> connection) {
   strand_ = connection ? connection->strand() : loop_.make_strand();
   reserved_ = std::move(connection);
 }
 
-Process ExecProcess::handle(std::shared_ptr<void> keeps) {
-  counters_->started();
+std::shared_ptr<ExecProcess::Guard> ExecProcess::guard(std::shared_ptr<void> keeps) {
   keeps_ = keeps;
-  auto guard = std::make_shared<Guard>(shared_from_this(), std::move(keeps));
-  task<ProcessResult> result(source_->state(), guard);
-  StreamReader<std::string> std_out(out_, loop_, guard), std_err(err_, loop_, guard);
+  return std::make_shared<Guard>(shared_from_this(), std::move(keeps));
+}
+
+Process ExecProcess::handle(std::shared_ptr<void> keeps) {
+  if (counters_) counters_->started();
+  const auto shared = guard(std::move(keeps));
+  task<ProcessResult> result(source_->state(), shared);
+  StreamReader<std::string> std_out(out_, loop_, shared), std_err(err_, loop_, shared);
   std::optional<StreamWriter> std_in;
-  if (stdin_) std_in.emplace(stdin_, loop_, guard);
+  if (stdin_) std_in.emplace(stdin_, loop_, shared);
   return Process(std::move(result), command_, std::move(std_out), std::move(std_err), std::move(std_in), shared_from_this());
+}
+
+TerminalSession ExecProcess::terminal_handle(std::shared_ptr<void> keeps) {
+  const auto shared = guard(std::move(keeps));
+  task<TerminalResult> result(terminal_source_->state(), shared);
+  StreamReader<std::string> out(std::make_shared<TerminalOutput>(out_, weak_from_this()), loop_, shared);
+  StreamWriter in(stdin_, loop_, shared);
+  return TerminalSession(std::move(result), command_, std::move(out), std::move(in), shared_from_this());
+}
+
+std::exception_ptr ExecProcess::has_ended() const {
+  return make_exception_ptr(SandboxExecutionError(is_terminal() ? "Terminal session has ended" : "Process has exited"));
 }
 
 // ---- from any thread ----
@@ -169,6 +237,18 @@ void ExecProcess::signal(std::string_view name) {
       return;
     }
     self->machine_->request_signal(text);
+    self->pump();
+  });
+}
+
+void ExecProcess::resize(std::uint16_t width, std::uint16_t height) {
+  if (over_) std::rethrow_exception(has_ended());
+  asio::post(strand_, [self = shared_from_this(), width, height] {
+    if (self->finished_) return;
+    self->request_.tty_width = width;
+    self->request_.tty_height = height;
+    if (!self->machine_) return;
+    self->machine_->request_resize(width, height);
     self->pump();
   });
 }
@@ -345,6 +425,7 @@ void ExecProcess::on_event(const protocol::ClientEvent& event, net::IncomingMess
     on_refused(refused->error);
     return;
   }
+  let_rest_come();
   // The end is known, but output waits for a reader who may never come: a cancel does not wait for that.
   if (cancelling_ && machine_->ended() && !machine_->exited()) {
     const auto status = *machine_->ended();
@@ -366,6 +447,16 @@ void ExecProcess::take_consumed() {
     if (n > 0) machine_->on_consumed(stream, n);
   }
   if (!finished_) pump();
+}
+
+void ExecProcess::let_rest_come() {
+  // A terminal's command has ended, its last output waits for a reader who may never come: it is taken in, as far as one command
+  // can leave in a terminal behind it, so that the session ends.
+  if (!is_terminal() || !machine_->ended() || machine_->exited()) return;
+  const auto& in = machine_->inbound(Channel::std_out);
+  const std::uint64_t more = std::min(in.received() - in.consumed(), kMostRest - std::min(kMostRest, rest_granted_));
+  rest_granted_ += more;
+  machine_->on_consumed(Channel::std_out, static_cast<std::size_t>(more));
 }
 
 void ExecProcess::pump_stdin() {
@@ -530,6 +621,7 @@ void ExecProcess::cancel(bool abandoned) {
   }
   if (!connection_ && !opening_) return end_unconfirmed("the connection was lost");
   machine_->request_cancel(static_cast<std::uint64_t>(options_.grace_period().count()));
+  if (is_terminal()) machine_->request_signal("SIGHUP");  // a shell that talks to somebody does not mind SIGTERM
   if (machine_->ended() && !machine_->exited()) {
     const auto status = *machine_->ended();
     return on_exited(status);
@@ -584,7 +676,7 @@ void ExecProcess::end(Outcome outcome, const protocol::ExitStatus* status, const
     result->started_at = from_ms(status->start_time_ms);
     result->ended_at = from_ms(status->end_time_ms);
   }
-  if (writer_) writer_->set_exception(reader_error ? reader_error : has_exited());
+  if (writer_) writer_->set_exception(reader_error && !is_terminal() ? reader_error : has_ended());
   status_.store(core::status_of(outcome), std::memory_order_release);
   std::shared_ptr<void> kept;
   {
@@ -619,13 +711,27 @@ void ExecProcess::end(Outcome outcome, const protocol::ExitStatus* status, const
   timer_.reset();
   flush_timer_.reset();
   early_signals_.clear();
-  counters_->ended(outcome, result->returncode, reader_error != nullptr);
+  if (counters_) counters_->ended(outcome, result->returncode, reader_error != nullptr);
 
-  const auto source = std::move(*source_);
-  if (error)
-    source.set_exception(error(result));
-  else
-    source.set_value(std::move(*result));
+  if (terminal_source_) {
+    const auto source = std::move(*terminal_source_);
+    if (error) {
+      source.set_exception(error(result));
+    } else {
+      TerminalResult ended;
+      ended.returncode = result->returncode;
+      ended.outcome = outcome;
+      ended.signal = result->signal;
+      ended.command = command_;
+      source.set_value(std::move(ended));
+    }
+  } else {
+    const auto source = std::move(*source_);
+    if (error)
+      source.set_exception(error(result));
+    else
+      source.set_value(std::move(*result));
+  }
   const auto backend = std::move(backend_);  // last: it may be all that keeps the connections
 }
 

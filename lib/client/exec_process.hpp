@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cwsandbox/process.hpp>
+#include <cwsandbox/terminal.hpp>
 
 #include "client/backend.hpp"
 #include "client/exec_connection.hpp"
@@ -41,9 +42,12 @@ class ExecProcess final : public detail::ProcessControl, public ExecOwner, publi
   /// Throws std::invalid_argument for what can be seen to be wrong without asking anybody.
   [[nodiscard]] static std::shared_ptr<ExecProcess> create(LoopManager loop, std::vector<std::string> command, ExecOptions options,
                                                            std::shared_ptr<ExecCounters> counters);
+  /// The same for a terminal.
+  [[nodiscard]] static std::shared_ptr<ExecProcess> create_shell(LoopManager loop, const ShellOptions& options);
 
   /// The user's handle. `keeps` (the sandbox) lives as long as any handle to the process or its streams.
   [[nodiscard]] Process handle(std::shared_ptr<void> keeps);
+  [[nodiscard]] TerminalSession terminal_handle(std::shared_ptr<void> keeps);
 
   /// A warm connection to be used: decides the strand. Before `handle`.
   void reserve(std::shared_ptr<ExecConnection> connection);
@@ -58,12 +62,21 @@ class ExecProcess final : public detail::ProcessControl, public ExecOwner, publi
   [[nodiscard]] task<std::uint64_t> pid() override;
   [[nodiscard]] const std::string& id() const noexcept override { return request_id_; }
   void detach() noexcept override;
+  void resize(std::uint16_t width, std::uint16_t height) override;
 
   ExecProcess(LoopManager loop, ExecOptions options, std::shared_ptr<ExecCounters> counters);
 
  private:
   struct Guard;
+  class TerminalOutput;
   using MakeError = std::function<std::exception_ptr(std::shared_ptr<const ProcessResult>)>;
+
+  [[nodiscard]] static std::shared_ptr<ExecProcess> prepare(LoopManager loop, std::vector<std::string> command, ExecOptions options,
+                                                            std::shared_ptr<ExecCounters> counters);
+  /// Readers, writer and the task of the result.
+  void make_ends();
+  [[nodiscard]] std::shared_ptr<Guard> guard(std::shared_ptr<void> keeps);
+  [[nodiscard]] std::exception_ptr has_ended() const;
 
   // ExecOwner: on the strand
   void on_event(const protocol::ClientEvent& event, net::IncomingMessage& message) override;
@@ -78,12 +91,14 @@ class ExecProcess final : public detail::ProcessControl, public ExecOwner, publi
   [[nodiscard]] bool try_again(const std::exception_ptr& error);
   void pump();
 
+  [[nodiscard]] bool is_terminal() const noexcept { return request_.tty; }
   [[nodiscard]] core::OutputBuffer& output(protocol::Channel stream) noexcept {
     return stream == protocol::Channel::std_err ? *err_ : *out_;
   }
   void on_data(const protocol::Data& data, net::IncomingMessage& message);
   void on_consumed(protocol::Channel stream, std::size_t n);  // any thread
   void take_consumed();
+  void let_rest_come();
   void pump_stdin();
   void ask_for_acknowledgement();
 
@@ -109,6 +124,7 @@ class ExecProcess final : public detail::ProcessControl, public ExecOwner, publi
   std::shared_ptr<ByteChannel> stdin_;
   std::optional<StreamWriter> writer_;
   std::optional<task_source<ProcessResult>> source_;
+  std::optional<task_source<TerminalResult>> terminal_source_;  // instead of source_, where this is a terminal
 
   // on the strand
   std::shared_ptr<Backend> backend_;
@@ -118,6 +134,7 @@ class ExecProcess final : public detail::ProcessControl, public ExecOwner, publi
   std::optional<asio::steady_timer> timer_;  // delay of a retry; limit of a cancel
   std::optional<asio::steady_timer> flush_timer_;
   std::vector<std::string> early_signals_;  // asked for before there was a machine
+  std::uint64_t rest_granted_ = 0;          // output of a terminal that was let come after its command's end
   bool attached_ = false;                   // a start may have reached the server
   bool warm_ = false;                       // the connection had been used before and nothing has come over it yet
   bool cancelling_ = false, finished_ = false, opening_ = false;

@@ -63,6 +63,7 @@ task<void> Sandbox::remove(const Client& client, std::string sandbox_id, bool mi
 Process Sandbox::exec(std::vector<std::string> command, ExecOptions options) const {
   return state_->exec(std::move(command), std::move(options));
 }
+TerminalSession Sandbox::shell(ShellOptions options) const { return state_->shell(options); }
 task<void> Sandbox::start() const { return state_->start(); }
 task<void> Sandbox::wait() const { return state_->wait(); }
 task<void> Sandbox::stop(StopOptions options) const { return state_->stop(options); }

@@ -169,8 +169,8 @@ task<SandboxStatus> SandboxState::get_status() {
   return core::spawn_task<SandboxStatus>(core_->loop(), core_->loop().make_strand(), ask_status(shared_from_this()));
 }
 
-Process SandboxState::exec(std::vector<std::string> command, ExecOptions options) {
-  auto process = ExecProcess::create(core_->loop(), std::move(command), std::move(options), counters_);
+template <typename HandOut>
+auto SandboxState::run(std::shared_ptr<ExecProcess> process, HandOut hand_out) {
   std::shared_ptr<Backend> backend;
   std::string id;
   bool stopping = false;
@@ -181,7 +181,7 @@ Process SandboxState::exec(std::vector<std::string> command, ExecOptions options
     stopping = stopping_ || is_terminal(status_);
   }
   process->reserve(backend && !stopping ? backend->pool()->take() : nullptr);
-  auto handle = process->handle(shared_from_this());
+  auto handle = hand_out(*process, shared_from_this());
   if (stopping) {
     process->refuse(stopped_error(id));
   } else if (!id.empty()) {
@@ -208,6 +208,16 @@ Process SandboxState::exec(std::vector<std::string> command, ExecOptions options
     });
   }
   return handle;
+}
+
+Process SandboxState::exec(std::vector<std::string> command, ExecOptions options) {
+  auto process = ExecProcess::create(core_->loop(), std::move(command), std::move(options), counters_);
+  return run(std::move(process), [](ExecProcess& p, std::shared_ptr<void> keeps) { return p.handle(std::move(keeps)); });
+}
+
+TerminalSession SandboxState::shell(const ShellOptions& options) {
+  auto process = ExecProcess::create_shell(core_->loop(), options);
+  return run(std::move(process), [](ExecProcess& p, std::shared_ptr<void> keeps) { return p.terminal_handle(std::move(keeps)); });
 }
 
 void SandboxState::set_owned(bool owned) {

@@ -66,6 +66,7 @@ class SandboxState : public std::enable_shared_from_this<SandboxState> {
   task<void> close(const StopOptions& options);
   [[nodiscard]] task<SandboxStatus> get_status();
   [[nodiscard]] Process exec(std::vector<std::string> command, ExecOptions options);
+  [[nodiscard]] TerminalSession shell(const ShellOptions& options);
   /// Whether the last handle's end has it stopped.
   void set_owned(bool owned);
   /// What is known of it before the server has said anything.
@@ -86,6 +87,9 @@ class SandboxState : public std::enable_shared_from_this<SandboxState> {
 
  private:
   friend class cwsandbox::Sandbox;
+  /// Has it run here as soon as there is a sandbox; `hand_out` makes the user's handle before that.
+  template <typename HandOut>
+  auto run(std::shared_ptr<client::ExecProcess> process, HandOut hand_out);
   friend class SessionState;
 
   [[nodiscard]] std::shared_ptr<client::Backend> backend();
