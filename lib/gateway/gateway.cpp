@@ -3,6 +3,7 @@
 #include "gateway/context.hpp"
 #include "gateway/errors.hpp"
 #include "gateway/exec_session.hpp"
+#include "gateway/file_service.hpp"
 #include "gateway/sandboxes.hpp"
 #include "gateway/service.hpp"
 #include "gateway/text.hpp"
@@ -131,6 +132,13 @@ class Gateway::Impl final : public net::HttpHandler, public std::enable_shared_f
     return handle(shared_from_this(), request);
   }
 
+  bool streams(const net::HttpRequest& request) override {
+    const std::string_view path = path_of(request.target);
+    return path == kFilesPath || is_streamed_path(path);
+  }
+
+  asio::awaitable<void> stream(net::ServerExchange& exchange) override { return stream(shared_from_this(), exchange); }
+
   UpgradeDecision on_upgrade(const net::HttpRequest& request, const std::vector<std::string>& offered) override {
     UpgradeDecision decision;
     decision.refusal = judge_upgrade(request, offered);
@@ -164,6 +172,60 @@ class Gateway::Impl final : public net::HttpHandler, public std::enable_shared_f
     co_return response;
   }
 
+  static asio::awaitable<void> stream(std::shared_ptr<Impl> self, net::ServerExchange& exchange) {
+    const auto begin = std::chrono::steady_clock::now();
+    if (path_of(exchange.request().target) != kFilesPath) {
+      StreamLog line(*self, exchange.request(), begin);
+      line.done.status = 200;
+      line.done.bytes = co_await serve_stream(self->context_, self->sandboxes_, exchange);
+      line.whole = true;
+      co_return;
+    }
+    StreamLog line(*self, exchange.request(), begin);
+    std::optional<protocol::ConnectError> error;
+    try {
+      const FileService files(self->context_, self->sandboxes_);
+      co_await FileService::transfer(files, exchange, line.done);
+    } catch (...) {
+      if (line.done.status != 0) throw;  // the answer is under way: it is cut
+      error = error_in_flight([&](const std::string& text) {
+        self->context_->log(LogLevel::error, "internal error in " + std::string(kFilesPath) + ": " + printable(text, 256));
+      });
+    }
+    if (error) {
+      net::HttpResponse answer = error_response(*error);
+      line.done.status = answer.status;
+      const std::uint64_t length = answer.body.size();
+      co_await exchange.start(std::move(answer), length);
+      co_await exchange.finish();
+    }
+    line.whole = true;
+  }
+
+  /// Writes the line of a streamed answer, however it ends.
+  struct StreamLog {
+    StreamLog(const Impl& impl, const net::HttpRequest& request, std::chrono::steady_clock::time_point start)
+        : context(impl.context_), begin(start) {
+      if (context->options.log) what = printable(request.method, 16) + " " + printable(path_of(request.target), 128);
+    }
+    ~StreamLog() {
+      if (!context->options.log) return;
+      const auto elapsed = std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::steady_clock::now() - begin).count();
+      try {
+        context->log(LogLevel::info, what + " " + std::to_string(done.status) + " " + std::to_string(elapsed) + " ms, " +
+                                         std::to_string(done.bytes) + " bytes" + (whole ? "" : ", cut"));
+      } catch (const std::exception&) {  // a line less
+      }
+    }
+    StreamLog(const StreamLog&) = delete;
+    StreamLog& operator=(const StreamLog&) = delete;
+    std::shared_ptr<Context> context;
+    std::chrono::steady_clock::time_point begin;
+    std::string what;
+    FileService::Transfer done;
+    bool whole = false;
+  };
+
   [[nodiscard]] bool authenticated(const net::HttpRequest& request) const {
     return tokens_.empty() || tokens_.accepts_header(net::find_header(request.headers, "Authorization"));
   }
@@ -180,7 +242,11 @@ class Gateway::Impl final : public net::HttpHandler, public std::enable_shared_f
       return wrong_method("GET");
     }
     if (!authenticated(request)) return unauthenticated();
-    if (path.substr(0, kServicePath.size()) == kServicePath) return check_service_request(request);
+    if (is_service_path(path)) return check_service_request(request);
+    if (path == kFilesPath) {
+      if (request.method == "GET" || request.method == "PUT") return std::nullopt;
+      return wrong_method("GET, PUT");
+    }
     if (path == protocol::kExecPath) {
       if (request.method != "GET") return wrong_method("GET");
       net::HttpResponse response = error_response(

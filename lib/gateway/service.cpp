@@ -1,42 +1,48 @@
 #include "gateway/service.hpp"
 
 #include "gateway/errors.hpp"
+#include "gateway/file_service.hpp"
+#include "gateway/log_service.hpp"
 #include "gateway/process_run.hpp"
+#include "gateway/server_stream.hpp"
 #include "gateway/text.hpp"
+#include "protocol/connect_stream.hpp"
 
-#include <boost/asio/error.hpp>
-#include <boost/asio/steady_timer.hpp>
-#include <boost/system/system_error.hpp>
-
+#include <algorithm>
 #include <array>
 #include <charconv>
+#include <vector>
 
 namespace cwsandbox::gateway {
 
 namespace {
 
-constexpr std::array<std::string_view, 5> kMethods = {"CreateSandbox", "GetSandbox", "ListSandboxes", "DeleteSandbox", "Exec"};
-// Known to the API, not to this gateway: named in the error, so that nobody looks for a typing mistake.
-constexpr std::array<std::string_view, 10> kOtherMethods = {"CreateSandboxFromTemplate",
-                                                            "PurgeSandboxes",
-                                                            "StreamExec",
-                                                            "StreamLogs",
-                                                            "WriteFile",
-                                                            "ReadFile",
-                                                            "CreateFileSystemSnapshot",
-                                                            "GetFileSystemSnapshot",
-                                                            "ListFileSystemSnapshots",
-                                                            "DeleteFileSystemSnapshot"};
+struct Service {
+  std::string_view path;
+  std::vector<std::string_view> unary, streamed;
+  std::vector<std::string_view> others;  // known to the API, not to this gateway: named, so that nobody looks for a typing mistake
+};
+
+const Service* service_of(std::string_view path) {
+  static const std::array<Service, 2> services = {
+      Service{"/coreweave.sandbox.v1.SandboxService/",
+              {"CreateSandbox", "GetSandbox", "ListSandboxes", "DeleteSandbox", "Exec", "ReadFile", "WriteFile"},
+              {"StreamLogs"},
+              {"CreateSandboxFromTemplate", "PurgeSandboxes", "StreamExec", "CreateFileSystemSnapshot", "GetFileSystemSnapshot",
+               "ListFileSystemSnapshots", "DeleteFileSystemSnapshot"}},
+      Service{"/cwsandbox.v1.FileService/", {"Stat", "MakeDirectory", "Remove", "Rename"}, {"List"}, {}},
+  };
+  for (const Service& service : services) {
+    if (path.substr(0, service.path.size()) == service.path) return &service;
+  }
+  return nullptr;
+}
 
 // A command whose caller gave up is not waited for: its group gets this long to end by itself.
 constexpr std::chrono::seconds kGraceAfterDeadline{2};
 
-template <std::size_t N>
-bool contains(const std::array<std::string_view, N>& names, std::string_view name) noexcept {
-  for (const auto& n : names) {
-    if (n == name) return true;
-  }
-  return false;
+bool contains(const std::vector<std::string_view>& names, std::string_view name) noexcept {
+  return std::find(names.begin(), names.end(), name) != names.end();
 }
 
 std::string_view path_of(std::string_view target) noexcept { return target.substr(0, target.find('?')); }
@@ -49,12 +55,12 @@ std::string lower(std::string_view text) {
   return out;
 }
 
-bool is_json(std::string_view content_type) {
+bool is_type(std::string_view content_type, std::string_view wanted) {
   const std::string type = lower(content_type.substr(0, content_type.find(';')));
   const std::size_t from = type.find_first_not_of(" \t");
   if (from == std::string::npos) return false;
   const std::size_t to = type.find_last_not_of(" \t");
-  return std::string_view(type).substr(from, to - from + 1) == "application/json";
+  return std::string_view(type).substr(from, to - from + 1) == wanted;
 }
 
 // Connect-Timeout-Ms: a positive integer of at most ten digits.
@@ -67,6 +73,10 @@ std::optional<std::chrono::milliseconds> timeout_of(const net::Headers& headers)
   if (!digits || text.size() > 10 || parsed.ec != std::errc() || value <= 0)
     throw invalid_field("Connect-Timeout-Ms", "not a positive number of at most ten digits");
   return std::chrono::milliseconds(value);
+}
+
+void log_internal(const Context& context, std::string_view where, const std::string& text) {
+  context.log(LogLevel::error, "internal error in " + printable(where, 64) + ": " + printable(text, 256));
 }
 
 net::HttpResponse json_response(std::string body) {
@@ -203,11 +213,14 @@ net::HttpResponse error_response(const protocol::ConnectError& error) {
 
 std::optional<net::HttpResponse> check_service_request(const net::HttpRequest& request) {
   try {
-    const std::string_view method = path_of(request.target).substr(kServicePath.size());
-    if (!contains(kMethods, method)) {
-      const std::string name = "coreweave.sandbox.v1.SandboxService/" + printable(method, 64);
+    const std::string_view path = path_of(request.target);
+    const Service& service = *service_of(path);
+    const std::string_view method = path.substr(service.path.size());
+    const bool streamed = contains(service.streamed, method);
+    if (!streamed && !contains(service.unary, method)) {
+      const std::string name = std::string(service.path.substr(1)) + printable(method, 64);
       throw ServiceError("unimplemented", reason::kNotImplemented,
-                         contains(kOtherMethods, method) ? "this gateway does not serve " + name : "there is no method " + name);
+                         contains(service.others, method) ? "this gateway does not serve " + name : "there is no method " + name);
     }
     if (request.method != "POST") {
       net::HttpResponse response =
@@ -216,16 +229,19 @@ std::optional<net::HttpResponse> check_service_request(const net::HttpRequest& r
       response.headers.emplace_back("Allow", "POST");
       return response;
     }
-    if (!is_json(net::find_header(request.headers, "Content-Type"))) {
+    const std::string type(streamed ? protocol::kConnectStreamType : "application/json");
+    if (!is_type(net::find_header(request.headers, "Content-Type"), type)) {
       net::HttpResponse response =
-          error_response(ServiceError("unknown", reason::kInvalidRequest, "the content type must be application/json").error());
+          error_response(ServiceError("unknown", reason::kInvalidRequest, "the content type must be " + type).error());
       response.status = 415;
-      response.headers.emplace_back("Accept-Post", "application/json");
+      response.headers.emplace_back("Accept-Post", type);
       return response;
     }
-    const std::string_view encoding = net::find_header(request.headers, "Content-Encoding");
-    if (!encoding.empty() && lower(encoding) != "identity")
-      throw ServiceError("unimplemented", reason::kInvalidRequest, "bodies may not be compressed; supported encodings: identity");
+    for (const char* header : {"Content-Encoding", "Connect-Content-Encoding"}) {
+      const std::string_view encoding = net::find_header(request.headers, header);
+      if (!encoding.empty() && lower(encoding) != "identity")
+        throw ServiceError("unimplemented", reason::kInvalidRequest, "bodies may not be compressed; supported encodings: identity");
+    }
     const std::string_view version = net::find_header(request.headers, "Connect-Protocol-Version");
     if (!version.empty() && version != "1") throw invalid_field("Connect-Protocol-Version", "must be \"1\"");
     static_cast<void>(timeout_of(request.headers));
@@ -235,9 +251,18 @@ std::optional<net::HttpResponse> check_service_request(const net::HttpRequest& r
   return std::nullopt;
 }
 
+bool is_service_path(std::string_view path) noexcept { return service_of(path) != nullptr; }
+
+bool is_streamed_path(std::string_view path) noexcept {
+  const Service* service = service_of(path);
+  return service != nullptr && contains(service->streamed, path.substr(service->path.size()));
+}
+
 asio::awaitable<net::HttpResponse> serve(std::shared_ptr<Context> context, std::shared_ptr<Sandboxes> sandboxes,
                                          const net::HttpRequest& request) {
-  const std::string_view method = path_of(request.target).substr(kServicePath.size());
+  const std::string_view path = path_of(request.target);
+  const std::string_view method = path.substr(path.rfind('/') + 1);
+  const FileService files(context, sandboxes);
   net::HttpResponse response;
   try {
     if (method == "CreateSandbox") {
@@ -248,28 +273,63 @@ asio::awaitable<net::HttpResponse> serve(std::shared_ptr<Context> context, std::
       response = json_response(to_json(sandboxes->list(protocol::parse_list_sandboxes_request(request.body))));
     } else if (method == "DeleteSandbox") {
       response = json_response(to_json(sandboxes->remove(protocol::parse_delete_sandbox_request(request.body))));
-    } else {
+    } else if (method == "Exec") {
       const auto timeout = timeout_of(request.headers);
       protocol::ExecRequest parsed = protocol::parse_exec_request(request.body);
       const protocol::ExecResponse answer = co_await exec(context, sandboxes, std::move(parsed), timeout);
       response = json_response(to_json(answer));
+    } else if (method == "ReadFile") {
+      protocol::ReadFileRequest parsed = protocol::parse_read_file_request(request.body);
+      const protocol::ReadFileResponse answer = co_await FileService::read(files, std::move(parsed));
+      response = json_response(to_json(answer));
+    } else if (method == "Stat") {
+      protocol::StatFileRequest parsed = protocol::parse_stat_file_request(request.body);
+      const protocol::FileInfo answer = co_await FileService::stat(files, std::move(parsed));
+      response = json_response(to_json(answer));
+    } else {
+      if (method == "WriteFile") {
+        protocol::WriteFileRequest parsed = protocol::parse_write_file_request(request.body);
+        co_await FileService::write(files, std::move(parsed));
+      } else if (method == "MakeDirectory") {
+        protocol::MakeDirectoryRequest parsed = protocol::parse_make_directory_request(request.body);
+        co_await FileService::make_directory(files, std::move(parsed));
+      } else if (method == "Remove") {
+        protocol::RemoveFileRequest parsed = protocol::parse_remove_file_request(request.body);
+        co_await FileService::remove(files, std::move(parsed));
+      } else {
+        protocol::RenameFileRequest parsed = protocol::parse_rename_file_request(request.body);
+        co_await FileService::rename(files, std::move(parsed));
+      }
+      response = json_response("{}");
     }
-  } catch (const protocol::ParseError& e) {
-    std::string_view text = e.what();
-    if (text.starts_with(e.field + ": ")) text.remove_prefix(e.field.size() + 2);  // the violation names the field already
-    response = error_response(invalid_field(e.field, std::string(text)).error());
-  } catch (const ServiceError& e) {
-    response = error_response(e.error());
-  } catch (const runner::RunnerError& e) {
-    response = error_response(from_runner(e).error());
-  } catch (const boost::system::system_error& e) {
-    if (e.code() == asio::error::operation_aborted) throw;  // the connection is being dropped; nobody waits for an answer
-    response = error_response(ServiceError("internal", nullptr, "internal error").error());
-  } catch (const std::exception& e) {
-    context->log(LogLevel::error, "internal error in " + printable(method, 64) + ": " + printable(e.what(), 256));
-    response = error_response(ServiceError("internal", nullptr, "internal error").error());
+  } catch (...) {
+    response = error_response(error_in_flight([&](const std::string& text) { log_internal(*context, method, text); }));
   }
   co_return response;
+}
+
+asio::awaitable<std::uint64_t> serve_stream(std::shared_ptr<Context> context, std::shared_ptr<Sandboxes> sandboxes,
+                                            net::ServerExchange& exchange) {
+  const std::string path(path_of(exchange.request().target));
+  ServerStream stream(exchange);
+  std::optional<protocol::ConnectError> error;
+  try {
+    auto deadline = std::chrono::steady_clock::time_point::max();
+    if (const auto timeout = timeout_of(exchange.request().headers)) deadline = std::chrono::steady_clock::now() + *timeout;
+    const std::string json = co_await stream.request();
+    if (path.ends_with("/StreamLogs")) {
+      protocol::StreamLogsRequest parsed = protocol::parse_stream_logs_request(json);
+      co_await stream_logs(context, sandboxes, std::move(parsed), stream, deadline);
+    } else {
+      const FileService files(context, sandboxes);
+      protocol::ListFilesRequest parsed = protocol::parse_list_files_request(json);
+      co_await FileService::list(files, std::move(parsed), stream);
+    }
+  } catch (...) {
+    error = error_in_flight([&](const std::string& text) { log_internal(*context, path, text); });
+  }
+  co_await stream.end(error ? &*error : nullptr);
+  co_return stream.sent();
 }
 
 }  // namespace cwsandbox::gateway

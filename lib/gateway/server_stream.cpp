@@ -1,0 +1,58 @@
+#include "gateway/server_stream.hpp"
+
+#include "gateway/errors.hpp"
+#include "protocol/connect_stream.hpp"
+#include "protocol/messages.hpp"
+
+#include <array>
+#include <optional>
+
+namespace cwsandbox::gateway {
+
+namespace {
+constexpr std::size_t kMaxRequest = 256 * 1024;
+}
+
+asio::awaitable<std::string> ServerStream::request() {
+  protocol::EnvelopeReader reader(kMaxRequest);
+  std::optional<std::string> json;
+  std::array<char, 4096> block;
+  for (;;) {
+    const std::size_t n = co_await exchange_.read(asio::buffer(block));
+    if (n == 0) break;
+    reader.put(std::string_view(block.data(), n));
+    while (auto message = reader.next()) {
+      if (message->end || json) throw invalid_field("", "the request of a server stream is one message");
+      json = std::move(message->json);
+    }
+  }
+  if (!json) throw invalid_field("", "the request ends before its message is complete");
+  co_return std::move(*json);
+}
+
+asio::awaitable<void> ServerStream::flush() {
+  sent_ += buffer_.size();
+  if (started_) {
+    co_await exchange_.write(asio::buffer(buffer_));
+  } else {
+    started_ = true;
+    net::HttpResponse head;
+    head.headers.emplace_back("Content-Type", std::string(protocol::kConnectStreamType));
+    head.body = std::move(buffer_);
+    co_await exchange_.start(std::move(head), std::nullopt);
+  }
+  buffer_.clear();
+}
+
+asio::awaitable<void> ServerStream::send(std::string_view json) {
+  protocol::append_envelope(buffer_, json);
+  co_await flush();
+}
+
+asio::awaitable<void> ServerStream::end(const protocol::ConnectError* error) {
+  protocol::append_end_of_stream(buffer_, error);
+  co_await flush();
+  co_await exchange_.finish();
+}
+
+}  // namespace cwsandbox::gateway
