@@ -2,10 +2,15 @@
 
 #include <boost/asio/bind_executor.hpp>
 #include <boost/asio/co_spawn.hpp>
+#include <boost/asio/post.hpp>
 #include <boost/asio/redirect_error.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/use_awaitable.hpp>
 
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <sys/sendfile.h>
 #include <sys/socket.h>
 
 #include <cerrno>
@@ -18,6 +23,27 @@ namespace {
 
 // How long a peer may take to close after us before its connection is dropped.
 constexpr std::chrono::seconds kLinger{2};
+
+// sendfile() to a connection that is gone raises SIGPIPE, and unlike send() it has no flag against that. The program that we are a
+// part of decides about its signals, so the one that we cause is taken back before anybody sees it.
+ssize_t quiet_sendfile(int to, int from, off_t offset, std::size_t count) noexcept {
+  sigset_t pipe{}, before{}, pending{};
+  sigemptyset(&pipe);
+  sigaddset(&pipe, SIGPIPE);
+  pthread_sigmask(SIG_BLOCK, &pipe, &before);
+  sigpending(&pending);
+  const bool another = sigismember(&pending, SIGPIPE) == 1;
+  const ssize_t n = ::sendfile(to, from, &offset, count);
+  const int error = errno;
+  if (n < 0 && error == EPIPE && !another) {
+    const timespec now{};
+    while (sigtimedwait(&pipe, nullptr, &now) < 0 && errno == EINTR) {
+    }
+  }
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  errno = error;
+  return n;
+}
 
 class PlainTransport final : public Transport {
  public:
@@ -40,6 +66,37 @@ class PlainTransport final : public Transport {
   }
   bool quiet() noexcept override { return socket_is_quiet(socket_); }
 
+  bool sends_files() const noexcept override { return true; }
+  void send_file_some(int fd, std::uint64_t offset, std::size_t count, SizeHandler handler) override {
+    error_code ec;
+    if (!socket_.native_non_blocking()) socket_.native_non_blocking(true, ec);
+    std::size_t sent = 0;
+    if (!ec) {
+      ssize_t n = 0;
+      do {
+        n = quiet_sendfile(socket_.native_handle(), fd, static_cast<off_t>(offset), count);
+      } while (n < 0 && errno == EINTR);
+      if (n >= 0) {
+        sent = static_cast<std::size_t>(n);
+      } else if (errno == EAGAIN || errno == EWOULDBLOCK) {
+        auto again = [this, self = shared_from_this(), fd, offset, count, handler = std::move(handler)](error_code failed) mutable {
+          if (failed) {
+            std::move(handler)(failed, 0);
+          } else {
+            send_file_some(fd, offset, count, std::move(handler));
+          }
+        };
+        socket_.async_wait(Socket::wait_write, asio::bind_executor(executor_, std::move(again)));
+        return;
+      } else {
+        const bool unable = errno == EINVAL || errno == ENOSYS || errno == EOPNOTSUPP || errno == ESPIPE;
+        ec = unable ? error_code(asio::error::operation_not_supported) : error_code(errno, boost::system::system_category());
+      }
+    }
+    auto done = [handler = std::move(handler), ec, sent]() mutable { std::move(handler)(ec, sent); };
+    asio::post(executor_, std::move(done));
+  }
+
  protected:
   asio::awaitable<void> farewell() override { co_return; }
   Socket& socket() noexcept override { return socket_; }
@@ -59,6 +116,18 @@ bool socket_is_quiet(Socket& socket) noexcept {
 }
 
 std::shared_ptr<Transport> make_plain_transport(Socket socket) { return std::make_shared<PlainTransport>(std::move(socket)); }
+
+bool Transport::peer_gone() noexcept {
+  Socket& ours = socket();
+  if (!ours.is_open()) return true;
+  pollfd look{ours.native_handle(), POLLRDHUP, 0};
+  return ::poll(&look, 1, 0) > 0 && look.revents != 0;
+}
+
+void Transport::send_file_some(int /*fd*/, std::uint64_t /*offset*/, std::size_t /*count*/, SizeHandler handler) {
+  auto done = [handler = std::move(handler)]() mutable { std::move(handler)(asio::error::operation_not_supported, 0); };
+  asio::post(executor(), std::move(done));
+}
 
 void Transport::async_linger(IoHandler handler) {
   auto self = shared_from_this();

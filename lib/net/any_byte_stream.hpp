@@ -13,6 +13,7 @@
 
 #include <array>
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <utility>
 
@@ -74,6 +75,14 @@ class Transport : public std::enable_shared_from_this<Transport> {
   virtual void cancel() noexcept = 0;
   /// Nothing waits to be read and the peer has not closed: fit for one more request.
   [[nodiscard]] virtual bool quiet() noexcept = 0;
+  /// Whether the peer has closed the connection or its sending side, whatever still waits to be read. Looks, never waits.
+  [[nodiscard]] bool peer_gone() noexcept;
+
+  /// Whether `send_file_some` can do anything.
+  [[nodiscard]] virtual bool sends_files() const noexcept { return false; }
+  /// Moves up to `count` bytes of a file to the peer inside the kernel, at least one; 0 bytes at the file's end. Fails with
+  /// operation_not_supported, nothing sent, for a file that cannot be sent so.
+  virtual void send_file_some(int fd, std::uint64_t offset, std::size_t count, SizeHandler handler);
 
   /// Ends the connection so that what was written last still arrives: closes our direction, reads and drops what the peer still
   /// sends until it closes too (closing a socket with unread bytes would reset it and destroy our last words), at most

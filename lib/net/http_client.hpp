@@ -94,9 +94,10 @@ class HttpClient {
   /// break the framing. Cancelling the coroutine closes that connection and throws operation_aborted.
   [[nodiscard]] asio::awaitable<HttpResponse> request(HttpRequest request, std::chrono::steady_clock::time_point deadline);
 
-  /// Opens an exchange: connects (or takes an idle connection) and sends the header. `body_length`: of the body that `write` will send,
-  /// 0 for none; unset: it goes out in chunks. `request.body` must be empty. With `expect_continue` the header asks for "100 Continue",
-  /// and the first write waits for it (or for the refusal), so that a refused upload costs nothing. Throws as `request` does.
+  /// Opens an exchange: connects (or takes an idle connection) and sends the header. `body_length`: of the body that `write` will
+  /// send, 0 for none; unset: it goes out in chunks. `request.body` must be empty. With `expect_continue` the header asks for "100
+  /// Continue", and the first write waits for it (or for the refusal), so that a refused upload costs nothing. Throws as `request`
+  /// does.
   [[nodiscard]] asio::awaitable<std::unique_ptr<ClientExchange>> open(HttpRequest request, std::optional<std::uint64_t> body_length,
                                                                       bool expect_continue,
                                                                       std::chrono::steady_clock::time_point connect_deadline,

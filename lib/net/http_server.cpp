@@ -1,6 +1,7 @@
 #include "net/http_server.hpp"
 
 #include "net/any_byte_stream.hpp"
+#include "net/http_body.hpp"
 #include "net/http_wire.hpp"
 #include "net/tls.hpp"
 #include "net/watchdog.hpp"
@@ -143,7 +144,7 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
   void bind_unix(Listener& listener, const std::string& path, const std::string& shown) const {
     sockaddr_un limit{};
     if (path.empty() || path.size() >= sizeof(limit.sun_path)) fail(ENAMETOOLONG, "cannot listen on " + shown);
-    struct stat info{};
+    struct stat info {};
     if (::lstat(path.c_str(), &info) == 0) {
       if (!S_ISSOCK(info.st_mode)) fail(EEXIST, "cannot listen on " + shown + ": the path exists and is not a socket");
       if (somebody_listens(path, executor)) fail(EADDRINUSE, "cannot listen on " + shown);
@@ -168,7 +169,7 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
   void close_listeners() noexcept {
     error_code ignored;
     for (const auto& listener : listeners) {
-      struct stat info{};
+      struct stat info {};
       // Only our own file: another server may have taken the path over.
       if (!listener->path.empty() && ::lstat(listener->path.c_str(), &info) == 0 && info.st_dev == listener->device &&
           info.st_ino == listener->inode)
@@ -282,6 +283,14 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
     const std::array<asio::const_buffer, 2> message{asio::buffer(head), asio::buffer(body)};
     co_await asio::async_write(stream, message, token);
     co_return !ec;
+  }
+
+  static BodySink sink_of(const Impl& self, Session& session) {
+    BodySink out;
+    out.transport = session.transport;
+    out.watchdog = &*session.watchdog;
+    out.idle = self.limits.write_timeout;
+    return out;
   }
 
   static asio::awaitable<bool> answer(std::shared_ptr<Impl> self, std::shared_ptr<Session> session, HttpResponse response,
@@ -420,6 +429,20 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
       co_return co_await read_on(session, reader, true, complaint);
     }
 
+    bool streams = false;
+    try {
+      streams = self->handler->streams(*request);
+    } catch (...) {
+      complaint = error_response(500, "internal", "internal error");
+    }
+    if (streams) co_return co_await serve_stream(self, session, reader, request);
+    if (const auto length = reader.content_length(); length && *length > limits.max_body && !complaint)
+      complaint = error_response(413, "resource_exhausted", "the request body is too large");
+    if (complaint) {
+      co_await answer_and_end(self, session, std::move(*complaint));
+      co_return false;
+    }
+
     if (!reader.done()) {
       reader.read_body();
       if (reader.expects_continue() && session->buffer.size() == 0) {
@@ -447,6 +470,218 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
     if (!co_await answer(self, session, std::move(*response), keep, reader.version(), head_only)) co_return false;
     if (!keep) co_await end_gently(session->transport);
     co_return keep;
+  }
+
+  // A request under way that is read and answered piece by piece; it lives in serve_stream's frame.
+  class Exchange final : public ServerExchange {
+   public:
+    Exchange(std::shared_ptr<Impl> self, std::shared_ptr<Session> session, const RequestReader& reader,
+             std::shared_ptr<const HttpRequest> request)
+        : self_(std::move(self)),
+          session_(std::move(session)),
+          request_(std::move(request)),
+          length_(reader.content_length()),
+          body_(length_ ? BodyReader::of_length(*length_) : BodyReader::in_chunks()),
+          version_(reader.version()),
+          keep_(reader.keep_alive()),
+          owes_continue_(reader.expects_continue() && reader.has_body()) {}
+
+    [[nodiscard]] const HttpRequest& request() const noexcept override { return *request_; }
+    [[nodiscard]] std::optional<std::uint64_t> content_length() const noexcept override { return length_; }
+
+    [[nodiscard]] asio::awaitable<std::size_t> read(asio::mutable_buffer into) override {
+      if (body_.done() || into.size() == 0) co_return 0;
+      check();
+      if (broken_) throw boost::system::system_error(asio::error::not_connected);
+      if (owes_continue_ && !started_ && session_->buffer.size() == 0) {
+        const BodySink sink = sink_of(*self_, *session_);
+        if (const auto ec = co_await send_raw(sink, "HTTP/1.1 100 Continue\r\n\r\n")) lose(ec);
+      }
+      owes_continue_ = false;
+      std::size_t n = 0;
+      bool sound = body_.take(session_->buffer, into, n);
+      if (sound && (n != 0 || body_.done())) co_return n;
+      AnyByteStream stream(session_->transport);
+      error_code ec;
+      auto token = asio::redirect_error(asio::use_awaitable, ec);
+      session_->gentle = true;  // a deadline ends the read only: the client is told
+      while (sound && n == 0 && !body_.done()) {
+        session_->watchdog->expires_after(self_->limits.body_timeout);
+        const auto space = body_.space(session_->buffer, into);
+        const std::size_t got = co_await stream.async_read_some(space, token);
+        if (ec && got == 0) break;
+        sound = body_.commit(session_->buffer, space, got, n);
+        if (sound && n == 0) sound = body_.take(session_->buffer, into, n);
+      }
+      session_->gentle = false;
+      const bool late = session_->watchdog->fired();
+      session_->watchdog->rest();
+      if (!sound) {
+        fault_ = error_response(400, "invalid_argument", "malformed HTTP request");
+        broken_ = true;
+        throw boost::system::system_error(boost::system::errc::make_error_code(boost::system::errc::bad_message));
+      }
+      if (n == 0 && !body_.done()) {
+        if (!late || self_->handler == nullptr) lose(ec);
+        fault_ = error_response(408, "deadline_exceeded", "the request body came too slowly");
+        broken_ = true;
+        throw boost::system::system_error(asio::error::timed_out);
+      }
+      co_return n;
+    }
+
+    [[nodiscard]] asio::awaitable<void> start(HttpResponse head, std::optional<std::uint64_t> length) override {
+      if (started_) throw std::logic_error("an answer starts once");
+      check();
+      const bool bodiless = request_->method == "HEAD" || head.status == 204 || head.status == 304;
+      if (!bodiless && length && head.body.size() > *length) throw std::logic_error("the answer is longer than announced");
+      chunked_ = !length && version_ != 10;
+      // What is left of the request must be read before the next one; there is a limit to that, and a client that waits for
+      // "100 Continue" sends it or not.
+      const auto left = body_.left();
+      keep_ = keep_ && !self_->stopping && !broken_ && (length || chunked_ || bodiless) &&
+              (body_.done() || (left && *left <= kMaxSkippedBody && !owes_continue_));
+      std::string text = write_response_head(head, keep_, version_, length);
+      const std::string body = std::move(head.body);
+      started_ = true;
+      if (bodiless) {
+        bodiless_ = true;
+      } else {
+        left_ = length;
+        if (left_) *left_ -= body.size();
+        if (chunked_ && !body.empty()) text.append(chunk_head(body.size())).append(body).append(kChunkEnd);
+        if (!chunked_) text += body;
+      }
+      const BodySink sink = sink_of(*self_, *session_);
+      const auto ec = co_await send_raw(sink, text);
+      session_->watchdog->rest();
+      if (ec) lose(ec);
+    }
+
+    [[nodiscard]] asio::awaitable<void> write(asio::const_buffer from) override {
+      ready_to_write(from.size());
+      if (bodiless_) co_return;
+      BodySink sink = sink_of(*self_, *session_);
+      sink.chunked = chunked_;
+      const auto ec = co_await send_data(std::move(sink), from);
+      session_->watchdog->rest();
+      if (ec) lose(ec);
+      if (left_) *left_ -= from.size();
+    }
+
+    [[nodiscard]] asio::awaitable<std::uint64_t> write_file(int fd, std::uint64_t offset, std::uint64_t length) override {
+      ready_to_write(length);
+      if (bodiless_) co_return length;
+      BodySink sink = sink_of(*self_, *session_);
+      sink.chunked = chunked_;
+      const FileSent sent = co_await send_file(std::move(sink), fd, offset, length);
+      session_->watchdog->rest();
+      if (sent.connection) lose(sent.connection);
+      if (left_) *left_ -= sent.bytes;
+      if (sent.file != 0) throw std::system_error(sent.file, std::generic_category(), "reading the file");
+      co_return sent.bytes;
+    }
+
+    [[nodiscard]] asio::awaitable<void> finish() override {
+      if (!started_ || finished_) throw std::logic_error("an answer ends once, after its start");
+      check();
+      if (left_ && *left_ != 0) {  // an answer that is shorter than announced can only be cut
+        lost_ = true;
+        session_->transport->close();
+        co_return;
+      }
+      if (chunked_ && !bodiless_) {
+        const BodySink sink = sink_of(*self_, *session_);
+        const auto ec = co_await send_raw(sink, kLastChunk);
+        session_->watchdog->rest();
+        if (ec) lose(ec);
+      }
+      finished_ = true;
+    }
+
+    [[nodiscard]] bool client_gone() noexcept override { return lost_ || !session_->transport || session_->transport->peer_gone(); }
+
+    [[nodiscard]] bool started() const noexcept { return started_; }
+    [[nodiscard]] bool finished() const noexcept { return finished_; }
+    [[nodiscard]] bool lost() const noexcept { return lost_; }
+    [[nodiscard]] bool keep() const noexcept { return keep_; }
+    [[nodiscard]] std::optional<HttpResponse> take_fault() { return std::move(fault_); }
+
+    // Reads and drops the little that is left of a request that was answered before its end.
+    [[nodiscard]] asio::awaitable<bool> skip_rest() {
+      std::array<char, 4096> dropped;
+      const auto into = asio::buffer(dropped);
+      bool sound = true;
+      try {
+        while (!body_.done()) (void)co_await read(into);
+      } catch (const boost::system::system_error&) {
+        sound = false;
+      }
+      co_return sound;
+    }
+
+   private:
+    void check() const {
+      if (lost_ || self_->handler == nullptr || !session_->transport) throw boost::system::system_error(asio::error::not_connected);
+    }
+    [[noreturn]] void lose(error_code ec) {
+      lost_ = true;
+      if (session_->watchdog) {
+        if (session_->watchdog->fired()) ec = asio::error::timed_out;
+        session_->watchdog->rest();
+      }
+      if (session_->transport) session_->transport->close();
+      throw boost::system::system_error(ec ? ec : error_code(asio::error::connection_reset));
+    }
+    void ready_to_write(std::uint64_t size) const {
+      if (!started_ || finished_) throw std::logic_error("an answer's body stands between its start and its end");
+      check();
+      if (left_ && size > *left_) throw std::logic_error("the answer is longer than announced");
+    }
+
+    std::shared_ptr<Impl> self_;
+    std::shared_ptr<Session> session_;
+    std::shared_ptr<const HttpRequest> request_;
+    std::optional<std::uint64_t> length_;
+    BodyReader body_;
+    unsigned version_;
+    bool keep_, owes_continue_;
+    bool started_ = false, finished_ = false, chunked_ = false, bodiless_ = false;
+    bool lost_ = false;                  // the connection has ended
+    bool broken_ = false;                // the request cannot be read on; it can be answered
+    std::optional<std::uint64_t> left_;  // of the answer
+    std::optional<HttpResponse> fault_;  // what to answer when the handler does not
+  };
+
+  // A request that is answered piece by piece. False when the connection has ended.
+  static asio::awaitable<bool> serve_stream(std::shared_ptr<Impl> self, std::shared_ptr<Session> session, RequestReader& reader,
+                                            std::shared_ptr<HttpRequest> request) {
+    Exchange exchange(self, session, reader, request);
+    session->watchdog->disarm();
+    bool failed = false;
+    try {
+      co_await self->handler->stream(exchange);
+    } catch (...) {
+      failed = true;
+    }
+    if (self->handler == nullptr || !session->transport) co_return false;
+    if (!exchange.started() && !exchange.lost()) {
+      // Nothing has been said yet: the client is told what went wrong, its own fault first.
+      auto response = exchange.take_fault();
+      if (!response) response = error_response(500, "internal", "internal error");
+      co_await answer_and_end(self, session, std::move(*response));
+      co_return false;
+    }
+    if (failed || !exchange.finished()) {
+      // Cut: the missing end is what tells the client.
+      session->transport->close();
+      co_return false;
+    }
+    if (!exchange.keep()) {
+      co_await end_gently(session->transport);
+      co_return false;
+    }
+    co_return co_await exchange.skip_rest();
   }
 
   static asio::awaitable<bool> upgrade(std::shared_ptr<Impl> self, std::shared_ptr<Session> session, RequestReader& reader,

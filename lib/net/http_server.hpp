@@ -32,8 +32,8 @@ struct TlsServerOptions {
 };
 
 /// A request whose body is read, and whose answer is written, piece by piece, in constant memory. Everything on the server's
-/// executor; one operation at a time. Every operation has a deadline of its own (`body_timeout` for each read that makes no progress,
-/// `write_timeout` for each write), and throws boost::system::system_error when the connection is lost.
+/// executor; one operation at a time. Every operation has a deadline of its own (`body_timeout` for each read that makes no
+/// progress, `write_timeout` for each write), and throws boost::system::system_error when the connection is lost.
 class ServerExchange {
  public:
   virtual ~ServerExchange() = default;
@@ -45,11 +45,11 @@ class ServerExchange {
   /// The header of the answer, once. `length` unset: the body goes out in chunks. `head.body` goes out as the body's first bytes.
   [[nodiscard]] virtual asio::awaitable<void> start(HttpResponse head, std::optional<std::uint64_t> length) = 0;
   [[nodiscard]] virtual asio::awaitable<void> write(asio::const_buffer from) = 0;
-  /// `length` bytes of a regular file: by sendfile where the transport allows it, else by copies. Returns the bytes sent, fewer when
-  /// the file ended before.
+  /// `length` bytes of a regular file: by sendfile where the transport allows it, else by copies. Returns the bytes sent, fewer
+  /// when the file ended before.
   [[nodiscard]] virtual asio::awaitable<std::uint64_t> write_file(int fd, std::uint64_t offset, std::uint64_t length) = 0;
-  /// The answer is complete. An exchange that ends without it (or short of the announced length) has its connection dropped, so that
-  /// the client sees that the answer was cut.
+  /// The answer is complete. An exchange that ends without it (or short of the announced length) has its connection dropped, so
+  /// that the client sees that the answer was cut.
   [[nodiscard]] virtual asio::awaitable<void> finish() = 0;
   /// Whether the client has closed its connection; looks, never waits. For answers that may be silent for long.
   [[nodiscard]] virtual bool client_gone() noexcept = 0;

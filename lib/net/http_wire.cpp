@@ -94,17 +94,22 @@ std::vector<std::string> header_list(const Headers& headers, std::string_view na
 
 struct RequestReader::Impl {
   http::request_parser<http::string_body> parser;
+  std::size_t max_body = 0;
 };
 
 RequestReader::RequestReader(std::size_t max_header, std::size_t max_body) : impl_(std::make_unique<Impl>()) {
   impl_->parser.header_limit(clamp_header(max_header));
-  impl_->parser.body_limit(max_body);
+  impl_->parser.body_limit(boost::none);
+  impl_->max_body = max_body;
   impl_->parser.eager(false);
 }
 RequestReader::~RequestReader() = default;
 
 ParseResult RequestReader::put(std::string_view bytes, std::size_t& consumed) { return feed(impl_->parser, bytes, consumed); }
-void RequestReader::read_body() { impl_->parser.eager(true); }
+void RequestReader::read_body() {
+  impl_->parser.body_limit(impl_->max_body);
+  impl_->parser.eager(true);
+}
 bool RequestReader::header_done() const { return impl_->parser.is_header_done(); }
 bool RequestReader::done() const { return impl_->parser.is_done(); }
 
@@ -174,6 +179,18 @@ ParseResult ResponseReader::put_eof() {
   return result_of(ec);
 }
 bool ResponseReader::done() const { return impl_->parser.is_done(); }
+void ResponseReader::header_only() {
+  impl_->parser.body_limit(boost::none);
+  impl_->parser.eager(false);
+}
+bool ResponseReader::header_done() const { return impl_->parser.is_header_done(); }
+std::optional<std::uint64_t> ResponseReader::content_length() const {
+  if (impl_->parser.is_done()) return 0;
+  const auto length = impl_->parser.content_length();
+  if (!length || impl_->parser.chunked()) return std::nullopt;
+  return *length;
+}
+bool ResponseReader::chunked() const { return !impl_->parser.is_done() && impl_->parser.chunked(); }
 bool ResponseReader::interim() const {
   const auto status = impl_->parser.get().result_int();
   return status >= 100 && status < 200 && status != 101;
@@ -213,6 +230,11 @@ void append_headers(std::string& out, const Headers& headers) {
 }  // namespace
 
 std::string write_request_head(const HttpRequest& request, std::string_view host) {
+  return write_request_head(request, host, request.body.size(), false);
+}
+
+std::string write_request_head(const HttpRequest& request, std::string_view host, std::optional<std::uint64_t> body_length,
+                               bool expect_continue) {
   if (!is_token(request.method)) throw std::invalid_argument("the request's method is not a token");
   check_target(request.target);
   std::string out;
@@ -220,20 +242,30 @@ std::string write_request_head(const HttpRequest& request, std::string_view host
   out.append(request.method).append(" ").append(request.target).append(" HTTP/1.1\r\nHost: ").append(host).append("\r\n");
   append_headers(out, request.headers);
   // A method that carries a body says so even when it is empty.
-  if (!request.body.empty() || request.method == "POST" || request.method == "PUT" || request.method == "PATCH")
-    out.append("Content-Length: ").append(std::to_string(request.body.size())).append("\r\n");
+  if (!body_length) {
+    out.append("Transfer-Encoding: chunked\r\n");
+  } else if (*body_length != 0 || request.method == "POST" || request.method == "PUT" || request.method == "PATCH") {
+    out.append("Content-Length: ").append(std::to_string(*body_length)).append("\r\n");
+  }
+  if (expect_continue) out.append("Expect: 100-continue\r\n");
   out.append("\r\n");
   return out;
 }
 
 std::string write_response_head(const HttpResponse& response, bool keep_alive, unsigned version) {
+  return write_response_head(response, keep_alive, version, response.body.size());
+}
+
+std::string write_response_head(const HttpResponse& response, bool keep_alive, unsigned version,
+                                std::optional<std::uint64_t> body_length) {
   std::string out;
   out.reserve(256);
   const auto reason = view(http::obsolete_reason(http::int_to_status(response.status)));
   out.append("HTTP/1.1 ").append(std::to_string(response.status)).append(" ").append(reason).append("\r\nServer: cwsandboxd\r\n");
   append_headers(out, response.headers);
   const bool no_body = response.status == 204 || response.status == 304 || response.status < 200;
-  if (!no_body) out.append("Content-Length: ").append(std::to_string(response.body.size())).append("\r\n");
+  if (!no_body && body_length) out.append("Content-Length: ").append(std::to_string(*body_length)).append("\r\n");
+  if (!no_body && !body_length && version != 10) out.append("Transfer-Encoding: chunked\r\n");
   if (!keep_alive) {
     out.append("Connection: close\r\n");
   } else if (version == 10) {

@@ -22,7 +22,7 @@ class RequestReader {
   RequestReader(const RequestReader&) = delete;
   RequestReader& operator=(const RequestReader&) = delete;
 
-  /// Stops after the header; `read_body` lets it go on.
+  /// Stops after the header, whatever length that announces; `read_body` lets it go on, up to `max_body`.
   ParseResult put(std::string_view bytes, std::size_t& consumed);
   void read_body();
   [[nodiscard]] bool header_done() const;
@@ -60,7 +60,14 @@ class ResponseReader {
   /// The connection ended: completes a body that lasts until then.
   ParseResult put_eof();
   [[nodiscard]] bool done() const;
+  /// Before the first byte: stops after the header, and whoever reads the body bounds it.
+  void header_only();
+  [[nodiscard]] bool header_done() const;
   [[nodiscard]] bool interim() const;  ///< 100 Continue and its kind: the real answer follows
+  // After the header, when it is the header only.
+  /// Bytes of the body when announced; 0 for an answer that has none.
+  [[nodiscard]] std::optional<std::uint64_t> content_length() const;
+  [[nodiscard]] bool chunked() const;
   [[nodiscard]] bool keep_alive() const;
   [[nodiscard]] HttpResponse take();
 
@@ -72,9 +79,15 @@ class ResponseReader {
 /// The header block of a request. Throws std::invalid_argument for a method, target or header that would break the framing;
 /// the text names the header, never its value.
 [[nodiscard]] std::string write_request_head(const HttpRequest& request, std::string_view host);
+/// The same for a body that is sent apart: of that length, or in chunks.
+[[nodiscard]] std::string write_request_head(const HttpRequest& request, std::string_view host,
+                                             std::optional<std::uint64_t> body_length, bool expect_continue);
 
 /// The header block of an answer. Throws as above.
 [[nodiscard]] std::string write_response_head(const HttpResponse& response, bool keep_alive, unsigned version);
+/// The same for a body that is sent apart: of that length, or in chunks (HTTP/1.0: until the connection ends).
+[[nodiscard]] std::string write_response_head(const HttpResponse& response, bool keep_alive, unsigned version,
+                                              std::optional<std::uint64_t> body_length);
 
 /// An error in the shape of the Connect protocol.
 [[nodiscard]] HttpResponse error_response(unsigned status, std::string_view code, std::string_view message);

@@ -33,6 +33,8 @@ class Watchdog {
     const auto now = Clock::now();
     expires_at(delay > Clock::time_point::max() - now ? Clock::time_point::max() : now + delay);
   }
+  /// No deadline for now. Unlike `disarm` it may leave the timer to go off for nothing, so that arming anew soon costs nothing.
+  void rest() noexcept { state_->deadline = Clock::time_point::max(); }
   /// Leaves nothing pending on the executor.
   void disarm() noexcept {
     state_->deadline = Clock::time_point::max();
