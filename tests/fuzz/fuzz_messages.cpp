@@ -24,7 +24,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   Script script(data, size);
   const std::uint8_t which = script.byte();
   const std::string_view json = script.rest();
-  switch (which % 11) {
+  switch (which % 24) {
     case 0:
       round_trip(parse_create_sandbox_request, json);
       break;
@@ -52,8 +52,44 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     case 8:
       round_trip(parse_exec_response, json);
       break;
+    case 9:
+      round_trip(parse_write_file_request, json);
+      break;
+    case 10:
+      round_trip(parse_read_file_request, json);
+      break;
+    case 11:
+      round_trip(parse_read_file_response, json);
+      break;
+    case 12:
+      round_trip(parse_stat_file_request, json);
+      break;
+    case 13:
+      round_trip(parse_file_info, json);
+      break;
+    case 14:
+      round_trip(parse_list_files_request, json);
+      break;
+    case 15:
+      round_trip(parse_list_files_response, json);
+      break;
+    case 16:
+      round_trip(parse_make_directory_request, json);
+      break;
+    case 17:
+      round_trip(parse_remove_file_request, json);
+      break;
+    case 18:
+      round_trip(parse_rename_file_request, json);
+      break;
+    case 19:
+      round_trip(parse_stream_logs_request, json);
+      break;
+    case 20:
+      round_trip(parse_log_entry, json);
+      break;
     default: {
-      const auto first = parse_first_message(which % 11 == 9 ? 5 : 8, json);
+      const auto first = parse_first_message(which % 24 == 21 ? 5 : 8, json);
       if (const auto* start = std::get_if<StartRequest>(&first)) {
         if (validate(*start)) break;
         ExecClientStream client(*start);

@@ -176,7 +176,7 @@ asio::awaitable<void> until(asio::io_context& context, std::function<bool()> wha
 
 }  // namespace
 
-TEST_CASE("long bodies go both ways, of known length and in chunks, and their connection is used again", "[FI-1]") {
+TEST_CASE("long bodies go both ways, of known length and in chunks, and their connection is used again", "[FI-3]") {
   const Kind kind = GENERATE(Kind::unix_socket, Kind::tcp, Kind::tls);
   const bool announced = GENERATE(true, false);
   const std::uint64_t total = 6'000'001;
@@ -209,7 +209,7 @@ TEST_CASE("long bodies go both ways, of known length and in chunks, and their co
   run(site.context, body);
 }
 
-TEST_CASE("a file goes out of the kernel or by copies, and ends where it ends", "[FI-1]") {
+TEST_CASE("a file goes out of the kernel or by copies, and ends where it ends", "[FI-3]") {
   const Kind kind = GENERATE(Kind::unix_socket, Kind::tcp, Kind::tls);
   const bool announced = GENERATE(true, false);
   StreamSite site(kind);
@@ -263,7 +263,7 @@ TEST_CASE("a file goes out of the kernel or by copies, and ends where it ends", 
   ::close(fd);
 }
 
-TEST_CASE("an answer that is cut is an error, whatever its framing") {
+TEST_CASE("an answer that is cut is an error, whatever its framing", "[FI-4]") {
   const Kind kind = GENERATE(Kind::unix_socket, Kind::tcp, Kind::tls);
   const bool announced = GENERATE(true, false);
   const bool throws = GENERATE(true, false);
