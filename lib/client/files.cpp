@@ -641,15 +641,16 @@ asio::awaitable<void> send_stream(State state, std::string path, WriteFileOption
     if (!delay) std::rethrow_exception(error);
     co_await pause(*delay);
   }
+  // Some servers ask for the whole body before they say that they do not know what it is for: a little is kept for those.
   std::string held;
   while (!bytes.empty()) {
     done += bytes.size();
-    if (endpoint) {
-      from->acknowledge(done);
-    } else {
-      if (done > kFallbackWrite) too_large_without_endpoint(path);
+    if (!endpoint && done > kFallbackWrite) too_large_without_endpoint(path);
+    if (!endpoint || done <= kSmallWrite)
       held += bytes;
-    }
+    else
+      held = std::string();
+    if (endpoint) from->acknowledge(done);
     if (options.progress()) options.progress()(done, std::nullopt);
     bytes = co_await gather(from);
     if (!endpoint || bytes.empty()) continue;
@@ -657,10 +658,21 @@ asio::awaitable<void> send_stream(State state, std::string path, WriteFileOption
     open = co_await exchange->write(piece);
     if (!open) break;
   }
-  if (endpoint)
-    co_await confirm(*exchange, open);
-  else
-    co_await write_rpc(there, path, std::move(held));
+  if (endpoint) {
+    std::exception_ptr error;
+    try {
+      co_await confirm(*exchange, open);
+    } catch (...) {
+      error = from_transport(std::current_exception());
+    }
+    if (error && !is_unimplemented(error)) std::rethrow_exception(error);
+    if (error) {
+      check_without_endpoint(path, options);
+      if (held.size() < done || !open) too_large_without_endpoint(path);
+      endpoint = false;
+    }
+  }
+  if (!endpoint) co_await write_rpc(there, path, std::move(held));
   from->acknowledge(done);
 }
 

@@ -287,8 +287,9 @@ class Tail {
   }
 
  private:
-  static void check(std::size_t length) {
+  void check(std::size_t length) {
     if (length <= kMaxLine) return;
+    partial_.clear();  // half a line would look like a whole one
     ErrorFields fields;
     fields.metadata.emplace("stream_code", "STREAM_TRUNCATED");
     throw SandboxStreamTruncatedError("The log has a line of more than " + std::to_string(kMaxLine) + " bytes", fields);
