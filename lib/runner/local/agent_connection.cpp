@@ -149,8 +149,9 @@ bool AgentConnection::take_notes() {
     std::size_t carried = 0;
     if (type == Type::started || type == Type::file_done) {
       carried = note.detail;
-      // The kernel ends a read behind the bytes that carry descriptors, so what has come belongs to this note, all of it.
-      if (carried != descriptor_count_) return false;
+      // The kernel ends a read behind the bytes that carry descriptors, so what has come belongs to this note, all of it; or, when
+      // this one announces none, to a note behind it in the same read.
+      if (carried != 0 && carried != descriptor_count_) return false;
     }
     const std::span<UniqueFd> given = std::span(descriptors_).first(carried);
     on_note_(type, note, given);
