@@ -100,7 +100,9 @@ struct Scripted {
 }  // namespace
 
 TEST_CASE("whole lines, and a last one that nothing ends", "[LG-1][LG-12]") {
-  const auto sandbox = ended("echo one; echo two >&2; echo; printf 'no end'");
+  const auto errors = ended("echo one >&2; printf two >&2");
+  CHECK(all_of(errors.stream_logs()) == "one\ntwo\n");
+  const auto sandbox = ended("echo one; echo two; echo; printf 'no end'");
   CHECK(all_of(sandbox.stream_logs()) == "one\ntwo\n\nno end\n");
   CHECK(all_of(sandbox.stream_logs(LogOptions().with_follow())) == "one\ntwo\n\nno end\n");
   CHECK(all_of(sandbox.stream_logs(LogOptions().with_tail_lines(2))) == "\nno end\n");
