@@ -1,4 +1,4 @@
-// The figures B1 to B6, through the public API, against the gateway that the environment names (CWSANDBOX_BASE_URL,
+// The figures B1 to B6, B8 and B9, through the public API, against the gateway that the environment names (CWSANDBOX_BASE_URL,
 // CWSANDBOX_API_KEY).
 //
 //   bench-figures stdout BYTES              MB/s
@@ -9,6 +9,8 @@
 //   bench-figures memory-all BYTES PID      the same with everything captured
 //   bench-figures held N PID                growth in bytes with N processes held open: this process, the gateway PID
 //   bench-figures rate N FLIGHT             /bin/true per second, FLIGHT at once
+//   bench-figures file-write FILE PID       FILE into a sandbox: MB/s, and the growth of the peak in bytes: this process, the
+//   gateway PID bench-figures file-read FILE PID        FILE out of a sandbox, to FILE.copy: the same
 //
 // Prints numbers, nothing else. One thread runs everything here, as it would in an Asio application.
 #include "statistics.hpp"
@@ -21,6 +23,7 @@
 
 #include <cstdint>
 #include <cstdio>
+#include <filesystem>
 #include <fstream>
 #include <functional>
 #include <future>
@@ -213,6 +216,29 @@ asio::awaitable<Numbers> rate(Client client, std::size_t count, std::size_t in_f
   co_return Numbers(1, static_cast<double>(count) / seconds_since(began));
 }
 
+asio::awaitable<Numbers> copy_file(Client client, std::string local, bool into_sandbox, std::string gateway_pid) {
+  auto sandbox = co_await warm_sandbox(client);
+  const std::string remote = "/workspace/file";
+  const auto bytes = std::filesystem::file_size(local);
+  if (!into_sandbox) co_await sandbox.upload_file(local, remote);
+  const Growth here("self");
+  const Growth gateway(gateway_pid);
+  const auto began = Clock::now();
+  if (into_sandbox)
+    co_await sandbox.upload_file(local, remote);
+  else
+    co_await sandbox.download_file(remote, local + ".copy");
+  const double rate = megabytes_per_second(bytes, began);
+  Numbers figures;
+  figures.push_back(rate);
+  figures.push_back(here.peak());
+  figures.push_back(gateway.peak());
+  auto info = co_await sandbox.stat_file(remote);
+  must_be(info.size == bytes, "the file in the sandbox has another size");
+  must_be(into_sandbox || std::filesystem::file_size(local + ".copy") == bytes, "the copy has another size");
+  co_return figures;
+}
+
 asio::awaitable<Numbers> choose(Client client, std::vector<std::string> arguments) {
   const auto number = [&](std::size_t i) { return static_cast<std::size_t>(std::stoull(arguments.at(i))); };
   const std::string& what = arguments.at(0);
@@ -224,6 +250,7 @@ asio::awaitable<Numbers> choose(Client client, std::vector<std::string> argument
   if (what == "memory-all") return memory(client, number(1), arguments.at(2), Capture::all());
   if (what == "held") return held(client, number(1), arguments.at(2));
   if (what == "rate") return rate(client, number(1), number(2));
+  if (what == "file-write" || what == "file-read") return copy_file(client, arguments.at(1), what == "file-write", arguments.at(2));
   throw std::invalid_argument("unknown figure: " + what);
 }
 
