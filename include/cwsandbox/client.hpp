@@ -69,6 +69,9 @@ class CWSANDBOX_EXPORT ClientOptions {
   ClientOptions& with_connect_timeout(std::chrono::milliseconds timeout) & { return connect_timeout_ = timeout, *this; }
   /// How long a failing request is tried again, counted from its first failure; default 30 s, 0 for not at all (RT-2).
   ClientOptions& with_retry_budget(std::chrono::milliseconds budget) & { return retry_budget_ = budget, *this; }
+  /// How long the connection of a process may stay lost before the process counts as lost; default 60 s, 0 for not at all. Within
+  /// it processes go on from the exact byte, and nobody sees anything but time pass.
+  ClientOptions& with_resume_grace(std::chrono::milliseconds grace) & { return resume_grace_ = grace, *this; }
   /// Certificates that are trusted instead of the system's: a PEM file.
   ClientOptions& with_ca_file(std::string path) & { return ca_file_ = std::move(path), *this; }
   /// A certificate that identifies this client: PEM files.
@@ -86,6 +89,7 @@ class CWSANDBOX_EXPORT ClientOptions {
   ClientOptions&& with_request_timeout(std::chrono::milliseconds timeout) && { return std::move(with_request_timeout(timeout)); }
   ClientOptions&& with_connect_timeout(std::chrono::milliseconds timeout) && { return std::move(with_connect_timeout(timeout)); }
   ClientOptions&& with_retry_budget(std::chrono::milliseconds budget) && { return std::move(with_retry_budget(budget)); }
+  ClientOptions&& with_resume_grace(std::chrono::milliseconds grace) && { return std::move(with_resume_grace(grace)); }
   ClientOptions&& with_ca_file(std::string path) && { return std::move(with_ca_file(std::move(path))); }
   ClientOptions&& with_client_certificate(std::string certificate, std::string key) && {
     return std::move(with_client_certificate(std::move(certificate), std::move(key)));
@@ -99,6 +103,7 @@ class CWSANDBOX_EXPORT ClientOptions {
   [[nodiscard]] std::chrono::milliseconds request_timeout() const noexcept { return request_timeout_; }
   [[nodiscard]] std::chrono::milliseconds connect_timeout() const noexcept { return connect_timeout_; }
   [[nodiscard]] std::chrono::milliseconds retry_budget() const noexcept { return retry_budget_; }
+  [[nodiscard]] std::chrono::milliseconds resume_grace() const noexcept { return resume_grace_; }
   [[nodiscard]] const std::string& ca_file() const noexcept { return ca_file_; }
   [[nodiscard]] const std::string& certificate_file() const noexcept { return certificate_file_; }
   [[nodiscard]] const std::string& key_file() const noexcept { return key_file_; }
@@ -110,6 +115,7 @@ class CWSANDBOX_EXPORT ClientOptions {
   std::chrono::milliseconds request_timeout_ = std::chrono::seconds(300);
   std::chrono::milliseconds connect_timeout_ = std::chrono::seconds(10);
   std::chrono::milliseconds retry_budget_ = std::chrono::seconds(30);
+  std::chrono::milliseconds resume_grace_ = std::chrono::seconds(60);
   std::string ca_file_, certificate_file_, key_file_;
   bool verify_ = true;
 };

@@ -74,6 +74,9 @@ class CWSANDBOX_EXPORT ExecOptions {
   ExecOptions& with_grace_period(std::chrono::milliseconds grace) & { return grace_ = grace, *this; }
   /// Bytes of each output stream that may be under way unread; default 1 MiB, at least 64 KiB.
   ExecOptions& with_window(std::uint64_t bytes) & { return window_ = bytes, *this; }
+  /// How long a lost connection may stay lost; unset: the client's (ClientOptions::with_resume_grace). 0: the process is lost with
+  /// it.
+  ExecOptions& with_resume_grace(std::chrono::milliseconds grace) & { return resume_grace_ = grace, *this; }
 
   ExecOptions&& with_stdin(bool on = true) && { return std::move(with_stdin(on)); }
   ExecOptions&& with_cwd(std::string cwd) && { return std::move(with_cwd(std::move(cwd))); }
@@ -84,6 +87,7 @@ class CWSANDBOX_EXPORT ExecOptions {
   ExecOptions&& with_capture(Capture capture) && { return std::move(with_capture(capture)); }
   ExecOptions&& with_grace_period(std::chrono::milliseconds grace) && { return std::move(with_grace_period(grace)); }
   ExecOptions&& with_window(std::uint64_t bytes) && { return std::move(with_window(bytes)); }
+  ExecOptions&& with_resume_grace(std::chrono::milliseconds grace) && { return std::move(with_resume_grace(grace)); }
 
   [[nodiscard]] bool use_stdin() const noexcept { return use_stdin_; }
   [[nodiscard]] const std::optional<std::string>& cwd() const noexcept { return cwd_; }
@@ -93,6 +97,7 @@ class CWSANDBOX_EXPORT ExecOptions {
   [[nodiscard]] const Capture& capture() const noexcept { return capture_; }
   [[nodiscard]] std::chrono::milliseconds grace_period() const noexcept { return grace_; }
   [[nodiscard]] std::uint64_t window() const noexcept { return window_; }
+  [[nodiscard]] const std::optional<std::chrono::milliseconds>& resume_grace() const noexcept { return resume_grace_; }
 
  private:
   bool use_stdin_ = false;
@@ -103,6 +108,62 @@ class CWSANDBOX_EXPORT ExecOptions {
   Capture capture_ = Capture::all();
   std::chrono::milliseconds grace_ = std::chrono::seconds(10);
   std::uint64_t window_ = 1024 * 1024;
+  std::optional<std::chrono::milliseconds> resume_grace_;
+};
+
+/// Options of `Sandbox::attach` and `attach_terminal`: how to take over a process that somebody else started.
+class CWSANDBOX_EXPORT AttachOptions {
+ public:
+  AttachOptions() {}
+
+  /// Bytes of stdout (for a terminal: of its output) and stderr that are known already: it goes on behind them. Default: 0, the
+  /// whole output. When the gateway no longer holds all that follows, the attach fails with SandboxStreamTruncatedError, which
+  /// says in its metadata what is held (`stdout_from`, `stdout_to`, `stderr_from`, `stderr_to`); the process goes on, with whoever
+  /// has it.
+  AttachOptions& with_offsets(std::uint64_t std_out, std::uint64_t std_err = 0) & {
+    return stdout_offset_ = std_out, stderr_offset_ = std_err, *this;
+  }
+  /// Where the bytes wanted are no longer held, takes those that are. What is missing is counted: by Output::produced() less
+  /// received() in a process's result, by TerminalResult::skipped. Default: off for a process, on for a terminal.
+  AttachOptions& with_from_held(bool on = true) & { return from_held_ = on, *this; }
+  /// Opens stdin; it goes on where the gateway's has come to. Fails when the process was started without.
+  AttachOptions& with_stdin(bool on = true) & { return use_stdin_ = on, *this; }
+  /// As for ExecOptions.
+  AttachOptions& with_check(bool on = true) & { return check_ = on, *this; }
+  AttachOptions& with_capture(Capture capture) & { return capture_ = capture, *this; }
+  AttachOptions& with_grace_period(std::chrono::milliseconds grace) & { return grace_ = grace, *this; }
+  AttachOptions& with_window(std::uint64_t bytes) & { return window_ = bytes, *this; }
+  AttachOptions& with_resume_grace(std::chrono::milliseconds grace) & { return resume_grace_ = grace, *this; }
+
+  AttachOptions&& with_offsets(std::uint64_t std_out, std::uint64_t std_err = 0) && {
+    return std::move(with_offsets(std_out, std_err));
+  }
+  AttachOptions&& with_from_held(bool on = true) && { return std::move(with_from_held(on)); }
+  AttachOptions&& with_stdin(bool on = true) && { return std::move(with_stdin(on)); }
+  AttachOptions&& with_check(bool on = true) && { return std::move(with_check(on)); }
+  AttachOptions&& with_capture(Capture capture) && { return std::move(with_capture(capture)); }
+  AttachOptions&& with_grace_period(std::chrono::milliseconds grace) && { return std::move(with_grace_period(grace)); }
+  AttachOptions&& with_window(std::uint64_t bytes) && { return std::move(with_window(bytes)); }
+  AttachOptions&& with_resume_grace(std::chrono::milliseconds grace) && { return std::move(with_resume_grace(grace)); }
+
+  [[nodiscard]] std::uint64_t stdout_offset() const noexcept { return stdout_offset_; }
+  [[nodiscard]] std::uint64_t stderr_offset() const noexcept { return stderr_offset_; }
+  [[nodiscard]] const std::optional<bool>& from_held() const noexcept { return from_held_; }
+  [[nodiscard]] bool use_stdin() const noexcept { return use_stdin_; }
+  [[nodiscard]] bool check() const noexcept { return check_; }
+  [[nodiscard]] const Capture& capture() const noexcept { return capture_; }
+  [[nodiscard]] std::chrono::milliseconds grace_period() const noexcept { return grace_; }
+  [[nodiscard]] std::uint64_t window() const noexcept { return window_; }
+  [[nodiscard]] const std::optional<std::chrono::milliseconds>& resume_grace() const noexcept { return resume_grace_; }
+
+ private:
+  std::uint64_t stdout_offset_ = 0, stderr_offset_ = 0;
+  std::optional<bool> from_held_;
+  bool use_stdin_ = false, check_ = false;
+  Capture capture_ = Capture::all();
+  std::chrono::milliseconds grace_ = std::chrono::seconds(10);
+  std::uint64_t window_ = 1024 * 1024;
+  std::optional<std::chrono::milliseconds> resume_grace_;
 };
 
 }  // namespace cwsandbox

@@ -52,7 +52,8 @@ class CWSANDBOX_EXPORT Output {
   [[nodiscard]] std::uint64_t dropped() const noexcept;
   /// Bytes that this side received.
   [[nodiscard]] std::uint64_t received() const noexcept;
-  /// Bytes that the process is known to have written; more than `received()` when the connection was lost or a cap cut it.
+  /// Bytes that the process is known to have written; more than `received()` when the connection was lost, a cap cut it, or
+  /// the process was attached to behind the first byte.
   [[nodiscard]] std::uint64_t produced() const noexcept;
 
   friend bool operator==(const Output& a, std::string_view b) noexcept { return a.view() == b; }
@@ -162,7 +163,9 @@ class CWSANDBOX_EXPORT Process : public task<ProcessResult> {
   [[nodiscard]] task<std::uint64_t> pid() const;
   /// The name that the client gave the process (a UUID); empty for one made from a plain task.
   [[nodiscard]] const std::string& id() const noexcept;
-  /// Lets the process go on when the last handle goes.
+  /// Lets the process go on when the last handle goes. Its output is then received and dropped as the capture rule has it, while
+  /// this program runs; once its connection is gone, the gateway keeps it for its grace time (60 s by default) for somebody to take
+  /// it over with `Sandbox::attach`.
   void detach() const;
 
  private:

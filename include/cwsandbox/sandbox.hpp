@@ -8,8 +8,8 @@
 #include <cwsandbox/logs.hpp>
 #include <cwsandbox/process.hpp>
 #include <cwsandbox/sandbox_options.hpp>
-#include <cwsandbox/terminal.hpp>
 #include <cwsandbox/stream_reader.hpp>
+#include <cwsandbox/terminal.hpp>
 
 namespace cwsandbox {
 
@@ -147,6 +147,14 @@ class CWSANDBOX_EXPORT Sandbox {
   /// Runs a shell, or another command, on a terminal of its own; returns at once, like `exec`. The client sets no timeout (TS-6).
   /// \throws std::invalid_argument for a size below 1 or above 65535, and as `exec` does.
   [[nodiscard]] TerminalSession shell(ShellOptions options = ShellOptions()) const;
+  /// Takes over a process that was started elsewhere, from its `id()`; returns at once. The newest wins: for whoever had it before,
+  /// it ends with SandboxConnectionLostError. `command()` is empty and `pid()` fails: the gateway does not tell. The handle owns
+  /// the process as one from `exec` does.
+  /// \throws std::invalid_argument for an id that can be none. From the task: SandboxExecutionError with the reason
+  /// CWSANDBOX_PROCESS_NOT_FOUND, SandboxStreamTruncatedError for output that is gone (TS-14).
+  [[nodiscard]] Process attach(std::string process_id, AttachOptions options = AttachOptions()) const;
+  /// The same for a terminal.
+  [[nodiscard]] TerminalSession attach_terminal(std::string session_id, AttachOptions options = AttachOptions()) const;
 
   /// Completes when the server has accepted the sandbox, so that it has an id. Done once, however often it is called; one request
   /// id over all retries, so that no second sandbox is made (LC-1, LC-2).
@@ -176,8 +184,8 @@ class CWSANDBOX_EXPORT Sandbox {
   [[nodiscard]] task<std::string> read_file(std::string path, ReadFileOptions options = ReadFileOptions()) const;
   /// Writes a file whole or not at all; completes when it has its name.
   task<void> write_file(std::string path, std::string content, WriteFileOptions options = WriteFileOptions()) const;
-  /// A file in chunks of at most 256 KiB, as fast as they are read: about 1 MiB waits at most (FI-3). `close()`, or the last copy of
-  /// the reader going, ends the transfer (SR-6).
+  /// A file in chunks of at most 256 KiB, as fast as they are read: about 1 MiB waits at most (FI-3). `close()`, or the last copy
+  /// of the reader going, ends the transfer (SR-6).
   [[nodiscard]] StreamReader<std::string> read_file_stream(std::string path, ReadFileOptions options = ReadFileOptions()) const;
   /// A file that is written as its bytes come, of any size, in constant memory (FI-3).
   [[nodiscard]] FileWriteStream write_file_stream(std::string path, WriteFileOptions options = WriteFileOptions()) const;

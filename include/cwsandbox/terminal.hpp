@@ -17,6 +17,8 @@ class CWSANDBOX_EXPORT TerminalResult {
   Outcome outcome = Outcome::lost;
   std::optional<int> signal;  ///< the signal that ended it, when one did
   std::vector<std::string> command;
+  /// For one that was attached to: bytes of output behind the offset asked for that were no longer held.
+  std::uint64_t skipped = 0;
 };
 
 /// Options of `Sandbox::shell`.

@@ -7,6 +7,7 @@
 #include "client/embedded_gateway.hpp"
 #include "net/http_client.hpp"
 
+#include <atomic>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -21,7 +22,7 @@ class ExecPool;
 struct Settings {
   net::Endpoint endpoint;
   std::string api_key;
-  std::chrono::milliseconds request_timeout{}, connect_timeout{}, retry_budget{};
+  std::chrono::milliseconds request_timeout{}, connect_timeout{}, retry_budget{}, resume_grace{};
   net::TlsClientOptions tls;
   std::string auth_mode;
   std::shared_ptr<const AuthProvider> auth_provider;  // instead of the key
@@ -46,6 +47,9 @@ class Backend {
   /// Adds what says who asks. Throws whatever a registered auth mode throws (AU-1).
   void authorize(net::Headers& headers) const;
   [[nodiscard]] RetryPolicy retry_policy() const;
+  /// The server has turned out to know no exec stream. Found out once, for as long as this is in use.
+  [[nodiscard]] bool lacks_exec_stream() const noexcept { return lacks_exec_stream_; }
+  void note_no_exec_stream() noexcept { lacks_exec_stream_ = true; }
 
  private:
   friend class Exit;
@@ -57,6 +61,7 @@ class Backend {
   mutable std::optional<AuthHeaders> auth_headers_;  // as long as they hold
   std::unique_ptr<net::HttpClient> http_;
   std::shared_ptr<ExecPool> pool_;
+  std::atomic<bool> lacks_exec_stream_{false};
 };
 
 /// Work that exit waits for, up to 10 s: a sandbox that is being made or stopped. Counts on the default loop only.

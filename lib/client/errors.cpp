@@ -47,6 +47,7 @@ constexpr std::array kReasons{
     Row{"BACKEND_UNAVAILABLE", Type::unavailable},
     Row{"STREAM_BACKPRESSURE", Type::backpressure},
     Row{"STREAM_TRUNCATED", Type::truncated},
+    Row{"EXEC_REPLAY_GAP", Type::truncated},
     Row{"FILE_NOT_FOUND", Type::file},
     Row{"FILE_IS_DIRECTORY", Type::file},
     Row{"FILE_IO_FAILED", Type::file},

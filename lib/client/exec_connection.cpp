@@ -1,7 +1,10 @@
 #include "client/exec_connection.hpp"
 
+#include "protocol/text.hpp"
+
 #include <boost/asio/bind_executor.hpp>
 #include <boost/asio/post.hpp>
+#include <boost/beast/websocket/error.hpp>
 
 #include <algorithm>
 
@@ -53,11 +56,11 @@ void ExecConnection::on_read(net::error_code ec) {
   if (message_.is_text() || message_.empty()) {
     const bool text = message_.is_text();
     close(text ? CloseCode::unsupported : CloseCode::protocol_error, text ? "text message" : "empty message");
-    return lost(text ? "the server sent a text message" : "the server sent an empty message");
+    return lost({ConnectionLoss::Kind::fault, text ? "the server sent a text message" : "the server sent an empty message"});
   }
   if (!machine_) {
     close(CloseCode::protocol_error, "message without a process");
-    return lost("the server spoke without a process");
+    return lost({ConnectionLoss::Kind::fault, "the server spoke without a process"});
   }
   const auto machine = machine_;  // the owner may let go
   const auto owner = owner_;
@@ -65,7 +68,7 @@ void ExecConnection::on_read(net::error_code ec) {
   if (const auto* fault = std::get_if<protocol::ProtocolError>(&event)) {
     const std::string reason = fault->reason;
     close(fault->code, reason);
-    return lost("the server broke the protocol: " + reason);
+    return lost({ConnectionLoss::Kind::fault, "the server broke the protocol: " + reason});
   }
   owner->on_event(event, message_);
   pump();
@@ -131,7 +134,7 @@ void ExecConnection::close(CloseCode code, const std::string& reason) {
                        })));
 }
 
-void ExecConnection::lost(const std::string& why) {
+void ExecConnection::lost(const ConnectionLoss& loss) {
   const bool idle = !owner_ && !dead_;
   if (!dead_) {
     dead_ = true;
@@ -143,16 +146,36 @@ void ExecConnection::lost(const std::string& why) {
   leaving_.reset();
   if (idle)
     if (const auto pool = pool_.lock()) pool->remove(shared_from_this());
-  if (owner) owner->on_connection_lost(why);
+  if (owner) owner->on_connection_lost(loss);
 }
 
-std::string ExecConnection::describe(net::error_code ec) const {
+ConnectionLoss ExecConnection::describe(net::error_code ec) const {
+  namespace websocket = boost::beast::websocket;
+  ConnectionLoss loss;
   const auto code = socket_->close_code();
-  if (code == 0) return ec.message();
-  std::string text = "closed by the server with code " + std::to_string(code);
+  if (code == 0) {
+    if (ec == websocket::error::message_too_big || ec == websocket::condition::protocol_violation)
+      loss.kind = ConnectionLoss::Kind::fault;
+    loss.why = ec.message();
+    return loss;
+  }
+  loss.why = "closed by the server with code " + std::to_string(code);
   const auto reason = socket_->close_reason();
-  if (!reason.empty()) text += " (" + reason + ")";
-  return text;
+  if (!reason.empty()) loss.why += " (" + protocol::printable(reason, 123) + ")";
+  switch (static_cast<CloseCode>(code)) {
+    case CloseCode::superseded:
+      loss.kind = ConnectionLoss::Kind::taken_over;
+      break;
+    case CloseCode::protocol_error:
+    case CloseCode::unsupported:
+    case CloseCode::too_big:
+      loss.kind = ConnectionLoss::Kind::fault;
+      break;
+    case CloseCode::normal:
+    case CloseCode::going_away:
+      break;
+  }
+  return loss;
 }
 
 std::shared_ptr<ExecConnection> ExecPool::take() {

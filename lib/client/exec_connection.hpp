@@ -17,13 +17,23 @@ namespace cwsandbox::client {
 namespace asio = boost::asio;
 class ExecPool;
 
+/// How a connection ended.
+struct ConnectionLoss {
+  enum class Kind : std::uint8_t {
+    broken,      ///< a new one may go on
+    taken_over,  ///< somebody else has the process now
+    fault,       ///< one of the two broke the rules: a new connection would only break them again
+  };
+  Kind kind = Kind::broken;
+  std::string why;  ///< fits a message
+};
+
 /// Who a connection works for. Called on the connection's strand.
 class ExecOwner {
  public:
   virtual ~ExecOwner() = default;
   virtual void on_event(const protocol::ClientEvent& event, net::IncomingMessage& message) = 0;
-  /// The connection is gone; `why` fits a message.
-  virtual void on_connection_lost(const std::string& why) = 0;
+  virtual void on_connection_lost(const ConnectionLoss& loss) = 0;
   /// A message that was in flight on a lost connection is no longer pinned.
   virtual void on_unpinned() = 0;
 };
@@ -56,9 +66,9 @@ class ExecConnection : public std::enable_shared_from_this<ExecConnection> {
   void read();
   void on_read(net::error_code ec);
   void on_written(net::error_code ec);
-  void lost(const std::string& why);
+  void lost(const ConnectionLoss& loss);
   void forget() noexcept;
-  [[nodiscard]] std::string describe(net::error_code ec) const;
+  [[nodiscard]] ConnectionLoss describe(net::error_code ec) const;
 
   const asio::any_io_executor strand_;
   std::unique_ptr<net::WebSocket> socket_;

@@ -11,6 +11,7 @@
 #include <boost/asio/post.hpp>
 
 #include <algorithm>
+#include <charconv>
 
 namespace cwsandbox::client {
 
@@ -29,6 +30,13 @@ constexpr std::uint64_t kMostRest = protocol::kMaxWindow;
 
 std::chrono::system_clock::time_point from_ms(std::uint64_t ms) {
   return std::chrono::system_clock::time_point(std::chrono::milliseconds(static_cast<std::int64_t>(ms)));
+}
+
+void check_durations(const ExecOptions& options) {
+  if (options.grace_period() < std::chrono::milliseconds::zero())
+    throw std::invalid_argument("cwsandbox: the grace period is negative");
+  if (options.resume_grace() && *options.resume_grace() < std::chrono::milliseconds::zero())
+    throw std::invalid_argument("cwsandbox: the resume grace is negative");
 }
 
 }  // namespace
@@ -77,8 +85,7 @@ std::shared_ptr<ExecProcess> ExecProcess::prepare(LoopManager loop, std::vector<
   if (options.cwd() && options.cwd()->empty()) throw std::invalid_argument("cwsandbox: cwd is empty; it must be an absolute path");
   if (options.timeout() && *options.timeout() < std::chrono::milliseconds(1))
     throw std::invalid_argument("cwsandbox: the timeout must be at least 1 ms");
-  if (options.grace_period() < std::chrono::milliseconds::zero())
-    throw std::invalid_argument("cwsandbox: the grace period is negative");
+  check_durations(options);
 
   auto self = std::make_shared<ExecProcess>(std::move(loop), std::move(options), std::move(counters));
   const ExecOptions& opts = self->options_;
@@ -117,11 +124,35 @@ std::shared_ptr<ExecProcess> ExecProcess::create_shell(LoopManager loop, const S
   ExecOptions plain;
   plain.with_stdin().with_capture(Capture::none()).with_env(std::move(env)).with_window(options.window());
   plain.with_grace_period(options.grace_period());
+  if (options.resume_grace()) plain.with_resume_grace(*options.resume_grace());
   if (options.cwd()) plain.with_cwd(*options.cwd());
   auto self = prepare(std::move(loop), options.command(), std::move(plain), nullptr);
   self->request_.tty = true;
   self->request_.tty_width = width;
   self->request_.tty_height = height;
+  self->make_ends();
+  return self;
+}
+
+std::shared_ptr<ExecProcess> ExecProcess::create_attached(LoopManager loop, std::string process_id, const AttachOptions& options,
+                                                          bool terminal) {
+  if (!protocol::is_process_id(process_id))
+    throw std::invalid_argument("cwsandbox: the process id must be 1 to 64 letters, digits, '-' or '_'");
+  if (std::max(options.stdout_offset(), options.stderr_offset()) > protocol::kMaxInteger - protocol::kMaxWindow)
+    throw std::invalid_argument("cwsandbox: an offset is larger than any stream can be");
+  ExecOptions plain;
+  plain.with_stdin(terminal || options.use_stdin()).with_check(options.check() && !terminal).with_window(options.window());
+  plain.with_capture(terminal ? Capture::none() : options.capture()).with_grace_period(options.grace_period());
+  if (options.resume_grace()) plain.with_resume_grace(*options.resume_grace());
+  check_durations(plain);
+  auto self = std::make_shared<ExecProcess>(std::move(loop), std::move(plain), nullptr);
+  self->request_.id = std::move(process_id);
+  self->request_.tty = terminal;
+  self->request_.stdout_limit = self->request_.stderr_limit = std::clamp(options.window(), kMinWindow, protocol::kMaxWindow);
+  self->attach_.emplace();
+  self->attach_->stdout_from = options.stdout_offset();
+  self->attach_->stderr_from = options.stderr_offset();
+  self->attach_->from_held = options.from_held().value_or(terminal);
   self->make_ends();
   return self;
 }
@@ -203,6 +234,8 @@ TerminalSession ExecProcess::terminal_handle(std::shared_ptr<void> keeps) {
   StreamWriter in(stdin_, loop_, shared);
   return TerminalSession(std::move(result), command_, std::move(out), std::move(in), shared_from_this());
 }
+
+std::string ExecProcess::name() const { return command_.empty() ? request_id_ : describe_command(command_); }
 
 std::exception_ptr ExecProcess::has_ended() const {
   return make_exception_ptr(SandboxExecutionError(is_terminal() ? "Terminal session has ended" : "Process has exited"));
@@ -290,7 +323,12 @@ void ExecProcess::on_consumed(Channel stream, std::size_t n) {
 void ExecProcess::connect() {
   if (finished_) return;
   if (!machine_) {
-    machine_ = std::make_shared<protocol::ExecClientStream>(request_);
+    if (attach_) {
+      machine_ = std::make_shared<protocol::ExecClientStream>(resume_request());
+      if (request_.tty_width > 0) machine_->request_resize(request_.tty_width, request_.tty_height);
+    } else {
+      machine_ = std::make_shared<protocol::ExecClientStream>(request_);
+    }
     for (const auto& name : early_signals_) machine_->request_signal(name);
     early_signals_.clear();
   }
@@ -314,8 +352,9 @@ asio::awaitable<void> ExecProcess::open(std::shared_ptr<ExecProcess> self) {
     net::Headers headers;
     backend->authorize(headers);
     const auto& settings = backend->settings();
-    const auto deadline =
+    auto deadline =
         std::chrono::steady_clock::now() + std::min(settings.request_timeout, settings.connect_timeout + std::chrono::seconds(10));
+    if (self->lost_since_) deadline = std::min(deadline, *self->lost_since_ + self->resume_grace());
     std::string path(protocol::kExecPath), subprotocol(protocol::kExecSubprotocol);
     socket = co_await backend->http().upgrade(self->strand_, std::move(path), std::move(headers), std::move(subprotocol), limits,
                                               deadline);
@@ -336,20 +375,130 @@ asio::awaitable<void> ExecProcess::open(std::shared_ptr<ExecProcess> self) {
 
 void ExecProcess::on_open_failed(const std::exception_ptr& error) {
   if (finished_) return;
-  if (cancelling_) return end_unconfirmed("the connection was lost");
-  if (!try_again(error)) fail(error);
+  if (cancelling_ && !ours_) return end_unconfirmed("the connection was lost");
+  if (try_again(error)) return;
+  if (!ours_) return fail(error);
+  std::string why = "the gateway could not be reached again";
+  try {
+    std::rethrow_exception(error);
+  } catch (const std::exception& e) {
+    why += std::string(": ") + e.what();
+  } catch (...) {  // no text
+  }
+  lose(why);
 }
 
 bool ExecProcess::try_again(const std::exception_ptr& error) {
-  if (!retries_) retries_.emplace(backend_->retry_policy());
+  if (!retries_) {
+    auto policy = backend_->retry_policy();
+    if (lost_since_) policy.budget = *lost_since_ + resume_grace() - std::chrono::steady_clock::now();
+    retries_.emplace(policy);
+  }
   const auto delay = retries_->next(error);
   if (!delay) return false;
-  timer_.emplace(strand_, *delay);
-  timer_->async_wait(asio::bind_executor(strand_, [weak = weak_from_this()](boost::system::error_code ec) {
-    const auto self = weak.lock();
-    if (!ec && self && !self->finished_) self->connect();
-  }));
+  retry_timer_.emplace(strand_, *delay);
+  const auto go_on = [](ExecProcess& self, boost::system::error_code ec) {
+    if (!ec && !self.finished_) self.connect();
+  };
+  if (ours_) {
+    // It holds itself: what must be told to a process that runs (a cancel) is told, also when no handle is left.
+    retry_timer_->async_wait(
+        asio::bind_executor(strand_, [self = shared_from_this(), go_on](boost::system::error_code ec) { go_on(*self, ec); }));
+  } else {
+    retry_timer_->async_wait(asio::bind_executor(strand_, [weak = weak_from_this(), go_on](boost::system::error_code ec) {
+      if (const auto self = weak.lock()) go_on(*self, ec);
+    }));
+  }
   return true;
+}
+
+std::chrono::milliseconds ExecProcess::resume_grace() const {
+  return options_.resume_grace().value_or(backend_->settings().resume_grace);
+}
+
+protocol::ResumeRequest ExecProcess::resume_request() {
+  // The clock says who is the newest: whoever had the process before counted its connections from 0, or took a clock that read
+  // less.
+  const auto now = std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::system_clock::now().time_since_epoch());
+  request_.attempt = std::max(request_.attempt + 1, static_cast<std::uint64_t>(now.count()));
+  protocol::ResumeRequest request;
+  request.id = request_.id;
+  request.sandbox_id = request_.sandbox_id;
+  request.stdout_received = attach_->stdout_from;
+  request.stderr_received = attach_->stderr_from;
+  request.stdout_limit = attach_->stdout_from + request_.stdout_limit;
+  request.stderr_limit = attach_->stderr_from + request_.stderr_limit;
+  request.attempt = request_.attempt;
+  return request;
+}
+
+void ExecProcess::resume(const std::string& why) {
+  machine_->on_reconnected();
+  const auto grace = resume_grace();
+  if (grace == std::chrono::milliseconds::zero()) return lose(why);
+  if (!lost_since_) {
+    lost_since_ = std::chrono::steady_clock::now();
+    grace_timer_.emplace(strand_, *lost_since_ + std::min<std::chrono::milliseconds>(grace, std::chrono::hours(24 * 365)));
+    grace_timer_->async_wait(asio::bind_executor(strand_, [weak = weak_from_this(), why](boost::system::error_code ec) {
+      const auto self = weak.lock();
+      if (!ec && self && !self->finished_) self->lose(why);
+    }));
+  }
+  // At once where the last connection was of some use, then with growing delays.
+  if (std::exchange(progressed_, false)) {
+    retries_.reset();
+    return connect();
+  }
+  on_open_failed(make_exception_ptr(SandboxUnavailableError(why)));
+}
+
+void ExecProcess::on_resumed(const protocol::Resumed& resumed) {
+  lost_since_.reset();
+  grace_timer_.reset();
+  if (attach_ && !std::exchange(ours_, true)) {
+    stdin_from_ = resumed.stdin_received;
+    retries_.reset();
+    auto expected = ProcessStatus::starting;
+    status_.compare_exchange_strong(expected, ProcessStatus::running);
+    {
+      const std::lock_guard lock(mutex_);
+      no_pid_ = make_exception_ptr(SandboxExecutionError("No pid: the process was started elsewhere"));
+      if (pid_source_) pid_source_->set_exception(no_pid_);
+    }
+    if (stdin_ && machine_->std_in().limit() == 0) {
+      writer_->set_exception(make_exception_ptr(SandboxExecutionError("The process was started without stdin")));
+      stdin_done_ = true;
+    }
+  }
+  acknowledge_stdin();
+  pump_stdin();
+}
+
+void ExecProcess::acknowledge_stdin() {
+  const auto acknowledged = machine_->std_in().acknowledged();
+  if (stdin_ && acknowledged > stdin_from_) stdin_->acknowledge(acknowledged - stdin_from_);
+}
+
+bool ExecProcess::take_what_is_held(const protocol::StatusError& refusal) {
+  constexpr int most_tries = 20;
+  if (!attach_->from_held || refusal.reason != protocol::kReplayGap || ++attach_->tries > most_tries) return false;
+  const auto offset = [&](const char* name) {
+    std::uint64_t value = 0;
+    const auto found = refusal.metadata.find(name);
+    if (found == refusal.metadata.end()) return std::optional<std::uint64_t>();
+    const auto& text = found->second;
+    const auto parsed = std::from_chars(text.data(), text.data() + text.size(), value);
+    const bool good = parsed.ec == std::errc() && parsed.ptr == text.data() + text.size() && value <= protocol::kMaxInteger / 2;
+    return good ? std::optional(value) : std::nullopt;
+  };
+  const auto out_from = offset("stdout_from"), err_from = offset("stderr_from");
+  if (!out_from || !err_from) return false;
+  // Never back: an offset that lies beyond what there is stays an error.
+  const bool farther = *out_from > attach_->stdout_from || *err_from > attach_->stderr_from;
+  attach_->skipped += std::max(*out_from, attach_->stdout_from) - attach_->stdout_from;
+  attach_->stdout_from = std::max(attach_->stdout_from, *out_from);
+  attach_->stderr_from = std::max(attach_->stderr_from, *err_from);
+  return farther;
 }
 
 void ExecProcess::use(std::shared_ptr<ExecConnection> connection, bool warm) {
@@ -365,28 +514,40 @@ void ExecProcess::pump() {
   if (connection_) connection_->pump();
 }
 
-void ExecProcess::on_connection_lost(const std::string& why) {
+void ExecProcess::on_connection_lost(const ConnectionLoss& loss) {
   connection_.reset();
   if (finished_) return;
-  if (cancelling_) return end_unconfirmed("the connection was lost");
-  if (!machine_->started()) {
+  if (cancelling_ && !ours_) return end_unconfirmed("the connection was lost");
+  if (!ours_) {
     // Nothing has come of it yet, as far as we know: the same start again attaches to the process if there is one (P7).
     machine_->on_reconnected();
     if (std::exchange(warm_, false)) return connect();  // it had been closed while it was idle
-    const auto error = make_exception_ptr(SandboxUnavailableError("The connection to the gateway was lost: " + why));
+    const auto error = make_exception_ptr(SandboxUnavailableError("The connection to the gateway was lost: " + loss.why));
     if (!try_again(error)) fail(error);
     return;
   }
-  // Resuming a started process would begin here, with on_reconnected().
+  switch (loss.kind) {
+    case ConnectionLoss::Kind::broken:
+      return resume(loss.why);
+    case ConnectionLoss::Kind::taken_over:
+      return lose("somebody else took the process over: " + loss.why, "CWSANDBOX_PROCESS_TAKEN_OVER");
+    case ConnectionLoss::Kind::fault:
+      return lose(loss.why);
+  }
+}
+
+void ExecProcess::lose(const std::string& why, const std::string& reason) {
+  if (cancelling_) return end_unconfirmed("the connection was lost (" + why + ")");
   const auto& std_out = machine_->inbound(Channel::std_out);
   const auto& std_err = machine_->inbound(Channel::std_err);
   ErrorFields fields;
+  fields.reason = reason;
   fields.metadata.emplace("process_id", request_id_);
   fields.metadata.emplace("stdout_received", std::to_string(std_out.received()));
   fields.metadata.emplace("stderr_received", std::to_string(std_err.received()));
   fields.metadata.emplace("stdin_acknowledged", std::to_string(machine_->std_in().acknowledged()));
   fields.metadata.emplace("stdin_sent", std::to_string(machine_->std_in().sent_offset()));
-  const std::string text = "The connection was lost while " + describe_command(command_) + " ran (" + why + "): received " +
+  const std::string text = "The connection was lost while " + name() + " ran (" + why + "): received " +
                            std::to_string(std_out.received()) + " bytes of stdout and " + std::to_string(std_err.received()) +
                            " of stderr; nobody knows how it ended";
   const MakeError error = [&](std::shared_ptr<const ProcessResult> result) {
@@ -401,10 +562,15 @@ void ExecProcess::on_connection_lost(const std::string& why) {
 void ExecProcess::on_event(const protocol::ClientEvent& event, net::IncomingMessage& message) {
   if (finished_) return;
   warm_ = false;
+  if (const auto* resumed = std::get_if<protocol::Resumed>(&event)) {
+    on_resumed(*resumed);
+    return;
+  }
+  progressed_ = true;
   if (const auto* data = std::get_if<protocol::Data>(&event)) {
     on_data(*data, message);
-  } else if (const auto* acknowledged = std::get_if<protocol::Acknowledged>(&event)) {
-    if (stdin_) stdin_->acknowledge(acknowledged->offset);
+  } else if (std::holds_alternative<protocol::Acknowledged>(event)) {
+    acknowledge_stdin();
     pump_stdin();
   } else if (const auto* end_of = std::get_if<protocol::EndOfStream>(&event)) {
     output(end_of->stream).finish(machine_->inbound(end_of->stream).received());
@@ -416,7 +582,9 @@ void ExecProcess::on_event(const protocol::ClientEvent& event, net::IncomingMess
       pid_ = started->pid;
       if (pid_source_) pid_source_->set_value(started->pid);
     }
-    if (stdin_) stdin_->acknowledge(machine_->std_in().acknowledged());
+    ours_ = true;
+    retries_.reset();
+    acknowledge_stdin();
     pump_stdin();
   } else if (const auto* exited = std::get_if<protocol::Exited>(&event)) {
     on_exited(exited->status);
@@ -511,7 +679,7 @@ void ExecProcess::ask_for_acknowledgement() {
 
 void ExecProcess::on_exited(const protocol::ExitStatus& status) {
   using Wire = protocol::ExitStatus::Outcome;
-  const std::string what = describe_command(command_);
+  const std::string what = name();
   ErrorFields fields;
   const auto with = [&fields](std::shared_ptr<const ProcessResult> result) {
     fields.result = std::move(result);
@@ -587,12 +755,23 @@ void ExecProcess::on_exited(const protocol::ExitStatus& status) {
 void ExecProcess::on_refused(const protocol::StatusError& refusal) {
   const auto error = make_error(refusal);
   if (cancelling_) return end_unconfirmed("there is no such process");
+  if (ours_) {
+    let_connection_go();
+    return lose("the gateway no longer has it: " + refusal.message, refusal.reason);
+  }
+  if (attach_) {
+    let_connection_go();
+    if (take_what_is_held(refusal)) {
+      machine_.reset();
+      return connect();
+    }
+    if (!try_again(error)) return fail(error);
+    machine_.reset();
+    return;
+  }
   // What was taken from stdin cannot be sent to another start.
   if (machine_->std_in().end_offset() == 0) {
-    const auto connection = std::exchange(connection_, nullptr);
-    const auto machine = machine_;
-    machine->release();
-    connection->let_go();
+    let_connection_go();
     if (try_again(error)) {
       ++request_.attempt;
       machine_.reset();
@@ -600,6 +779,12 @@ void ExecProcess::on_refused(const protocol::StatusError& refusal) {
     }
   }
   fail(error);
+}
+
+void ExecProcess::let_connection_go() {
+  const auto connection = std::exchange(connection_, nullptr);
+  machine_->release();
+  connection->let_go();
 }
 
 void ExecProcess::cancel(bool abandoned) {
@@ -619,7 +804,7 @@ void ExecProcess::cancel(bool abandoned) {
     };
     return end(Outcome::cancelled, nullptr, error, true);
   }
-  if (!connection_ && !opening_) return end_unconfirmed("the connection was lost");
+  if (!connection_ && !opening_ && !ours_) return end_unconfirmed("the connection was lost");
   machine_->request_cancel(static_cast<std::uint64_t>(options_.grace_period().count()));
   if (is_terminal()) machine_->request_signal("SIGHUP");  // a shell that talks to somebody does not mind SIGTERM
   if (machine_->ended() && !machine_->exited()) {
@@ -628,8 +813,8 @@ void ExecProcess::cancel(bool abandoned) {
   }
   pump();
   const auto limit = std::min<std::chrono::milliseconds>(options_.grace_period(), std::chrono::hours(24)) + kCancelMargin;
-  timer_.emplace(strand_, limit);
-  timer_->async_wait(asio::bind_executor(strand_, [weak = weak_from_this()](boost::system::error_code ec) {
+  cancel_timer_.emplace(strand_, limit);
+  cancel_timer_->async_wait(asio::bind_executor(strand_, [weak = weak_from_this()](boost::system::error_code ec) {
     const auto self = weak.lock();
     if (!ec && self && !self->finished_) self->end_unconfirmed("the gateway has not answered in time");
   }));
@@ -638,8 +823,7 @@ void ExecProcess::cancel(bool abandoned) {
 void ExecProcess::end_unconfirmed(const std::string& why) {
   const MakeError error = [&](std::shared_ptr<const ProcessResult> result) {
     return make_exception_ptr(
-        CancelledError("The process " + describe_command(command_) + " was cancelled, but its end could not be confirmed: " + why,
-                       std::move(result)));
+        CancelledError("The process " + name() + " was cancelled, but its end could not be confirmed: " + why, std::move(result)));
   };
   end(Outcome::cancelled, nullptr, error, true);
 }
@@ -708,7 +892,9 @@ void ExecProcess::end(Outcome outcome, const protocol::ExitStatus* status, const
     else
       unused->close(protocol::CloseCode::normal, "");
   }
-  timer_.reset();
+  retry_timer_.reset();
+  cancel_timer_.reset();
+  grace_timer_.reset();
   flush_timer_.reset();
   early_signals_.clear();
   if (counters_) counters_->ended(outcome, result->returncode, reader_error != nullptr);
@@ -723,6 +909,7 @@ void ExecProcess::end(Outcome outcome, const protocol::ExitStatus* status, const
       ended.outcome = outcome;
       ended.signal = result->signal;
       ended.command = command_;
+      if (attach_) ended.skipped = attach_->skipped;
       source.set_value(std::move(ended));
     }
   } else {

@@ -44,6 +44,9 @@ class ExecProcess final : public detail::ProcessControl, public ExecOwner, publi
                                                            std::shared_ptr<ExecCounters> counters);
   /// The same for a terminal.
   [[nodiscard]] static std::shared_ptr<ExecProcess> create_shell(LoopManager loop, const ShellOptions& options);
+  /// One that somebody else has started.
+  [[nodiscard]] static std::shared_ptr<ExecProcess> create_attached(LoopManager loop, std::string process_id,
+                                                                    const AttachOptions& options, bool terminal);
 
   /// The user's handle. `keeps` (the sandbox) lives as long as any handle to the process or its streams.
   [[nodiscard]] Process handle(std::shared_ptr<void> keeps);
@@ -77,10 +80,11 @@ class ExecProcess final : public detail::ProcessControl, public ExecOwner, publi
   void make_ends();
   [[nodiscard]] std::shared_ptr<Guard> guard(std::shared_ptr<void> keeps);
   [[nodiscard]] std::exception_ptr has_ended() const;
+  [[nodiscard]] std::string name() const;  // for messages
 
   // ExecOwner: on the strand
   void on_event(const protocol::ClientEvent& event, net::IncomingMessage& message) override;
-  void on_connection_lost(const std::string& why) override;
+  void on_connection_lost(const ConnectionLoss& loss) override;
   void on_unpinned() override { pump(); }
 
   void connect();
@@ -89,6 +93,14 @@ class ExecProcess final : public detail::ProcessControl, public ExecOwner, publi
   void use(std::shared_ptr<ExecConnection> connection, bool warm);
   /// Another attempt after the delay that the retry rule gives; false: no more.
   [[nodiscard]] bool try_again(const std::exception_ptr& error);
+  [[nodiscard]] std::chrono::milliseconds resume_grace() const;
+  [[nodiscard]] protocol::ResumeRequest resume_request();
+  /// The process has been ours and goes on somewhere: a new connection, within the grace time.
+  void resume(const std::string& why);
+  void on_resumed(const protocol::Resumed& resumed);
+  [[nodiscard]] bool take_what_is_held(const protocol::StatusError& refusal);
+  /// Nobody will know how it ended.
+  void lose(const std::string& why, const std::string& reason = "");
   void pump();
 
   [[nodiscard]] bool is_terminal() const noexcept { return request_.tty; }
@@ -100,10 +112,12 @@ class ExecProcess final : public detail::ProcessControl, public ExecOwner, publi
   void take_consumed();
   void let_rest_come();
   void pump_stdin();
+  void acknowledge_stdin();
   void ask_for_acknowledgement();
 
   void on_exited(const protocol::ExitStatus& status);
   void on_refused(const protocol::StatusError& error);
+  void let_connection_go();
   void cancel(bool abandoned);
   void end_unconfirmed(const std::string& why);
   [[nodiscard]] bool request_cancel();  // any thread
@@ -131,7 +145,17 @@ class ExecProcess final : public detail::ProcessControl, public ExecOwner, publi
   std::shared_ptr<protocol::ExecClientStream> machine_;
   std::shared_ptr<ExecConnection> connection_, reserved_;
   std::optional<Retries> retries_;
-  std::optional<asio::steady_timer> timer_;  // delay of a retry; limit of a cancel
+  std::optional<asio::steady_timer> retry_timer_, cancel_timer_, grace_timer_;
+  struct Attach {
+    std::uint64_t stdout_from = 0, stderr_from = 0, skipped = 0;
+    bool from_held = false;
+    int tries = 0;  // the edge of what is held moves while we ask
+  };
+  std::optional<Attach> attach_;  // not started here
+  std::optional<std::chrono::steady_clock::time_point> lost_since_;
+  std::uint64_t stdin_from_ = 0;  // of the process's stdin, what others have written
+  bool ours_ = false;             // started or resumed at least once: what can be lost
+  bool progressed_ = false;       // since the last connection began
   std::optional<asio::steady_timer> flush_timer_;
   std::vector<std::string> early_signals_;  // asked for before there was a machine
   std::uint64_t rest_granted_ = 0;          // output of a terminal that was let come after its command's end

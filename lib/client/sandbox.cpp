@@ -64,6 +64,12 @@ Process Sandbox::exec(std::vector<std::string> command, ExecOptions options) con
   return state_->exec(std::move(command), std::move(options));
 }
 TerminalSession Sandbox::shell(ShellOptions options) const { return state_->shell(options); }
+Process Sandbox::attach(std::string process_id, AttachOptions options) const {
+  return state_->attach(std::move(process_id), options);
+}
+TerminalSession Sandbox::attach_terminal(std::string session_id, AttachOptions options) const {
+  return state_->attach_terminal(std::move(session_id), options);
+}
 task<void> Sandbox::start() const { return state_->start(); }
 task<void> Sandbox::wait() const { return state_->wait(); }
 task<void> Sandbox::stop(StopOptions options) const { return state_->stop(options); }

@@ -210,14 +210,26 @@ auto SandboxState::run(std::shared_ptr<ExecProcess> process, HandOut hand_out) {
   return handle;
 }
 
+namespace {
+// Named, so that both kinds of handle come from one place.
+constexpr auto as_process = [](ExecProcess& p, std::shared_ptr<void> keeps) { return p.handle(std::move(keeps)); };
+constexpr auto as_terminal = [](ExecProcess& p, std::shared_ptr<void> keeps) { return p.terminal_handle(std::move(keeps)); };
+}  // namespace
+
 Process SandboxState::exec(std::vector<std::string> command, ExecOptions options) {
-  auto process = ExecProcess::create(core_->loop(), std::move(command), std::move(options), counters_);
-  return run(std::move(process), [](ExecProcess& p, std::shared_ptr<void> keeps) { return p.handle(std::move(keeps)); });
+  return run(ExecProcess::create(core_->loop(), std::move(command), std::move(options), counters_), as_process);
 }
 
 TerminalSession SandboxState::shell(const ShellOptions& options) {
-  auto process = ExecProcess::create_shell(core_->loop(), options);
-  return run(std::move(process), [](ExecProcess& p, std::shared_ptr<void> keeps) { return p.terminal_handle(std::move(keeps)); });
+  return run(ExecProcess::create_shell(core_->loop(), options), as_terminal);
+}
+
+Process SandboxState::attach(std::string process_id, const AttachOptions& options) {
+  return run(ExecProcess::create_attached(core_->loop(), std::move(process_id), options, false), as_process);
+}
+
+TerminalSession SandboxState::attach_terminal(std::string session_id, const AttachOptions& options) {
+  return run(ExecProcess::create_attached(core_->loop(), std::move(session_id), options, true), as_terminal);
 }
 
 void SandboxState::set_owned(bool owned) {

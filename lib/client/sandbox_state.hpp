@@ -67,13 +67,15 @@ class SandboxState : public std::enable_shared_from_this<SandboxState> {
   [[nodiscard]] task<SandboxStatus> get_status();
   [[nodiscard]] Process exec(std::vector<std::string> command, ExecOptions options);
   [[nodiscard]] TerminalSession shell(const ShellOptions& options);
+  [[nodiscard]] Process attach(std::string process_id, const AttachOptions& options);
+  [[nodiscard]] TerminalSession attach_terminal(std::string session_id, const AttachOptions& options);
   /// Whether the last handle's end has it stopped.
   void set_owned(bool owned);
   /// What is known of it before the server has said anything.
   void describe(const SandboxOptions& options);
 
   template <typename T>
-  [[nodiscard]] T get(T SandboxState::*member) const {
+  [[nodiscard]] T get(T SandboxState::* member) const {
     const std::lock_guard lock(mutex_);
     return this->*member;
   }

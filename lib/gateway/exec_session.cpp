@@ -99,6 +99,13 @@ void ExecProcess::attach(const std::shared_ptr<ExecConnection>& connection, cons
     connection->close(CloseCode::superseded, "a newer connection has this process");
     return;
   }
+  if (how.resume) {
+    // Found out before the connection that it has is closed: who cannot go on must not end it for who can.
+    if (const auto error = stream_.refuses(how.request)) {
+      refuse(*connection, *error);
+      return;
+    }
+  }
   attempt_ = how.request.attempt;
   if (!connection_) {
     attach_now(connection, how);
@@ -128,9 +135,7 @@ void ExecProcess::attach_now(const std::shared_ptr<ExecConnection>& connection, 
     }
   }
   if (error) {
-    protocol::StartRequest request;
-    request.id = run_id();
-    connection->set_host(std::make_shared<Refusal>(request, *error));
+    refuse(*connection, *error);
     connection->resume_reading();
     become_orphan();
     return;
@@ -141,6 +146,12 @@ void ExecProcess::attach_now(const std::shared_ptr<ExecConnection>& connection, 
   connection->set_host(keep);
   pump();
   connection->resume_reading();
+}
+
+void ExecProcess::refuse(ExecConnection& connection, const protocol::StatusError& error) const {
+  protocol::StartRequest request;
+  request.id = run_id();
+  connection.set_host(std::make_shared<Refusal>(request, error));
 }
 
 void ExecProcess::become_orphan() {

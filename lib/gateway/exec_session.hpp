@@ -91,6 +91,7 @@ class ExecProcess final : public ProcessRun, public StreamHost {
   friend class ExecTable;
   void attach_now(const std::shared_ptr<ExecConnection>& connection, const Attach& how);
   void become_orphan();
+  void refuse(ExecConnection& connection, const protocol::StatusError& error) const;
   void wake();
   [[nodiscard]] std::shared_ptr<ExecProcess> self() { return std::static_pointer_cast<ExecProcess>(shared_from_this()); }
 

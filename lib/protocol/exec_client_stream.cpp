@@ -14,6 +14,20 @@ ExecClientStream::ExecClientStream(const StartRequest& request)
       std_out_(request.stdout_limit),
       std_err_(request.stderr_limit) {}
 
+ExecClientStream::ExecClientStream(const ResumeRequest& request)
+    : std_in_(0),
+      std_out_(request.stdout_limit - request.stdout_received, request.stdout_received),
+      std_err_(request.stderr_limit - request.stderr_received, request.stderr_received),
+      awaited_(Answer::resumed),
+      hold_std_in_(true),
+      started_(true),
+      adopting_(true) {
+  request_.id = request.id;
+  request_.sandbox_id = request.sandbox_id;
+  request_.use_stdin = true;
+  request_.attempt = request.attempt;
+}
+
 InboundStream* ExecClientStream::output(Channel stream) noexcept {
   if (stream == Channel::std_out) return &std_out_;
   if (stream == Channel::std_err) return &std_err_;
@@ -156,6 +170,12 @@ ClientEvent ExecClientStream::on_resumed(std::string_view payload) {
   const ResumedMessage message = decode_resumed(payload);
   if (awaited_ != Answer::resumed) fault("resumed: not expected");
   awaited_ = Answer::none;
+  if (std::exchange(adopting_, false)) {
+    std_in_.start_at(message.std_in.received);
+    // What was asked for here comes after what others asked for.
+    for (auto& signal : signals_) signal.sequence += message.signals;
+    next_signal_ += message.signals;
+  }
   take_up(message.std_in.received, message.std_in.limit, message.signals);
   return Resumed{message.std_in.received};
 }

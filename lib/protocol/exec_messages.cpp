@@ -356,6 +356,8 @@ WindowMessage decode_window(std::string_view payload) {
   return message;
 }
 
+bool is_process_id(std::string_view id) { return is_id(id); }
+
 void encode_start(std::string& out, const StartRequest& request) {
   Json json{{"type", "start"}, {"id", request.id}, {"sandboxId", request.sandbox_id}};
   Json& command = json["command"] = Json::array();

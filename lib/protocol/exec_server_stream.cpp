@@ -17,7 +17,7 @@ StatusError replay_gap(const char* name, std::uint64_t wanted, const OutboundStr
   error.code = "data_loss";
   error.message = std::string(name) + ": cannot go on from byte " + std::to_string(wanted) + "; held are " +
                   std::to_string(stream.acknowledged()) + " to " + std::to_string(stream.sent_offset());
-  error.reason = "CWSANDBOX_EXEC_REPLAY_GAP";
+  error.reason = std::string(kReplayGap);
   return error;
 }
 
@@ -64,12 +64,8 @@ void ExecServerStream::on_exited(const ExitStatus& status) {
 
 std::optional<StatusError> ExecServerStream::on_reconnected(std::uint64_t stdout_received, std::uint64_t stderr_received,
                                                             bool is_resume) {
+  if (auto error = refuses(stdout_received, stderr_received, is_resume)) return error;
   if (!refused_) {
-    if (is_resume && !pid_) {
-      return StatusError{"failed_precondition", "the process has not started: send start again", "", {}, std::nullopt};
-    }
-    if (!std_out_.can_rewind(stdout_received)) return replay_gap("stdout", stdout_received, std_out_);
-    if (!std_err_.can_rewind(stderr_received)) return replay_gap("stderr", stderr_received, std_err_);
     (void)std_out_.rewind(stdout_received);
     (void)std_err_.rewind(stderr_received);
   }
@@ -80,6 +76,27 @@ std::optional<StatusError> ExecServerStream::on_reconnected(std::uint64_t stdout
   last_sent_ = false;
   broken_ = false;
   return std::nullopt;
+}
+
+std::optional<StatusError> ExecServerStream::refuses(const ResumeRequest& request) const {
+  return refuses(request.stdout_received, request.stderr_received, true);
+}
+
+std::optional<StatusError> ExecServerStream::refuses(std::uint64_t stdout_received, std::uint64_t stderr_received,
+                                                     bool is_resume) const {
+  if (refused_) return std::nullopt;
+  if (is_resume && !pid_) {
+    return StatusError{"failed_precondition", "the process has not started: send start again", "", {}, std::nullopt};
+  }
+  const bool out_held = std_out_.can_rewind(stdout_received);
+  if (out_held && std_err_.can_rewind(stderr_received)) return std::nullopt;
+  auto error = out_held ? replay_gap("stderr", stderr_received, std_err_) : replay_gap("stdout", stdout_received, std_out_);
+  // For whoever can do with less.
+  error.metadata.emplace("stdout_from", std::to_string(std_out_.acknowledged()));
+  error.metadata.emplace("stdout_to", std::to_string(std_out_.sent_offset()));
+  error.metadata.emplace("stderr_from", std::to_string(std_err_.acknowledged()));
+  error.metadata.emplace("stderr_to", std::to_string(std_err_.sent_offset()));
+  return error;
 }
 
 std::optional<StatusError> ExecServerStream::on_reconnected(const ResumeRequest& request) {

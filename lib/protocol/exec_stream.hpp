@@ -50,6 +50,10 @@ inline constexpr std::uint64_t kMaxInteger = (std::uint64_t{1} << 53) - 1;
 /// Signals that the client keeps to send them again after a reconnect; the server takes none of them twice.
 inline constexpr std::size_t kMaxKeptSignals = 64;
 
+/// The reason of an error that answers a resume: bytes asked for are no longer held. Its metadata says which are: `stdout_from`,
+/// `stdout_to`, `stderr_from`, `stderr_to`.
+inline constexpr std::string_view kReplayGap = "CWSANDBOX_EXEC_REPLAY_GAP";
+
 /// WebSocket close codes that the exec stream uses.
 enum class CloseCode : std::uint16_t {
   normal = 1000,
@@ -115,6 +119,9 @@ struct StatusError {
 /// before it sends, the server before it starts. (An empty command, a relative cwd, a NUL, an environment name with '=', ...)
 [[nodiscard]] std::optional<StatusError> validate(const StartRequest& request);
 
+/// Whether `id` can name a process.
+[[nodiscard]] bool is_process_id(std::string_view id);
+
 /// One message to write: `head` then `body`, to be sent as one binary message. Both stay valid until `on_sent`.
 struct OutMessage {
   std::string_view head;
@@ -151,6 +158,8 @@ class OutboundStream {
   /// The peer wants no more of it, sent or not: frees everything but what is in flight. Acknowledges nothing.
   void discard() noexcept;
   void set_limit(std::uint64_t limit) noexcept { limit_ = limit > limit_ ? limit : limit_; }
+  /// What comes follows on `offset` bytes that somebody else sent. Precondition: nothing was pushed.
+  void start_at(std::uint64_t offset) noexcept { released_ = acknowledged_ = sent_ = end_ = cursor_offset_ = offset; }
 
   [[nodiscard]] std::uint64_t end_offset() const noexcept { return end_; }  ///< bytes pushed
   [[nodiscard]] std::uint64_t sent_offset() const noexcept { return sent_; }
@@ -183,7 +192,9 @@ class OutboundStream {
 /// The receiving half of one byte stream: counts, checks the limit, and says when the peer should hear a new one.
 class InboundStream {
  public:
-  explicit InboundStream(std::uint64_t window = kDefaultWindow) noexcept : window_(window), limit_(window) {}
+  /// `start`: bytes that somebody else has received.
+  explicit InboundStream(std::uint64_t window = kDefaultWindow, std::uint64_t start = 0) noexcept
+      : window_(window), limit_(start + window), received_(start), consumed_(start), said_received_(start) {}
 
   /// A reason when the message breaks the rules.
   [[nodiscard]] std::optional<std::string> on_data(std::size_t n, std::string_view stream_name);
@@ -269,11 +280,23 @@ using ClientEvent = std::variant<Nothing, Started, Data, EndOfStream, Acknowledg
 using ServerEvent =
     std::variant<Nothing, Data, EndOfStream, Acknowledged, SignalRequest, CancelRequest, ResizeRequest, Released, ProtocolError>;
 
+/// Asks for a process that is there.
+struct ResumeRequest {
+  std::string id;
+  std::string sandbox_id;
+  std::uint64_t stdout_received = 0, stderr_received = 0;
+  std::uint64_t stdout_limit = kDefaultWindow, stderr_limit = kDefaultWindow;
+  std::uint64_t attempt = 0;
+};
+
 /// The client's end of one process.
 class ExecClientStream {
  public:
   /// Queues the start message. Precondition: `request.stdout_limit` and `stderr_limit` are the windows wanted.
   explicit ExecClientStream(const StartRequest& request);
+  /// Takes over a process that somebody else started: queues the resume message. Output goes on from the offsets given, stdin from
+  /// where the server says; until then nothing may be pushed.
+  explicit ExecClientStream(const ResumeRequest& request);
 
   [[nodiscard]] ClientEvent on_message(std::uint8_t channel, std::string_view payload);
 
@@ -342,6 +365,7 @@ class ExecClientStream {
   bool cancel_due_ = false, resize_due_ = false, release_due_ = false;
   bool control_in_flight_ = false, data_in_flight_ = false;
   bool started_ = false, exited_ = false, refused_ = false, released_ = false;
+  bool adopting_ = false;   // somebody else's process, and the server has not said yet how far stdin and signals had come
   bool exit_here_ = false;  // exit or error has come over this connection: nothing more will
   bool broken_ = false;
 };
@@ -377,7 +401,9 @@ class ExecServerStream {
   [[nodiscard]] std::optional<StatusError> on_reconnected(std::uint64_t stdout_received, std::uint64_t stderr_received,
                                                           bool is_resume);
   /// The same for a whole request, with the limits that it grants.
-  [[nodiscard]] std::optional<StatusError> on_reconnected(const struct ResumeRequest& request);
+  [[nodiscard]] std::optional<StatusError> on_reconnected(const ResumeRequest& request);
+  /// What stands against a resume now, or nothing. Changes nothing.
+  [[nodiscard]] std::optional<StatusError> refuses(const ResumeRequest& request) const;
 
   [[nodiscard]] std::optional<OutMessage> next_message();
   void on_sent() noexcept;
@@ -388,6 +414,8 @@ class ExecServerStream {
   [[nodiscard]] const std::string& id() const noexcept { return id_; }
 
  private:
+  [[nodiscard]] std::optional<StatusError> refuses(std::uint64_t stdout_received, std::uint64_t stderr_received,
+                                                   bool is_resume) const;
   ServerEvent dispatch(std::uint8_t channel, std::string_view payload);
   ServerEvent on_window(std::string_view payload);
   ServerEvent on_signal(std::string_view payload);
@@ -411,13 +439,6 @@ class ExecServerStream {
 };
 
 /// What the first message on an idle connection asks for (channel `start` or `resume`).
-struct ResumeRequest {
-  std::string id;
-  std::string sandbox_id;
-  std::uint64_t stdout_received = 0, stderr_received = 0;
-  std::uint64_t stdout_limit = kDefaultWindow, stderr_limit = kDefaultWindow;
-  std::uint64_t attempt = 0;
-};
 using FirstMessage = std::variant<StartRequest, ResumeRequest, ProtocolError>;
 [[nodiscard]] FirstMessage parse_first_message(std::uint8_t channel, std::string_view payload);
 

@@ -55,7 +55,7 @@ TEST_CASE("nobody listens", "[RT-2]") {
 
 TEST_CASE("the gateway is killed while a process runs", "[EX-9][EX-11][SW-14]") {
   Daemon daemon;
-  const Client client(daemon.options().with_retry_budget(0ms));
+  const Client client(daemon.options().with_retry_budget(0ms).with_resume_grace(0ms));
   const auto sandbox = Sandbox::run(client);
   const auto process = sandbox.exec(shell("echo partial; cat >/dev/null; sleep 1000"), ExecOptions().with_stdin());
   CHECK(*process.std_out().next().result() == "partial\n");
@@ -109,7 +109,7 @@ TEST_CASE("an idle connection that was cut is not noticed by anybody", "[RT-4]")
 TEST_CASE("a connection lost in the middle", "[EX-9][EX-20][EX-11]") {
   Daemon daemon;
   Proxy proxy(daemon.socket());
-  const Client client(daemon.options().with_base_url(proxy.url()));
+  const Client client(daemon.options().with_base_url(proxy.url()).with_resume_grace(0ms));
   const auto sandbox = Sandbox::run(client);
   const auto process = sandbox.exec(shell("echo begun; sleep 1000"));
   CHECK(*process.std_out().next().result() == "begun\n");

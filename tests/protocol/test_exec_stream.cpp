@@ -1065,3 +1065,51 @@ TEST_CASE("a client refuses a resume that its own bytes contradict", "[exec-stre
   CHECK(next(client).json()["attempt"] == 2);
   CHECK(fault(client, 1, "x") == "stdout: message before resumed");
 }
+
+TEST_CASE("a process that somebody else started is taken over", "[exec-stream][TS-14]") {
+  ResumeRequest wanted;
+  wanted.id = kId;
+  wanted.sandbox_id = "sb-1";
+  wanted.stdout_received = 4;
+  wanted.stdout_limit = 104;
+  wanted.stderr_limit = 100;
+  wanted.attempt = 1795307400000;
+  ExecClientStream client(wanted);
+  client.request_signal("INT");
+  CHECK(next(client).json() == Json::parse(std::string(R"({"type":"resume","id":")") + kId + R"(","sandboxId":"sb-1",
+    "attempt":1795307400000,"stdout":{"received":4,"limit":104},"stderr":{"received":0,"limit":100}})"));
+  CHECK(quiet(client));
+  CHECK(client.std_in().room() == 0);
+  (void)expect<Resumed>(client, 8, R"({"type":"resumed","stdin":{"received":7,"limit":20},"signals":3})");
+  // Its first signal and byte follow on those of whoever had it before.
+  CHECK(next(client).json()["seq"] == 4);
+  CHECK(client.std_in().room() == 13);
+  client.std_in().push("abc");
+  CHECK(next(client).payload == "abc");
+  (void)expect<Data>(client, 1, "xy");
+  client.on_reconnected();
+  const Message resume = next(client);
+  CHECK(resume.json()["attempt"] == 1795307400001);
+  CHECK(resume.json()["stdout"]["received"] == 6);
+  (void)expect<Resumed>(client, 8, R"({"type":"resumed","stdin":{"received":8,"limit":20},"signals":3})");
+  CHECK(next(client).json()["seq"] == 4);
+  CHECK(next(client).payload == "bc");
+  (void)expect<Exited>(client, 3, R"({"type":"exit","outcome":"exited","code":0,"stdout":6,"stderr":0})");
+}
+
+TEST_CASE("what is still held is said when a resume is refused", "[exec-stream][TS-14]") {
+  auto server = running_server();
+  server.outbound(Channel::std_out).push("0123456789");
+  (void)next(server);
+  (void)expect<Acknowledged>(server, 6, R"({"type":"window","stdout":{"received":8,"limit":100}})");
+  ResumeRequest request;
+  request.stderr_received = 1;
+  request.stdout_received = 9;
+  const auto refused = server.refuses(request);
+  REQUIRE(refused);
+  CHECK(refused->reason == kReplayGap);
+  CHECK(refused->metadata ==
+        std::map<std::string, std::string>{{"stdout_from", "8"}, {"stdout_to", "10"}, {"stderr_from", "0"}, {"stderr_to", "0"}});
+  request.stderr_received = 0;
+  CHECK_FALSE(server.refuses(request));
+}
