@@ -44,8 +44,8 @@ class Retries {
   RetryPolicy::Duration previous_{};
 };
 
-/// One RPC: the JSON of the answer, or an exception of the tree. `method` is one of SandboxService, e.g. "GetSandbox", or the path of
-/// another service's. With Repeat::if_unsent it is not tried again once the server may have done it.
+/// One RPC: the JSON of the answer, or an exception of the tree. `method` is one of SandboxService, e.g. "GetSandbox", or the path
+/// of another service's. With Repeat::if_unsent it is not tried again once the server may have done it.
 enum class Repeat : std::uint8_t { always, if_unsent };
 [[nodiscard]] asio::awaitable<std::string> call(std::shared_ptr<Backend> backend, std::string method, std::string body,
                                                 std::chrono::milliseconds timeout, Repeat repeat = Repeat::always);
