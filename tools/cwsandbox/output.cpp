@@ -1,0 +1,248 @@
+#include "output.hpp"
+
+#include "system.hpp"
+
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
+#include <array>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <ctime>
+
+#include <unistd.h>
+
+namespace cli {
+
+namespace {
+
+using Json = nlohmann::ordered_json;  // fields come in the order in which they are documented
+
+Format errors = Format::text;
+
+/// Bytes that are no UTF-8 become U+FFFD: JSON knows nothing else.
+std::string dump(const Json& json, int indent) { return json.dump(indent, ' ', false, Json::error_handler_t::replace) + "\n"; }
+
+bool colours(int fd) {
+  const char* no = std::getenv("NO_COLOR");
+  const char* term = std::getenv("TERM");
+  return ::isatty(fd) == 1 && (no == nullptr || *no == '\0') && (term == nullptr || std::strcmp(term, "dumb") != 0);
+}
+
+constexpr std::string_view kReset = "\033[0m";
+
+std::string_view colour_of(cwsandbox::SandboxStatus status) {
+  using enum cwsandbox::SandboxStatus;
+  switch (status) {
+    case running:
+    case completed:
+      return "\033[32m";
+    case pending:
+    case creating:
+    case paused:
+    case terminating:
+      return "\033[33m";
+    case failed:
+      return "\033[31m";
+    case terminated:
+    case unspecified:
+      break;
+  }
+  return "";
+}
+
+Json time_json(std::chrono::system_clock::time_point time) {
+  return time == std::chrono::system_clock::time_point() ? Json() : Json(time_text(time));
+}
+
+Json sandbox_json(const cwsandbox::Sandbox& sandbox) {
+  const auto returncode = sandbox.returncode();
+  return {{"sandbox_id", sandbox.sandbox_id().value_or("")},
+          {"status", to_string(sandbox.status())},
+          {"status_reason", sandbox.status_reason()},
+          {"returncode", returncode ? Json(*returncode) : Json()},
+          {"image", sandbox.image()},
+          {"command", sandbox.command()},
+          {"tags", sandbox.tags()},
+          {"created_at", time_json(sandbox.created_at())},
+          {"started_at", time_json(sandbox.started_at())},
+          {"ended_at", time_json(sandbox.ended_at())},
+          {"runner_id", sandbox.runner_id()},
+          {"runner_group_id", sandbox.runner_group_id()}};
+}
+
+std::string joined(const std::vector<std::string>& parts, std::string_view between) {
+  std::string out;
+  for (std::size_t i = 0; i < parts.size(); ++i) out.append(i == 0 ? "" : between).append(parts[i]);
+  return one_line(out);
+}
+
+void say(const std::string& text, const char* colour) {
+  const std::string prefix = "cwsandbox: ";  // which misuse of the library bears already
+  std::string line = one_line(text.rfind(prefix, 0) == 0 ? text.substr(prefix.size()) : text);
+  const bool coloured = *colour != '\0' && colours(STDERR_FILENO);
+  line = (coloured ? colour + std::string("cwsandbox:") + std::string(kReset) + " " : prefix) + line + "\n";
+  static_cast<void>(write_all(STDERR_FILENO, line));
+}
+
+Json error_json(const std::exception& error) {
+  Json fields = {
+      {"code", ""}, {"reason", ""}, {"message", error.what()}, {"metadata", Json::object()}, {"retry_delay_ms", nullptr}};
+  if (const auto* own = dynamic_cast<const cwsandbox::CWSandboxError*>(&error)) {
+    fields["code"] = own->code();
+    fields["reason"] = own->reason();
+    for (const auto& [name, value] : own->metadata()) fields["metadata"][name] = value;
+    if (own->retry_delay()) fields["retry_delay_ms"] = own->retry_delay()->count();
+  } else if (dynamic_cast<const std::invalid_argument*>(&error) != nullptr) {
+    fields["code"] = "invalid_argument";
+  } else if (dynamic_cast<const cwsandbox::CancelledError*>(&error) != nullptr) {
+    fields["code"] = "canceled";  // as Connect spells it
+  }
+  return {{"error", fields}};
+}
+
+}  // namespace
+
+void set_error_format(Format format) { errors = format; }
+
+void print_error(const std::exception& error) {
+  if (errors == Format::json)
+    static_cast<void>(write_all(STDERR_FILENO, dump(error_json(error), -1)));
+  else
+    say(error.what(), "\033[31m");
+}
+
+void print_error(const std::string& text, const std::string& code) {
+  if (errors != Format::json) return say(text, "\033[31m");
+  auto fields = error_json(std::runtime_error(text));
+  fields["error"]["code"] = code;
+  static_cast<void>(write_all(STDERR_FILENO, dump(fields, -1)));
+}
+
+void print_note(const std::string& text) { say(text, ""); }
+
+std::string one_line(std::string_view text) {
+  std::string out(text);
+  for (char& c : out)
+    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = c == '\n' || c == '\r' || c == '\t' ? ' ' : '?';
+  return out;
+}
+
+std::string time_text(std::chrono::system_clock::time_point time) {
+  using namespace std::chrono;
+  const auto seconds_part = floor<seconds>(time);
+  const std::time_t seconds_since = system_clock::to_time_t(seconds_part);
+  std::tm parts{};
+  ::gmtime_r(&seconds_since, &parts);
+  std::array<char, 64> text{};
+  const auto length = std::strftime(text.data(), text.size(), "%Y-%m-%dT%H:%M:%S", &parts);
+  std::array<char, 16> fraction{};
+  std::snprintf(fraction.data(), fraction.size(), ".%06dZ",
+                static_cast<int>(duration_cast<microseconds>(time - seconds_part).count()));
+  return std::string(text.data(), length) + fraction.data();
+}
+
+std::string list_text(const std::vector<cwsandbox::Sandbox>& sandboxes, Format format) {
+  if (format == Format::json) {
+    Json all = Json::array();
+    for (const auto& sandbox : sandboxes) all.push_back(sandbox_json(sandbox));
+    return dump(all, 2);
+  }
+  std::string out;
+  if (format == Format::ids) {
+    for (const auto& sandbox : sandboxes) out += one_line(sandbox.sandbox_id().value_or("")) + "\n";
+    return out;
+  }
+  if (sandboxes.empty()) return out;
+  using Row = std::array<std::string, 5>;
+  std::vector<Row> rows{{"ID", "STATUS", "CREATED", "IMAGE", "TAGS"}};
+  std::vector<std::string_view> row_colours{""};
+  for (const auto& sandbox : sandboxes) {
+    const auto created = sandbox.created_at();
+    const std::string since = created == std::chrono::system_clock::time_point() ? "-" : time_text(created).substr(0, 19) + "Z";
+    rows.push_back({one_line(sandbox.sandbox_id().value_or("")), std::string(to_string(sandbox.status())), since,
+                    sandbox.image().empty() ? "-" : one_line(sandbox.image()), joined(sandbox.tags(), ",")});
+    row_colours.push_back(colour_of(sandbox.status()));
+  }
+  Row::size_type column = 0;
+  std::array<std::size_t, 5> widths{};
+  for (const auto& row : rows)
+    for (column = 0; column < row.size(); ++column) widths[column] = std::max(widths[column], row[column].size());
+  const bool coloured = colours(STDOUT_FILENO);
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    std::string line;
+    for (column = 0; column < rows[i].size(); ++column) {
+      const auto& cell = rows[i][column];
+      const bool paint = coloured && column == 1 && !row_colours[i].empty();
+      if (paint) line += row_colours[i];
+      line += cell;
+      if (paint) line += kReset;
+      if (column + 1 < rows[i].size()) line.append(widths[column] - cell.size() + 2, ' ');
+    }
+    line.erase(line.find_last_not_of(' ') + 1);
+    out += line + "\n";
+  }
+  return out;
+}
+
+std::string sandbox_text(const cwsandbox::Sandbox& sandbox, Format format) {
+  if (format == Format::json) return dump(sandbox_json(sandbox), 2);
+  std::string out;
+  const auto put = [&out](const std::string& name, const std::string& value) {
+    if (!value.empty()) out += name + std::string(12 - name.size(), ' ') + one_line(value) + "\n";
+  };
+  const auto put_time = [&put](const std::string& name, std::chrono::system_clock::time_point time) {
+    if (time != std::chrono::system_clock::time_point()) put(name, time_text(time));
+  };
+  put("ID", sandbox.sandbox_id().value_or(""));
+  const auto colour = colours(STDOUT_FILENO) ? colour_of(sandbox.status()) : "";
+  out += "Status      " + std::string(colour) + std::string(to_string(sandbox.status())) +
+         std::string(colour.empty() ? "" : kReset) + "\n";
+  put("Reason", sandbox.status_reason());
+  if (const auto code = sandbox.returncode()) put("Exit code", std::to_string(*code));
+  put("Image", sandbox.image());
+  put("Command", joined(sandbox.command(), " "));
+  put("Tags", joined(sandbox.tags(), ","));
+  put_time("Created", sandbox.created_at());
+  put_time("Started", sandbox.started_at());
+  put_time("Ended", sandbox.ended_at());
+  put("Runner", sandbox.runner_id());
+  put("Group", sandbox.runner_group_id());
+  return out;
+}
+
+void append_log_line(std::string& out, const cwsandbox::LogLine& line, Format format) {
+  if (format == Format::json) {
+    const Json time = line.timestamp ? Json(time_text(*line.timestamp)) : Json();
+    if (line.is_gap())
+      out += dump({{"type", "gap"}, {"lost_bytes", line.lost_bytes}}, -1);
+    else
+      out += dump({{"type", "line"}, {"timestamp", time}, {"text", line.text}}, -1);
+    return;
+  }
+  if (line.timestamp) out.append(time_text(*line.timestamp)).append(" ");
+  out.append(line.text).append("\n");
+}
+
+std::string Outcomes::json() const {
+  Json all = Json::array();
+  for (const auto& [id, ok] : all_) all.push_back({{"sandbox_id", id}, {"ok", ok}});
+  return dump(all, 2);
+}
+
+std::string copied_json(const std::string& source, const std::string& destination, std::uint64_t files, std::uint64_t bytes,
+                        std::uint64_t skipped) {
+  return dump({{"source", source}, {"destination", destination}, {"files", files}, {"bytes", bytes}, {"skipped", skipped}}, 2);
+}
+
+std::string size_text(double bytes) {
+  constexpr std::array<const char*, 5> units{"B", "KiB", "MiB", "GiB", "TiB"};
+  std::size_t unit = 0;
+  for (; bytes >= 1024 && unit + 1 < units.size(); ++unit) bytes /= 1024;
+  std::array<char, 32> text{};
+  std::snprintf(text.data(), text.size(), unit == 0 ? "%.0f %s" : "%.1f %s", bytes, units[unit]);
+  return text.data();
+}
+
+}  // namespace cli
