@@ -18,6 +18,9 @@ struct HttpRequest {
   std::string target;  ///< origin form: path and query
   Headers headers;     ///< without Host, Content-Length, Connection: those are the connection's business
   std::string body;
+  /// False: doing it twice would do harm. It goes out over a connection of its own, since one that was idle may die under it in a
+  /// way that does not tell whether the server has it.
+  bool repeatable = true;
 };
 
 struct HttpResponse {

@@ -853,7 +853,7 @@ asio::awaitable<HttpResponse> HttpClient::request(HttpRequest request, std::chro
   auto impl = impl_;
   auto head = std::make_shared<const std::string>(write_request_head(request, impl->endpoint.authority()));
   auto shared = std::make_shared<const HttpRequest>(std::move(request));
-  auto reused = impl->borrow();
+  auto reused = shared->repeatable ? impl->borrow() : nullptr;
   const asio::any_io_executor executor =
       reused ? reused->transport->executor() : asio::any_io_executor(asio::make_strand(impl->executor));
   auto call = std::make_shared<Call>(executor, deadline);
