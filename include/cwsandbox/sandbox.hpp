@@ -143,6 +143,11 @@ class CWSANDBOX_EXPORT Sandbox {
   /// \param command program and arguments, as the program gets them: no shell takes part.
   /// \throws std::invalid_argument for an empty command, an empty or relative cwd, a NUL, an environment name that is empty or
   /// holds '=', a timeout below 1 ms, or a command of more than 4 MiB (EX-1, EX-2).
+  ///
+  /// A server without the exec stream (docs/exec-stream.md), found out once, runs it as one request: output comes when it has
+  /// ended, stdin and signals fail with SandboxExecutionError (reason CWSANDBOX_EXEC_STREAM_UNAVAILABLE), a cancel cannot be
+  /// confirmed, the working directory is entered by /bin/sh, and without a timeout of its own the command has the request's. Output
+  /// that such a server cuts short ends for readers, and with Capture::all() for the result too, in SandboxStreamTruncatedError.
   [[nodiscard]] Process exec(std::vector<std::string> command, ExecOptions options = ExecOptions()) const;
   /// Runs a shell, or another command, on a terminal of its own; returns at once, like `exec`. The client sets no timeout (TS-6).
   /// \throws std::invalid_argument for a size below 1 or above 65535, and as `exec` does.

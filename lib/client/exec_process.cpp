@@ -1,10 +1,12 @@
 #include "client/exec_process.hpp"
 
 #include "client/errors.hpp"
+#include "client/unary_exec.hpp"
 #include "core/process_status.hpp"
 #include "net/http_client.hpp"
 #include "protocol/signals.hpp"
 
+#include <boost/asio/bind_cancellation_slot.hpp>
 #include <boost/asio/bind_executor.hpp>
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/dispatch.hpp>
@@ -263,8 +265,10 @@ void ExecProcess::signal(std::string_view name) {
   const auto number = protocol::signal_number(name);
   if (!number) throw std::invalid_argument("cwsandbox: unknown signal " + std::string(name.substr(0, 32)));
   if (over_) throw SandboxExecutionError("Cannot signal: the process has ended");
+  if (unary_) std::rethrow_exception(needs_exec_stream("a signal"));
   asio::post(strand_, [self = shared_from_this(), text = std::to_string(*number)]() mutable {
-    if (self->finished_) return;
+    self->signalled_ = true;
+    if (self->finished_ || self->unary_) return;
     if (!self->machine_) {
       if (self->early_signals_.size() < protocol::kMaxKeptSignals) self->early_signals_.push_back(std::move(text));
       return;
@@ -322,6 +326,7 @@ void ExecProcess::on_consumed(Channel stream, std::size_t n) {
 
 void ExecProcess::connect() {
   if (finished_) return;
+  if (backend_->lacks_exec_stream() && !ours_) return start_unary();
   if (!machine_) {
     if (attach_) {
       machine_ = std::make_shared<protocol::ExecClientStream>(resume_request());
@@ -342,6 +347,7 @@ void ExecProcess::connect() {
 asio::awaitable<void> ExecProcess::open(std::shared_ptr<ExecProcess> self) {
   const auto backend = self->backend_;
   std::exception_ptr error;
+  bool no_stream = false;
   std::unique_ptr<net::WebSocket> socket;
   try {
     const auto ready = backend->ready();
@@ -358,10 +364,18 @@ asio::awaitable<void> ExecProcess::open(std::shared_ptr<ExecProcess> self) {
     std::string path(protocol::kExecPath), subprotocol(protocol::kExecSubprotocol);
     socket = co_await backend->http().upgrade(self->strand_, std::move(path), std::move(headers), std::move(subprotocol), limits,
                                               deadline);
+  } catch (const net::UpgradeRefused& refused) {
+    no_stream = means_no_exec_stream(refused.response());
+    error = from_transport(std::current_exception());
   } catch (...) {
     error = from_transport(std::current_exception());
   }
   self->opening_ = false;
+  if (no_stream && !self->ours_ && !self->attached_) {
+    backend->note_no_exec_stream();
+    if (!self->finished_) self->start_unary();
+    co_return;
+  }
   if (error) {
     self->on_open_failed(error);
     co_return;
@@ -460,11 +474,7 @@ void ExecProcess::on_resumed(const protocol::Resumed& resumed) {
     retries_.reset();
     auto expected = ProcessStatus::starting;
     status_.compare_exchange_strong(expected, ProcessStatus::running);
-    {
-      const std::lock_guard lock(mutex_);
-      no_pid_ = make_exception_ptr(SandboxExecutionError("No pid: the process was started elsewhere"));
-      if (pid_source_) pid_source_->set_exception(no_pid_);
-    }
+    set_no_pid(make_exception_ptr(SandboxExecutionError("No pid: the process was started elsewhere")));
     if (stdin_ && machine_->std_in().limit() == 0) {
       writer_->set_exception(make_exception_ptr(SandboxExecutionError("The process was started without stdin")));
       stdin_done_ = true;
@@ -500,6 +510,86 @@ bool ExecProcess::take_what_is_held(const protocol::StatusError& refusal) {
   attach_->stderr_from = std::max(attach_->stderr_from, *err_from);
   return farther;
 }
+
+// ---- without an exec stream ----
+
+void ExecProcess::start_unary() {
+  machine_.reset();  // nothing of it was sent
+  if (attach_) return fail(needs_exec_stream("taking over a process"));
+  if (is_terminal()) return fail(needs_exec_stream("a terminal"));
+  if (options_.use_stdin()) return fail(needs_exec_stream("stdin"));
+  if (signalled_) return fail(needs_exec_stream("a signal"));
+  unary_ = true;
+  attached_ = true;
+  auto expected = ProcessStatus::starting;
+  status_.compare_exchange_strong(expected, ProcessStatus::running);
+  set_no_pid(needs_exec_stream("the pid"));
+  auto done = [self = shared_from_this()](const std::exception_ptr& error, const protocol::ExecResponse& response) {
+    if (self->finished_) return;
+    if (error)
+      self->on_unary_failed(error);
+    else
+      self->on_unary(response);
+  };
+  asio::co_spawn(strand_, exec_unary(backend_, request_), asio::bind_cancellation_slot(unary_cancel_.slot(), std::move(done)));
+}
+
+void ExecProcess::on_unary_failed(const std::exception_ptr& error) {
+  try {
+    std::rethrow_exception(error);
+  } catch (const SandboxRequestTimeoutError& timeout) {
+    if (request_.timeout_ms > 0 && timeout.code() == "deadline_exceeded") {
+      protocol::ExitStatus status;
+      status.outcome = protocol::ExitStatus::Outcome::timed_out;
+      return on_exited(status);
+    }
+  } catch (...) {  // as it is
+  }
+  fail(error);
+}
+
+void ExecProcess::on_unary(const protocol::ExecResponse& response) {
+  protocol::ExitStatus status;
+  status.code = response.exit_code;
+  std::exception_ptr gap;
+  const auto take = [&](core::OutputBuffer& into, const std::string& bytes, bool truncated, std::int64_t says, const char* stream) {
+    const std::uint64_t produced =
+        std::max<std::uint64_t>(bytes.size(), static_cast<std::uint64_t>(std::max<std::int64_t>(0, says)));
+    static_cast<void>(into.append(std::string_view(bytes)));
+    if (!truncated && produced == bytes.size()) return into.finish(produced);
+    // Whoever reads it meets the gap where it is.
+    const std::string text = std::string("The server cut ") + stream + " of " + name() + " short: " + std::to_string(bytes.size()) +
+                             " bytes of " + (produced > bytes.size() ? std::to_string(produced) : "more");
+    ErrorFields fields;
+    fields.metadata.emplace("stream", stream);
+    fields.metadata.emplace("received", std::to_string(bytes.size()));
+    fields.metadata.emplace("produced", std::to_string(produced));
+    into.fail(make_exception_ptr(SandboxStreamTruncatedError(text, fields)), produced);
+    if (!gap) gap = make_exception_ptr(SandboxStreamTruncatedError(text, fields));
+  };
+  take(*out_, response.std_out, response.stdout_truncated, response.stdout_bytes_produced, "stdout");
+  take(*err_, response.std_err, response.stderr_truncated, response.stderr_bytes_produced, "stderr");
+  if (!gap || options_.capture().kind() != Capture::Kind::all) return on_exited(status);
+  // Everything was asked for, and this is not everything.
+  const MakeError error = [&](std::shared_ptr<const ProcessResult> result) {
+    try {
+      std::rethrow_exception(gap);
+    } catch (const SandboxStreamTruncatedError& told) {
+      auto fields = told.fields();
+      fields.result = std::move(result);
+      return make_exception_ptr(SandboxStreamTruncatedError(told.what(), std::move(fields)));
+    }
+  };
+  end(Outcome::exited, &status, error, false);
+}
+
+void ExecProcess::set_no_pid(const std::exception_ptr& why) {
+  const std::lock_guard lock(mutex_);
+  no_pid_ = why;
+  if (pid_source_) pid_source_->set_exception(why);
+}
+
+// ---- the connection ----
 
 void ExecProcess::use(std::shared_ptr<ExecConnection> connection, bool warm) {
   if (finished_) return;
@@ -797,6 +887,10 @@ void ExecProcess::cancel(bool abandoned) {
   if (std::exchange(cancelling_, true)) return;
   if (writer_) writer_->set_exception(make_exception_ptr(CancelledError("The process was cancelled")));
   stdin_done_ = true;
+  if (unary_) {
+    end_unconfirmed("the server has no exec stream: the request was dropped, and the server may go on with the command");
+    return unary_cancel_.emit(asio::cancellation_type::terminal);
+  }
   if (!attached_ || !machine_) {
     // Nobody has heard of this process.
     const MakeError error = [](std::shared_ptr<const ProcessResult> result) {

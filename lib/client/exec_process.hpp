@@ -9,7 +9,9 @@
 #include "client/rpc.hpp"
 #include "core/output_buffer.hpp"
 #include "protocol/exec_stream.hpp"
+#include "protocol/messages.hpp"
 
+#include <boost/asio/cancellation_signal.hpp>
 #include <boost/asio/steady_timer.hpp>
 
 #include <array>
@@ -93,6 +95,11 @@ class ExecProcess final : public detail::ProcessControl, public ExecOwner, publi
   void use(std::shared_ptr<ExecConnection> connection, bool warm);
   /// Another attempt after the delay that the retry rule gives; false: no more.
   [[nodiscard]] bool try_again(const std::exception_ptr& error);
+  /// The server knows no exec stream.
+  void start_unary();
+  void on_unary(const protocol::ExecResponse& response);
+  void on_unary_failed(const std::exception_ptr& error);
+  void set_no_pid(const std::exception_ptr& why);
   [[nodiscard]] std::chrono::milliseconds resume_grace() const;
   [[nodiscard]] protocol::ResumeRequest resume_request();
   /// The process has been ours and goes on somewhere: a new connection, within the grace time.
@@ -152,6 +159,8 @@ class ExecProcess final : public detail::ProcessControl, public ExecOwner, publi
     int tries = 0;  // the edge of what is held moves while we ask
   };
   std::optional<Attach> attach_;  // not started here
+  asio::cancellation_signal unary_cancel_;
+  bool signalled_ = false;
   std::optional<std::chrono::steady_clock::time_point> lost_since_;
   std::uint64_t stdin_from_ = 0;  // of the process's stdin, what others have written
   bool ours_ = false;             // started or resumed at least once: what can be lost
@@ -167,6 +176,7 @@ class ExecProcess final : public detail::ProcessControl, public ExecOwner, publi
   // any thread
   std::atomic<ProcessStatus> status_{ProcessStatus::starting};
   std::atomic<bool> over_{false}, detached_{false};
+  std::atomic<bool> unary_{false};  // runs as a request
   std::array<std::atomic<std::size_t>, 2> consumed_{};
   std::atomic<bool> consume_posted_{false};
   std::size_t consume_step_ = 0;

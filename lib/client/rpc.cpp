@@ -62,15 +62,16 @@ std::optional<RetryPolicy::Duration> Retries::next(const std::exception_ptr& err
 namespace {
 
 asio::awaitable<std::string> call_once(std::shared_ptr<Backend> backend, std::string target, std::string body,
-                                       std::chrono::milliseconds timeout) {
+                                       std::chrono::milliseconds timeout, Repeat repeat, std::chrono::milliseconds margin) {
   net::HttpRequest request;
+  request.repeatable = repeat == Repeat::always;
   request.target = std::move(target);
   request.body = std::move(body);
   request.headers.emplace_back("Content-Type", "application/json");
   request.headers.emplace_back("Connect-Protocol-Version", "1");
   request.headers.emplace_back("Connect-Timeout-Ms", std::to_string(timeout.count()));
   backend->authorize(request.headers);
-  auto answer = co_await backend->http().request(std::move(request), Clock::now() + timeout);
+  auto answer = co_await backend->http().request(std::move(request), Clock::now() + timeout + margin);
   if (answer.status != 200) std::rethrow_exception(make_error(protocol::decode_error(answer.status, answer.body)));
   co_return std::move(answer.body);
 }
@@ -78,7 +79,7 @@ asio::awaitable<std::string> call_once(std::shared_ptr<Backend> backend, std::st
 }  // namespace
 
 asio::awaitable<std::string> call(std::shared_ptr<Backend> backend, std::string method, std::string body,
-                                  std::chrono::milliseconds timeout, Repeat repeat) {
+                                  std::chrono::milliseconds timeout, Repeat repeat, std::chrono::milliseconds margin) {
   const auto ready = backend->ready();
   co_await wait_for(ready);
   const std::string target = method.front() == '/' ? method : "/coreweave.sandbox.v1.SandboxService/" + method;
@@ -87,10 +88,13 @@ asio::awaitable<std::string> call(std::shared_ptr<Backend> backend, std::string 
     std::exception_ptr error;
     bool done_perhaps = false;
     try {
-      co_return co_await call_once(backend, target, body, timeout);
+      co_return co_await call_once(backend, target, body, timeout, repeat, margin);
     } catch (const net::TransportError& lost) {
       done_perhaps = lost.sent();
       error = from_transport(std::current_exception());
+    } catch (const SandboxRequestTimeoutError&) {  // the server gave up while it was doing it
+      done_perhaps = true;
+      error = std::current_exception();
     } catch (...) {
       error = std::current_exception();
     }

@@ -45,10 +45,12 @@ class Retries {
 };
 
 /// One RPC: the JSON of the answer, or an exception of the tree. `method` is one of SandboxService, e.g. "GetSandbox", or the path
-/// of another service's. With Repeat::if_unsent it is not tried again once the server may have done it.
+/// of another service's. With Repeat::if_unsent it is not tried again once the server may have done it. The server is told
+/// `timeout`; its answer is waited for `margin` longer, so that a deadline that it keeps is told by the server.
 enum class Repeat : std::uint8_t { always, if_unsent };
 [[nodiscard]] asio::awaitable<std::string> call(std::shared_ptr<Backend> backend, std::string method, std::string body,
-                                                std::chrono::milliseconds timeout, Repeat repeat = Repeat::always);
+                                                std::chrono::milliseconds timeout, Repeat repeat = Repeat::always,
+                                                std::chrono::milliseconds margin = std::chrono::milliseconds::zero());
 [[nodiscard]] asio::awaitable<std::string> call(std::shared_ptr<Backend> backend, std::string method, std::string body);
 
 /// Random bytes of the kernel's, as lower-case hexadecimal.
