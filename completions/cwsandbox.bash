@@ -43,15 +43,15 @@ _cwsandbox() {
       COMPREPLY=($(compgen -W "pending creating running paused terminating completed failed terminated" -- "$cur"))
       return
       ;;
-    --base-url | --image | --tag | --timeout | --tail | -n | --since | --grace | -e | --env | -C | --cwd) return ;;
+    --base-url | --image | --tag | --timeout | --resume-grace | --tail | -n | --since | --grace | -e | --env | -C | --cwd) return ;;
   esac
   if [[ $cur == -* ]]; then
     local options="--help --base-url"
     case $command in
       '') options+=" --version" ;;
-      run) options+=" --image --tag --env --cwd --timeout --stdin --tty --output --" ;;
-      exec) options+=" --env --cwd --timeout --stdin --tty --output --" ;;
-      sh) options+=" --image --tag --env --cwd --output --" ;;
+      run) options+=" --image --tag --env --cwd --resume-grace --timeout --stdin --tty --output --" ;;
+      exec) options+=" --env --cwd --resume-grace --timeout --stdin --tty --output --" ;;
+      sh) options+=" --image --tag --env --cwd --resume-grace --output --" ;;
       logs) options+=" --follow --tail --since --timestamps --output" ;;
       ls) options+=" --all --tag --status --output" ;;
       get) options+=" --output" ;;

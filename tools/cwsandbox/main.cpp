@@ -34,7 +34,7 @@ class Arguments {
   std::vector<std::string> command, env, ids, tags;
   std::string base_url, image, id, cwd, status, since, shell;
   std::string output = "text";
-  double timeout = 0, grace = 10;
+  double timeout = 0, grace = 10, resume_grace = 60;
   int tail = 0;
   bool use_stdin = false, tty = false, all = false, follow = false, timestamps = false, missing_ok = false;
   CopyArguments copy;
@@ -256,6 +256,10 @@ void add_place(CLI::App& app, Arguments& arguments) {
       ->allow_extra_args(false)
       ->type_name("NAME=VALUE");
   app.add_option("-C,--cwd", arguments.cwd, "Working directory, absolute")->type_name("PATH");
+  app.add_option("--resume-grace", arguments.resume_grace, "Seconds that a lost connection may stay lost before this gives up")
+      ->check(CLI::Range(0.0, 86400.0))
+      ->capture_default_str()
+      ->type_name("SECONDS");
 }
 
 void add_command(CLI::App& app, Arguments& arguments) {
@@ -415,6 +419,7 @@ int run_main(int argc, char** argv) {
     if (!arguments.base_url.empty()) options.with_base_url(arguments.base_url);
     // Somebody waits at the other end: a gateway that is not there is worth a few seconds, not half a minute.
     options.with_retry_budget(std::chrono::seconds(5));
+    options.with_resume_grace(milliseconds(arguments.resume_grace));
     const cwsandbox::Client client(std::move(options));
     if (*parser.run) return run_in_new(client, arguments, signals);
     if (*parser.exec) return run_in(client, arguments, signals);
