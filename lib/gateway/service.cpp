@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
+#include <span>
 #include <vector>
 
 namespace cwsandbox::gateway {
@@ -19,20 +20,27 @@ namespace {
 
 struct Service {
   std::string_view path;
-  std::vector<std::string_view> unary, streamed;
-  std::vector<std::string_view> others;  // known to the API, not to this gateway: named, so that nobody looks for a typing mistake
+  std::span<const std::string_view> unary, streamed;
+  std::span<const std::string_view>
+      others;  // known to the API, not to this gateway: named, so that nobody looks for a typing mistake
 };
 
-const Service* service_of(std::string_view path) {
-  static const std::array<Service, 2> services = {
-      Service{"/coreweave.sandbox.v1.SandboxService/",
-              {"CreateSandbox", "GetSandbox", "ListSandboxes", "DeleteSandbox", "Exec", "ReadFile", "WriteFile"},
-              {"StreamLogs"},
-              {"CreateSandboxFromTemplate", "PurgeSandboxes", "StreamExec", "CreateFileSystemSnapshot", "GetFileSystemSnapshot",
-               "ListFileSystemSnapshots", "DeleteFileSystemSnapshot"}},
-      Service{"/cwsandbox.v1.FileService/", {"Stat", "MakeDirectory", "Remove", "Rename"}, {"List"}, {}},
-  };
-  for (const Service& service : services) {
+// Constants, with nothing to destroy: an embedded gateway still answers while the program exits.
+constexpr std::array<std::string_view, 7> kSandboxUnary = {"CreateSandbox", "GetSandbox", "ListSandboxes", "DeleteSandbox",
+                                                           "Exec",          "ReadFile",   "WriteFile"};
+constexpr std::array<std::string_view, 1> kSandboxStreamed = {"StreamLogs"};
+constexpr std::array<std::string_view, 7> kSandboxOthers = {
+    "CreateSandboxFromTemplate", "PurgeSandboxes",          "StreamExec", "CreateFileSystemSnapshot", "GetFileSystemSnapshot",
+    "ListFileSystemSnapshots",   "DeleteFileSystemSnapshot"};
+constexpr std::array<std::string_view, 4> kFileUnary = {"Stat", "MakeDirectory", "Remove", "Rename"};
+constexpr std::array<std::string_view, 1> kFileStreamed = {"List"};
+constexpr std::array<Service, 2> kServices = {
+    Service{"/coreweave.sandbox.v1.SandboxService/", kSandboxUnary, kSandboxStreamed, kSandboxOthers},
+    Service{"/cwsandbox.v1.FileService/", kFileUnary, kFileStreamed, {}},
+};
+
+const Service* service_of(std::string_view path) noexcept {
+  for (const Service& service : kServices) {
     if (path.substr(0, service.path.size()) == service.path) return &service;
   }
   return nullptr;
@@ -41,7 +49,7 @@ const Service* service_of(std::string_view path) {
 // A command whose caller gave up is not waited for: its group gets this long to end by itself.
 constexpr std::chrono::seconds kGraceAfterDeadline{2};
 
-bool contains(const std::vector<std::string_view>& names, std::string_view name) noexcept {
+bool contains(std::span<const std::string_view> names, std::string_view name) noexcept {
   return std::find(names.begin(), names.end(), name) != names.end();
 }
 
