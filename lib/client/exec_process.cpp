@@ -900,7 +900,12 @@ void ExecProcess::cancel(bool abandoned) {
   }
   if (!connection_ && !opening_ && !ours_) return end_unconfirmed("the connection was lost");
   machine_->request_cancel(static_cast<std::uint64_t>(options_.grace_period().count()));
-  if (is_terminal()) machine_->request_signal("SIGHUP");  // a shell that talks to somebody does not mind SIGTERM
+  if (is_terminal()) {
+    // A shell that talks to somebody does not mind SIGTERM. The end of its input wakes one that got the signal just before it
+    // began to wait for a key.
+    machine_->request_signal("SIGHUP");
+    machine_->std_in().finish();
+  }
   if (machine_->ended() && !machine_->exited()) {
     const auto status = *machine_->ended();
     return on_exited(status);
