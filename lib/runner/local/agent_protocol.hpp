@@ -106,7 +106,7 @@ inline Parse take_frame(std::string_view& bytes, std::size_t limit, Frame& frame
   if (length < 1 || length > limit - sizeof length) return Parse::violation;
   if (bytes.size() - sizeof length < length) return Parse::incomplete;
   frame.type = static_cast<std::uint8_t>(bytes[sizeof length]);
-  frame.payload = bytes.substr(kFrameHead, length - 1);
+  frame.payload = {bytes.data() + kFrameHead, length - 1};  // not substr: it may throw, and the agent has no library that could
   bytes.remove_prefix(sizeof length + length);
   return Parse::frame;
 }
