@@ -211,7 +211,7 @@ class TerminalPump : public Pump<cwsandbox::TerminalSession> {
         if (mode)
           mode->suspend();
         else
-          ::kill(::getpid(), SIGSTOP);
+          ::raise(SIGSTOP);
         return resize();
       }
       if (signal_.exchange(signal) != 0) {

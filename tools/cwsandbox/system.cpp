@@ -55,7 +55,7 @@ void check_signals(const Signals& signals) {
   while (const int number = signals.read()) {
     if (number == SIGWINCH) continue;
     if (number == SIGTSTP) {
-      ::kill(::getpid(), SIGSTOP);
+      ::raise(SIGSTOP);
       continue;
     }
     throw Interrupted(number);

@@ -77,7 +77,7 @@ TerminalMode::~TerminalMode() { give_back(); }
 
 void TerminalMode::suspend() {
   give_back();
-  ::kill(::getpid(), SIGSTOP);
+  ::raise(SIGSTOP);  // to this thread: sent to the process, it could stop after the next line
   // Continued. In the background the terminal is somebody else's: then it stays as it is.
   if (::tcgetpgrp(terminal) == ::getpgrp()) enter();
 }
