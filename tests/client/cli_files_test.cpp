@@ -202,7 +202,7 @@ TEST_CASE("ls, get, stop and delete; the JSON field by field", "[CL-1]") {
 }
 
 TEST_CASE("logs: what was written, its end, since when, with times, as JSON", "[CL-1]") {
-  const Place place(cwsandbox::SandboxOptions().with_command(shell("echo one; echo two >&2; printf three")));
+  const Place place(cwsandbox::SandboxOptions().with_command(shell("echo one; echo two; printf three")));
   static_cast<void>(place.sandbox.wait_until_complete().result(60s));
   CHECK(place.cli({"logs", place.id}).out == "one\ntwo\nthree\n");
   CHECK(place.cli({"logs", "-f", place.id}).out == "one\ntwo\nthree\n");

@@ -5,6 +5,7 @@
 #include <csignal>
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
 #include <stdexcept>
 #include <string>
 
@@ -37,11 +38,14 @@ void give_back() noexcept {
 
 constexpr int kFatal[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGQUIT, SIGTRAP, SIGSYS, SIGXCPU, SIGALRM, SIGUSR1, SIGUSR2};
 
+struct sigaction previous[std::size(kFatal)];
+
 extern "C" void on_fatal(int number) {
   const int error = errno;
   give_back();
-  std::signal(number, SIG_DFL);
-  ::raise(number);  // blocked until this returns; then it ends the program as it would have
+  for (std::size_t i = 0; i < std::size(kFatal); ++i)
+    if (kFatal[i] == number) ::sigaction(number, &previous[i], nullptr);
+  ::raise(number);  // blocked until this returns; then it takes the course that it would have
   errno = error;
 }
 
@@ -64,9 +68,9 @@ TerminalMode::TerminalMode(int fd) {
     struct sigaction action{};
     action.sa_handler = on_fatal;
     sigfillset(&action.sa_mask);
-    struct sigaction old{};
-    for (const int number : kFatal)
-      if (::sigaction(number, nullptr, &old) == 0 && old.sa_handler == SIG_DFL) ::sigaction(number, &action, nullptr);
+    for (std::size_t i = 0; i < std::size(kFatal); ++i)
+      if (::sigaction(kFatal[i], nullptr, &previous[i]) == 0 && previous[i].sa_handler != SIG_IGN)
+        ::sigaction(kFatal[i], &action, nullptr);
     return true;
   }();
   static_cast<void>(registered);
