@@ -203,7 +203,7 @@ int signal_pipe[2] = {-1, -1};
 pid_t signal_owner = -1;
 
 void let_take_its_course(int signal) {
-  struct sigaction action {};
+  struct sigaction action{};
   action.sa_handler = SIG_DFL;
   ::sigaction(signal, &action, nullptr);
 }
@@ -257,9 +257,9 @@ void Session::handle_signals() {
     std::thread(serve_signals).detach();
     ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
     for (const int signal : {SIGINT, SIGTERM}) {
-      struct sigaction known {};
+      struct sigaction known{};
       if (::sigaction(signal, nullptr, &known) == 0 && known.sa_handler == SIG_IGN) continue;
-      struct sigaction action {};
+      struct sigaction action{};
       action.sa_handler = on_signal;
       action.sa_flags = SA_RESTART;
       sigfillset(&action.sa_mask);

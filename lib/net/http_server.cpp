@@ -144,7 +144,7 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
   void bind_unix(Listener& listener, const std::string& path, const std::string& shown) const {
     sockaddr_un limit{};
     if (path.empty() || path.size() >= sizeof(limit.sun_path)) fail(ENAMETOOLONG, "cannot listen on " + shown);
-    struct stat info {};
+    struct stat info{};
     if (::lstat(path.c_str(), &info) == 0) {
       if (!S_ISSOCK(info.st_mode)) fail(EEXIST, "cannot listen on " + shown + ": the path exists and is not a socket");
       if (somebody_listens(path, executor)) fail(EADDRINUSE, "cannot listen on " + shown);
@@ -169,7 +169,7 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
   void close_listeners() noexcept {
     error_code ignored;
     for (const auto& listener : listeners) {
-      struct stat info {};
+      struct stat info{};
       // Only our own file: another server may have taken the path over.
       if (!listener->path.empty() && ::lstat(listener->path.c_str(), &info) == 0 && info.st_dev == listener->device &&
           info.st_ino == listener->inode)

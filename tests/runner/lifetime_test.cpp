@@ -316,12 +316,11 @@ TEST_CASE("an agent that is not ours is harmless", "[runner]") {
 
 TEST_CASE("the program's own signals and children are left alone", "[runner]") {
   static volatile sig_atomic_t broken_pipes = 0;
-  struct sigaction action {
-  }, old_pipe{}, old_child{};
+  struct sigaction action{}, old_pipe{}, old_child{};
   action.sa_handler = [](int) { broken_pipes = broken_pipes + 1; };
   REQUIRE(::sigaction(SIGPIPE, &action, &old_pipe) == 0);
   // As some programs do: their children, and ours with them, are never to be waited for.
-  struct sigaction ignore {};
+  struct sigaction ignore{};
   ignore.sa_handler = SIG_IGN;
   REQUIRE(::sigaction(SIGCHLD, &ignore, &old_child) == 0);
   {
@@ -341,7 +340,7 @@ TEST_CASE("the program's own signals and children are left alone", "[runner]") {
   sigset_t pending;
   REQUIRE(::sigpending(&pending) == 0);
   CHECK(sigismember(&pending, SIGPIPE) == 0);
-  struct sigaction now {};
+  struct sigaction now{};
   REQUIRE(::sigaction(SIGCHLD, &old_child, &now) == 0);
   CHECK(now.sa_handler == SIG_IGN);
   ::sigaction(SIGPIPE, &old_pipe, nullptr);

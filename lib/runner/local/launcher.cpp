@@ -225,7 +225,7 @@ void add_host_path(std::vector<std::string>& to, const fs::path& path) {
 }
 
 [[nodiscard]] bool is_program(const std::string& path) {
-  struct stat status {};
+  struct stat status{};
   return ::stat(path.c_str(), &status) == 0 && S_ISREG(status.st_mode) && ::access(path.c_str(), X_OK) == 0;
 }
 
@@ -391,7 +391,7 @@ Launched Launcher::launch() {
   std::vector<std::string> copied;
   for (const std::string& path : copied_) {
     UniqueFd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
-    struct stat status {};
+    struct stat status{};
     // It may have been replaced since; and what not everybody may read is not for a sandbox.
     if (!file || ::fstat(file.get(), &status) != 0 || !S_ISREG(status.st_mode) || (status.st_mode & S_IROTH) == 0) continue;
     if (status.st_size > kMaxCopied) continue;

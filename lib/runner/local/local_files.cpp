@@ -91,7 +91,7 @@ void check_path(const std::string& path, const char* what) {
 
 // What links in /proc lead to depends on who asks, and this process is not who should.
 [[nodiscard]] bool is_proc(int fd) {
-  struct statfs system {};
+  struct statfs system{};
   return ::fstatfs(fd, &system) != 0 || system.f_type == PROC_SUPER_MAGIC;
 }
 
@@ -104,7 +104,7 @@ void check_path(const std::string& path, const char* what) {
 
 // Reading and writing it waits for nobody but the kernel.
 [[nodiscard]] bool is_plain_file(int fd, int unwanted_access) {
-  struct stat status {};
+  struct stat status{};
   const int flags = ::fcntl(fd, F_GETFL);
   return flags >= 0 && (flags & O_PATH) == 0 && (flags & O_ACCMODE) != unwanted_access && ::fstat(fd, &status) == 0 &&
          S_ISREG(status.st_mode) && !is_proc(fd);
@@ -271,7 +271,7 @@ class LocalDirectoryReader final : public DirectoryReader {
     directory.at += length;
     const char* name = entry + offsetof(dirent64, d_name);
     if (std::strcmp(name, ".") == 0 || std::strcmp(name, "..") == 0) return;
-    struct stat status {};
+    struct stat status{};
     if (::fstatat(directory.fd.get(), name, &status, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT) == 0) {
       found.push_back(file_info(*directory.agent, name, status));
       if (S_ISLNK(status.st_mode) && !directory.proc) found.back().link_target = link_target(directory.fd.get(), name);
@@ -333,7 +333,7 @@ class LocalFiles final : public Files {
     auto asked = agent->ask(FileOp::open, 0, 0, path, std::string());
     FileAgent::Answer answer = co_await std::move(asked);
     if (answer.error != 0) throw failed(answer.error, "open", path);
-    struct stat status {};
+    struct stat status{};
     if (!is_plain_file(answer.fd.get(), O_WRONLY) || ::fstat(answer.fd.get(), &status) != 0) agent->refuse();
     auto file = std::make_shared<OpenFile>();
     file->info = file_info(*agent, last_part(path), status);
@@ -348,7 +348,7 @@ class LocalFiles final : public Files {
     auto asked = agent->ask(FileOp::stat, follow ? agent::kFollow : 0, 0, path, std::string());
     const FileAgent::Answer answer = co_await std::move(asked);
     if (answer.error != 0) throw failed(answer.error, "look at", path);
-    struct stat status {};
+    struct stat status{};
     if (!answer.fd || ::fstat(answer.fd.get(), &status) != 0) agent->refuse();
     FileInfo info = file_info(*agent, last_part(path), status);
     if (info.type == FileType::symlink && !is_proc(answer.fd.get())) info.link_target = link_target(answer.fd.get(), "");
@@ -360,7 +360,7 @@ class LocalFiles final : public Files {
     auto asked = agent->ask(FileOp::list, 0, 0, path, std::string());
     FileAgent::Answer answer = co_await std::move(asked);
     if (answer.error != 0) throw failed(answer.error, "list", path);
-    struct stat status {};
+    struct stat status{};
     if (!answer.fd || ::fstat(answer.fd.get(), &status) != 0 || !S_ISDIR(status.st_mode)) agent->refuse();
     auto directory = std::make_shared<OpenDirectory>();
     directory->proc = is_proc(answer.fd.get());

@@ -227,12 +227,12 @@ struct PendingFile {
 };
 
 [[nodiscard]] bool is_pipe(int fd) {
-  struct stat status {};
+  struct stat status{};
   return ::fstat(fd, &status) == 0 && S_ISFIFO(status.st_mode);
 }
 
 [[nodiscard]] bool is_terminal(int fd) {
-  struct stat status {};
+  struct stat status{};
   return ::fstat(fd, &status) == 0 && S_ISCHR(status.st_mode) && ::isatty(fd) == 1;
 }
 

@@ -431,7 +431,7 @@ void end_worker(const Record& record, int status) {
 // The content of a file of /proc's is copied: the runner must neither wait for it nor read it with rights that are not the
 // sandbox's.
 int start_copy(std::uint64_t seq, const UniqueFd& from) {
-  struct stat status {};
+  struct stat status{};
   UniqueFd copy(static_cast<int>(syscall(SYS_memfd_create, "copy", MFD_CLOEXEC)));
   if (!copy || fstat(from.get(), &status) != 0 || fchmod(copy.get(), status.st_mode & 07777) != 0) return errno;
   const int to = copy.get();
@@ -621,7 +621,7 @@ int main() {
 
   // A program that is started begins with every signal at its default and none blocked, whatever the gateway's host did.
   for (int number = 1; number < 65; ++number) signal(number, SIG_DFL);
-  struct sigaction action {};
+  struct sigaction action{};
   action.sa_handler = on_child;
   sigaction(SIGCHLD, &action, nullptr);
   sigset_t all, waiting;

@@ -127,7 +127,7 @@ int check_not_own(int fd) {
 }
 
 [[nodiscard]] bool is_proc(int fd) {
-  struct statfs system {};
+  struct statfs system{};
   return fstatfs(fd, &system) != 0 || system.f_type == PROC_SUPER_MAGIC;
 }
 
@@ -211,8 +211,8 @@ Write* take_write(std::uint64_t seq) {
 
 // Under its temporary name there is still the file that was made: others in the sandbox may have done what they like.
 int check_temporary(const Write& write) {
-  struct stat made {};
-  struct stat named {};
+  struct stat made{};
+  struct stat named{};
   if (fstat(write.file.get(), &made) != 0) return errno;
   if (fstatat(write.directory.get(), write.temporary, &named, AT_SYMLINK_NOFOLLOW) != 0) return errno;
   return same_file(made, named) ? 0 : ESTALE;
@@ -231,7 +231,7 @@ int find_target(const FileRequest& request, Place& place, std::uint32_t& mode) {
   int error = locate(request, path, place);
   for (int links = 0; error == 0 && links < kMaxLinks; ++links) {
     if (place.ends_in_slash() || place.is_dots()) return EISDIR;
-    struct stat old {};
+    struct stat old{};
     const int directory = place.directory.get();
     if (fstatat(directory, place.name, &old, AT_SYMLINK_NOFOLLOW) != 0) return errno == ENOENT ? 0 : errno;
     if (S_ISDIR(old.st_mode)) return EISDIR;
@@ -342,8 +342,8 @@ int open_file(const FileRequest& request, UniqueFd& out, bool& pseudo) {
   Base base;
   if (const int error = base.set(request.cwd, request.path); error != 0) return error;
   const UniqueFd found(open_at(base.fd, request.path, O_PATH));
-  struct stat status {};
-  struct statfs system {};
+  struct stat status{};
+  struct statfs system{};
   if (!found || fstat(found.get(), &status) != 0 || fstatfs(found.get(), &system) != 0) return errno;
   if (S_ISDIR(status.st_mode)) return EISDIR;
   if (!S_ISREG(status.st_mode)) return EINVAL;
@@ -469,8 +469,8 @@ int remove_tree(const FileRequest& request) {
     if (const int error = empty_directory(top.get(), top.get(), 0); error != 0) return error;
     if (unlinkat(directory, place.name, AT_REMOVEDIR) == 0) return 0;
     if (errno != ENOTEMPTY && errno != EEXIST) return errno;
-    struct stat opened {};
-    struct stat named {};
+    struct stat opened{};
+    struct stat named{};
     // Something else bears the name now: it is not what was to be removed.
     if (fstat(top.get(), &opened) != 0 || fstatat(directory, place.name, &named, AT_SYMLINK_NOFOLLOW) != 0) return errno;
     if (!same_file(opened, named)) return ENOTEMPTY;
