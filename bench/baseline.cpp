@@ -5,10 +5,18 @@
 //   bench-baseline ws-up BYTES          the same, client to server (masked): MB/s
 //   bench-baseline spawn N              posix_spawn and waitpid of /bin/true, one after the other: median in µs
 //   bench-baseline spawn-rate N FLIGHT  the same with FLIGHT children at once: per second
+//   bench-baseline bwrap N              a bare `bwrap … /bin/true` in namespaces of its own: median in µs
 //   bench-baseline echo-ws N            64 bytes to a WebSocket server over a Unix socket and back: median in µs
 //   bench-baseline echo-pipe N          64 bytes through cat and back: median in µs
 //
-// Prints one number. The WebSocket server is a process of its own, as a gateway is.
+// and of any command line, for a comparison of programs that run commands elsewhere (scripts/compare):
+//   bench-baseline command N CMD…              CMD, one after the other, from its start to its end: median and 99th percentile in
+//   µs bench-baseline command-rate N FLIGHT CMD…  CMD, FLIGHT at once: per second bench-baseline command-out BYTES CMD…      CMD,
+//   which writes BYTES to its stdout: MB/s bench-baseline command-in BYTES CHUNK CMD… BYTES into CMD's stdin, CHUNK at a time,
+//   until CMD has ended: MB/s bench-baseline command-echo N CMD…         64 bytes to CMD, which sends back what it gets: median in
+//   µs
+//
+// Prints numbers. The WebSocket server is a process of its own, as a gateway is.
 #include "statistics.hpp"
 
 #include <boost/asio/io_context.hpp>
@@ -31,6 +39,7 @@
 #include <stdexcept>
 #include <string>
 #include <system_error>
+#include <utility>
 #include <vector>
 
 extern char** environ;  // NOLINT: POSIX declares it nowhere
@@ -45,6 +54,7 @@ using boost::system::error_code;
 using cwsandbox::bench::Clock;
 using cwsandbox::bench::median;
 using cwsandbox::bench::micros_since;
+using cwsandbox::bench::percentile;
 using cwsandbox::bench::seconds_since;
 
 constexpr std::size_t kMessage = 64 * 1024;
@@ -227,83 +237,156 @@ double echo_ws(std::size_t count) {
   return with_server([](Peer& peer) { peer.echo(); }, [&](Peer& peer) { return peer.ping_pong(count); });
 }
 
-pid_t spawn_true() {
-  char program[] = "/bin/true";
-  char* arguments[] = {program, nullptr};
+using Words = std::vector<std::string>;
+
+/// With `in` and `out` as its stdin and stdout where they are not -1.
+pid_t start(Words words, int in = -1, int out = -1) {
+  std::vector<char*> arguments;
+  for (std::string& word : words) arguments.push_back(word.data());
+  arguments.push_back(nullptr);
+  posix_spawn_file_actions_t actions;
+  posix_spawn_file_actions_init(&actions);
+  if (in >= 0) posix_spawn_file_actions_adddup2(&actions, in, 0);
+  if (out >= 0) posix_spawn_file_actions_adddup2(&actions, out, 1);
   pid_t pid = 0;
-  if (const int error = posix_spawn(&pid, program, nullptr, nullptr, arguments, environ); error != 0) {
+  const int error = posix_spawnp(&pid, arguments.front(), &actions, nullptr, arguments.data(), environ);
+  posix_spawn_file_actions_destroy(&actions);
+  if (error != 0) {
     errno = error;
-    fail("posix_spawn");
+    fail(words.front());
   }
   return pid;
 }
 
-double spawn(std::size_t count) {
-  std::vector<double> times;
-  times.reserve(count);
-  for (std::size_t i = 0; i < count; ++i) {
-    const auto began = Clock::now();
-    waitpid(spawn_true(), nullptr, 0);
-    times.push_back(micros_since(began));
-  }
-  return median(times);
+void must_succeed(pid_t pid) {
+  int status = 0;
+  if (waitpid(pid, &status, 0) != pid || status != 0) throw std::runtime_error("the command failed");
 }
 
-double spawn_rate(std::size_t count, std::size_t in_flight) {
+struct Pipe {
+  Pipe() {
+    if (pipe2(ends, O_CLOEXEC) != 0) fail("pipe2");
+  }
+  ~Pipe() {
+    drop(0);
+    drop(1);
+  }
+  Pipe(const Pipe&) = delete;
+  Pipe& operator=(const Pipe&) = delete;
+  void drop(int end) {
+    if (ends[end] >= 0) close(std::exchange(ends[end], -1));
+  }
+  int ends[2] = {-1, -1};
+};
+
+std::vector<double> command_times(std::size_t count, const Words& command) {
+  std::vector<double> times;
+  for (std::size_t i = 0; i < count; ++i) {
+    const auto began = Clock::now();
+    must_succeed(start(command));
+    times.push_back(micros_since(began));
+  }
+  return times;
+}
+
+double command_rate(std::size_t count, std::size_t in_flight, const Words& command) {
   const auto began = Clock::now();
   std::size_t started = 0;
   std::size_t ended = 0;
   while (ended < count) {
-    for (; started < count && started - ended < in_flight; ++started) spawn_true();
+    for (; started < count && started - ended < in_flight; ++started) start(command);
     if (waitpid(-1, nullptr, 0) > 0) ++ended;
   }
   return static_cast<double>(count) / seconds_since(began);
 }
 
-double echo_pipe(std::size_t count) {
-  int to[2];
-  int from[2];
-  if (pipe2(to, O_CLOEXEC) != 0 || pipe2(from, O_CLOEXEC) != 0) fail("pipe2");
-  posix_spawn_file_actions_t actions;
-  posix_spawn_file_actions_init(&actions);
-  posix_spawn_file_actions_adddup2(&actions, to[0], 0);
-  posix_spawn_file_actions_adddup2(&actions, from[1], 1);
-  char program[] = "/bin/cat";
-  char* arguments[] = {program, nullptr};
-  pid_t cat = 0;
-  if (posix_spawn(&cat, program, &actions, nullptr, arguments, environ) != 0) fail("posix_spawn");
-  posix_spawn_file_actions_destroy(&actions);
-  close(to[0]);
-  close(from[1]);
+double command_out(std::uint64_t bytes, const Words& command) {
+  Pipe out;
+  const auto began = Clock::now();
+  const pid_t pid = start(command, -1, out.ends[1]);
+  out.drop(1);
+  std::vector<char> buffer(kMessage);
+  std::uint64_t got = 0;
+  for (;;) {
+    const ssize_t n = read(out.ends[0], buffer.data(), buffer.size());
+    if (n < 0) fail("read");
+    if (n == 0) break;
+    got += static_cast<std::uint64_t>(n);
+  }
+  const double rate = megabytes_per_second(bytes, began);
+  must_succeed(pid);
+  if (got != bytes) throw std::runtime_error("the command wrote " + std::to_string(got) + " bytes");
+  return rate;
+}
 
+double command_in(std::uint64_t bytes, std::size_t chunk, const Words& command) {
+  Pipe in;
+  const auto began = Clock::now();
+  const pid_t pid = start(command, in.ends[0], -1);
+  in.drop(0);
+  const std::vector<char> buffer(chunk, 'x');
+  for (std::uint64_t left = bytes; left > 0;) {
+    const ssize_t n = write(in.ends[1], buffer.data(), left < chunk ? static_cast<std::size_t>(left) : chunk);
+    if (n < 0) fail("write");
+    left -= static_cast<std::uint64_t>(n);
+  }
+  in.drop(1);
+  must_succeed(pid);
+  return megabytes_per_second(bytes, began);
+}
+
+double command_echo(std::size_t count, const Words& command) {
+  Pipe to;
+  Pipe from;
+  const pid_t pid = start(command, to.ends[0], from.ends[1]);
+  to.drop(0);
+  from.drop(1);
   std::vector<double> times;
   times.reserve(count);
   char bytes[kEcho] = {};
-  for (std::size_t i = 0; i < count; ++i) {
+  // The first goes uncounted: it waits until the command runs.
+  for (std::size_t i = 0; i <= count; ++i) {
     const auto began = Clock::now();
-    if (write(to[1], bytes, sizeof bytes) != static_cast<ssize_t>(sizeof bytes)) fail("write");
+    if (write(to.ends[1], bytes, sizeof bytes) != static_cast<ssize_t>(sizeof bytes)) fail("write");
     for (std::size_t got = 0; got < sizeof bytes;) {
-      const ssize_t n = read(from[0], bytes, sizeof bytes - got);
+      const ssize_t n = read(from.ends[0], bytes, sizeof bytes - got);
       if (n <= 0) fail("read");
       got += static_cast<std::size_t>(n);
     }
-    times.push_back(micros_since(began));
+    if (i > 0) times.push_back(micros_since(began));
   }
-  close(to[1]);
-  close(from[0]);
-  waitpid(cat, nullptr, 0);
+  to.drop(1);
+  from.drop(0);
+  must_succeed(pid);
   return median(times);
 }
 
-double run(const std::vector<std::string>& arguments) {
+const Words kTrue = {"/bin/true"};
+const Words kBareSandbox = {"bwrap", "--unshare-all", "--ro-bind", "/",       "/",    "--proc",
+                            "/proc", "--dev",         "/dev",      "--tmpfs", "/tmp", "/bin/true"};
+
+std::vector<double> run(const Words& arguments) {
   const auto number = [&](std::size_t i) { return std::stoull(arguments.at(i)); };
+  const auto command = [&](std::size_t from) {
+    return Words(arguments.begin() + static_cast<std::ptrdiff_t>(from), arguments.end());
+  };
+  const auto one = [](double value) { return std::vector<double>(1, value); };
   const std::string& what = arguments.at(0);
-  if (what == "ws-down") return ws_down(number(1));
-  if (what == "ws-up") return ws_up(number(1));
-  if (what == "spawn") return spawn(number(1));
-  if (what == "spawn-rate") return spawn_rate(number(1), number(2));
-  if (what == "echo-ws") return echo_ws(number(1));
-  if (what == "echo-pipe") return echo_pipe(number(1));
+  if (what == "ws-down") return one(ws_down(number(1)));
+  if (what == "ws-up") return one(ws_up(number(1)));
+  if (what == "spawn") return one(median(command_times(number(1), kTrue)));
+  if (what == "bwrap") return one(median(command_times(number(1), kBareSandbox)));
+  if (what == "spawn-rate") return one(command_rate(number(1), number(2), kTrue));
+  if (what == "echo-ws") return one(echo_ws(number(1)));
+  if (what == "echo-pipe") return one(command_echo(number(1), {"cat"}));
+  if (what == "command") {
+    const auto times = command_times(number(1), command(2));
+    return {median(times), percentile(times, 0.99)};
+  }
+  if (what == "command-rate") return one(command_rate(number(1), number(2), command(3)));
+  if (what == "command-out") return one(command_out(number(1), command(2)));
+  if (what == "command-in") return one(command_in(number(1), number(2), command(3)));
+  if (what == "command-echo") return one(command_echo(number(1), command(2)));
   throw std::invalid_argument("unknown baseline: " + what);
 }
 
@@ -311,7 +394,7 @@ double run(const std::vector<std::string>& arguments) {
 
 int main(int argc, char** argv) {
   try {
-    std::printf("%.6g\n", run(std::vector<std::string>(argv + 1, argv + argc)));
+    for (const double number : run(Words(argv + 1, argv + argc))) std::printf("%.6g\n", number);
     return 0;
   } catch (const std::exception& e) {
     std::fprintf(stderr, "bench-baseline: %s\n", e.what());

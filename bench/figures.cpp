@@ -1,16 +1,19 @@
-// The figures B1 to B6, B8 and B9, through the public API, against the gateway that the environment names (CWSANDBOX_BASE_URL,
-// CWSANDBOX_API_KEY).
+// The figures B1 to B6, B8, B9 and B11 to B13, through the public API, against the gateway that the environment names
+// (CWSANDBOX_BASE_URL, CWSANDBOX_API_KEY).
 //
-//   bench-figures stdout BYTES              MB/s
-//   bench-figures stdin BYTES               MB/s
-//   bench-figures exec N                    median in µs, from the call to the result
+//   bench-figures stdout BYTES [CHUNK]      written in pieces of CHUNK by dd, without it by head: MB/s
+//   bench-figures stdin BYTES [CHUNK]       written in pieces of CHUNK, 64 KiB without it: MB/s
+//   bench-figures exec N                    median and 99th percentile in µs, from the call to the result
 //   bench-figures echo N                    median in µs
 //   bench-figures memory-none BYTES PID     growth of the peak in bytes while BYTES of stdout pass: this process, the gateway PID
 //   bench-figures memory-all BYTES PID      the same with everything captured
 //   bench-figures held N PID                growth in bytes with N processes held open: this process, the gateway PID
 //   bench-figures rate N FLIGHT             /bin/true per second, FLIGHT at once
 //   bench-figures file-write FILE PID       FILE into a sandbox: MB/s, and the growth of the peak in bytes: this process, the
-//   gateway PID bench-figures file-read FILE PID        FILE out of a sandbox, to FILE.copy: the same
+//   gateway bench-figures file-read FILE PID        FILE out of a sandbox, to FILE.copy: the same bench-figures create N median in
+//   µs, from the call until the sandbox runs bench-figures list N PID                with N sandboxes there: median in ms of
+//   processor time of the gateway PID for listing them bench-figures logs N                    the main command prints N lines,
+//   100,000 a second: lines that a follower missed, lines a second
 //
 // Prints numbers, nothing else. One thread runs everything here, as it would in an Asio application.
 #include "statistics.hpp"
@@ -38,6 +41,7 @@ using namespace cwsandbox;
 using bench::Clock;
 using bench::median;
 using bench::micros_since;
+using bench::percentile;
 using bench::seconds_since;
 using Numbers = std::vector<double>;
 
@@ -86,10 +90,13 @@ asio::awaitable<Sandbox> warm_sandbox(Client client) {
   co_return sandbox;
 }
 
-asio::awaitable<void> read_output(const Sandbox& sandbox, std::uint64_t bytes, Capture capture) {
+asio::awaitable<void> read_output(const Sandbox& sandbox, std::uint64_t bytes, Capture capture, std::size_t piece = 0) {
   ExecOptions options;
   options.with_capture(capture);
-  auto process = sandbox.exec(argv("head", "-c", std::to_string(bytes), "/dev/zero"), options);
+  auto command = argv("head", "-c", std::to_string(bytes), "/dev/zero");
+  if (piece > 0)
+    command = argv("dd", "if=/dev/zero", "bs=" + std::to_string(piece), "count=" + std::to_string(bytes / piece), "status=none");
+  auto process = sandbox.exec(command, options);
   if (capture.kind() == Capture::Kind::none) {
     std::uint64_t got = 0;
     while (auto chunk = co_await process.std_out().next()) got += chunk->size();
@@ -99,16 +106,16 @@ asio::awaitable<void> read_output(const Sandbox& sandbox, std::uint64_t bytes, C
   must_be(result.ok() && result.std_out.received() == bytes, "head failed");
 }
 
-asio::awaitable<Numbers> std_out(Client client, std::uint64_t bytes) {
+asio::awaitable<Numbers> std_out(Client client, std::uint64_t bytes, std::size_t chunk) {
   auto sandbox = co_await warm_sandbox(client);
   const auto began = Clock::now();
-  co_await read_output(sandbox, bytes, Capture::none());
+  co_await read_output(sandbox, bytes, Capture::none(), chunk);
   co_return Numbers(1, megabytes_per_second(bytes, began));
 }
 
-asio::awaitable<Numbers> std_in(Client client, std::uint64_t bytes) {
+asio::awaitable<Numbers> std_in(Client client, std::uint64_t bytes, std::size_t size) {
   auto sandbox = co_await warm_sandbox(client);
-  const std::string chunk(kChunk, 'x');
+  const std::string chunk(size, 'x');
   ExecOptions options;
   options.with_stdin();
   const auto began = Clock::now();
@@ -132,7 +139,10 @@ asio::awaitable<Numbers> exec(Client client, std::size_t count) {
     co_await run_true(sandbox);
     times.push_back(micros_since(began));
   }
-  co_return Numbers(1, median(times));
+  Numbers figures;
+  figures.push_back(median(times));
+  figures.push_back(percentile(times, 0.99));
+  co_return figures;
 }
 
 asio::awaitable<Numbers> echo(Client client, std::size_t count) {
@@ -239,11 +249,76 @@ asio::awaitable<Numbers> copy_file(Client client, std::string local, bool into_s
   co_return figures;
 }
 
+asio::awaitable<Numbers> create(Client client, std::size_t count) {
+  Numbers times;
+  for (std::size_t i = 0; i < count; ++i) {
+    const auto began = Clock::now();
+    auto sandbox = Sandbox::run(client);
+    co_await sandbox.wait();
+    times.push_back(micros_since(began));
+    co_await sandbox.stop();
+  }
+  co_return Numbers(1, median(times));
+}
+
+/// Processor time of all threads of a process, in milliseconds. /proc/PID/stat has it in hundredths of a second only.
+double processor_ms(const std::string& pid) {
+  double ns = 0;
+  for (const auto& thread : std::filesystem::directory_iterator("/proc/" + pid + "/task")) {
+    std::ifstream file(thread.path() / "schedstat");
+    double mine = 0;
+    must_be(static_cast<bool>(file >> mine), "no schedstat in /proc");
+    ns += mine;
+  }
+  return ns / 1e6;
+}
+
+asio::awaitable<Numbers> list(Client client, std::size_t count, std::string gateway_pid) {
+  std::vector<Sandbox> sandboxes;
+  for (std::size_t i = 0; i < count; ++i) sandboxes.push_back(Sandbox::run(client));
+  for (auto& sandbox : sandboxes) co_await sandbox.wait();
+  Numbers times;
+  for (int i = 0; i < 11; ++i) {
+    const double before = processor_ms(gateway_pid);
+    auto listed = co_await Sandbox::list(client);
+    times.push_back(processor_ms(gateway_pid) - before);
+    must_be(listed.size() == count, "not all sandboxes are listed");
+  }
+  std::vector<task<void>> stops;
+  for (auto& sandbox : sandboxes) stops.push_back(sandbox.stop());
+  for (auto& stop : stops) co_await stop;
+  co_return Numbers(1, median(times));
+}
+
+asio::awaitable<Numbers> logs(Client client, std::size_t count) {
+  // As many lines as are due by the clock, a hundred times a second.
+  const std::string program =
+      "use Time::HiRes qw(time sleep); $| = 1; my ($n, $i, $t) = (shift, 0, time); "
+      "while ($i < $n) { my $due = int((time - $t) * 100000); $due = $n if $due > $n; my $out = ''; "
+      "$out .= \"line $i\\n\", $i++ while $i < $due; print $out; sleep 0.01 }";
+  SandboxOptions options;
+  options.with_command(argv("perl", "-e", program, std::to_string(count)));
+  const auto began = Clock::now();
+  auto sandbox = Sandbox::run(client, options);
+  LogOptions follow;
+  follow.with_follow();
+  auto lines = sandbox.stream_logs(follow);
+  std::size_t right = 0;
+  while (auto line = co_await lines.next()) {
+    if (!line->is_gap() && line->text == "line " + std::to_string(right)) ++right;
+  }
+  Numbers figures;
+  figures.push_back(static_cast<double>(count - right));
+  figures.push_back(static_cast<double>(count) / seconds_since(began));
+  co_return figures;
+}
+
 asio::awaitable<Numbers> choose(Client client, std::vector<std::string> arguments) {
   const auto number = [&](std::size_t i) { return static_cast<std::size_t>(std::stoull(arguments.at(i))); };
   const std::string& what = arguments.at(0);
-  if (what == "stdout") return std_out(client, number(1));
-  if (what == "stdin") return std_in(client, number(1));
+  const auto chunk = [&](std::size_t otherwise) { return arguments.size() > 2 ? number(2) : otherwise; };
+  if (what == "stdout") return std_out(client, number(1), chunk(0));
+  if (what == "stdin") return std_in(client, number(1), chunk(kChunk));
   if (what == "exec") return exec(client, number(1));
   if (what == "echo") return echo(client, number(1));
   if (what == "memory-none") return memory(client, number(1), arguments.at(2), Capture::none());
@@ -251,6 +326,9 @@ asio::awaitable<Numbers> choose(Client client, std::vector<std::string> argument
   if (what == "held") return held(client, number(1), arguments.at(2));
   if (what == "rate") return rate(client, number(1), number(2));
   if (what == "file-write" || what == "file-read") return copy_file(client, arguments.at(1), what == "file-write", arguments.at(2));
+  if (what == "create") return create(client, number(1));
+  if (what == "list") return list(client, number(1), arguments.at(2));
+  if (what == "logs") return logs(client, number(1));
   throw std::invalid_argument("unknown figure: " + what);
 }
 

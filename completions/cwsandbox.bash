@@ -49,7 +49,7 @@ _cwsandbox() {
     local options="--help --base-url"
     case $command in
       '') options+=" --version" ;;
-      run) options+=" --image --tag --env --cwd --resume-grace --timeout --stdin --tty --output --" ;;
+      run) options+=" --detach --image --tag --env --cwd --resume-grace --timeout --stdin --tty --output --" ;;
       exec) options+=" --env --cwd --resume-grace --timeout --stdin --tty --output --" ;;
       sh) options+=" --image --tag --env --cwd --resume-grace --output --" ;;
       logs) options+=" --follow --tail --since --timestamps --output" ;;

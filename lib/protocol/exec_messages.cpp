@@ -1,5 +1,6 @@
 #include "protocol/exec_messages.hpp"
 
+#include "protocol/json_text.hpp"
 #include "protocol/json_util.hpp"
 #include "protocol/signals.hpp"
 #include "protocol/text.hpp"
@@ -12,6 +13,8 @@
 namespace cwsandbox::protocol {
 namespace {
 
+using json_text::ObjectWriter;
+using json_text::Value;
 using json_util::Json;
 
 constexpr std::size_t kMaxReason = 123;  // a close frame holds 125 bytes, two of which are the code
@@ -31,16 +34,18 @@ void write(std::string& out, Channel channel, const Json& json) {
   out += json_util::dump(json);
 }
 
-void append_number(std::string& out, std::uint64_t value) {
-  std::array<char, 20> digits;
-  const auto end = std::to_chars(digits.data(), digits.data() + digits.size(), value).ptr;
-  out.append(digits.data(), end);
+/// Behind a list whose parts are each followed by a comma.
+void close_list(std::string& out, char bracket) {
+  if (out.back() == ',') out.pop_back();
+  out += bracket;
 }
 
 /// JSON strings are Unicode, arguments and paths are bytes: those that are not UTF-8 travel as {"base64": "..."}.
-Json bytes_to_json(const std::string& bytes) {
-  if (is_utf8(bytes)) return bytes;
-  return Json{{"base64", base64_encode(bytes)}};
+void append_bytes(std::string& out, const std::string& bytes) {
+  if (is_utf8(bytes)) return json_text::append_string(out, bytes);
+  ObjectWriter encoded(out);
+  encoded.text("base64", base64_encode(bytes));
+  encoded.end();
 }
 
 // ---- reading ----
@@ -48,17 +53,17 @@ Json bytes_to_json(const std::string& bytes) {
 /// The members of one object, with the path that a fault shall name.
 class Reader {
  public:
-  Reader(const Json& object, std::string path) : object_(object), path_(std::move(path)) {}
+  Reader(const Value& object, std::string path) : object_(object), path_(std::move(path)) {}
 
   [[nodiscard]] std::string name(const char* member) const { return path_ + ": " + member; }
+  [[nodiscard]] const Value* find(const char* member) const { return object_.find(member); }
 
   [[nodiscard]] std::optional<std::uint64_t> integer(const char* member, std::uint64_t max = kMaxInteger) const {
-    const Json* value = json_util::find(object_, member);
+    const Value* value = find(member);
     if (value == nullptr) return std::nullopt;
-    if (!value->is_number_unsigned() || value->get<std::uint64_t>() > max) {
-      fault(name(member) + " must be an integer from 0 to " + std::to_string(max));
-    }
-    return value->get<std::uint64_t>();
+    const auto number = value->as_unsigned();
+    if (!number || *number > max) fault(name(member) + " must be an integer from 0 to " + std::to_string(max));
+    return number;
   }
 
   [[nodiscard]] std::uint64_t needed(const char* member, std::uint64_t max = kMaxInteger) const {
@@ -68,54 +73,56 @@ class Reader {
   }
 
   [[nodiscard]] bool boolean(const char* member) const {
-    const Json* value = json_util::find(object_, member);
+    const Value* value = find(member);
     if (value == nullptr) return false;
-    if (!value->is_boolean()) fault(name(member) + " must be true or false");
-    return value->get<bool>();
+    if (!value->is(Value::Kind::boolean)) fault(name(member) + " must be true or false");
+    return value->as_bool();
   }
 
   [[nodiscard]] std::string text(const char* member) const {
-    const Json* value = json_util::find(object_, member);
+    const Value* value = find(member);
     if (value == nullptr) return {};
-    if (!value->is_string()) fault(name(member) + " must be a string");
-    return value->get<std::string>();
+    if (!value->is(Value::Kind::string)) fault(name(member) + " must be a string");
+    return value->as_string();
   }
 
-  [[nodiscard]] const Json* array(const char* member) const {
-    const Json* value = json_util::find(object_, member);
-    if (value != nullptr && !value->is_array()) fault(name(member) + " must be an array");
-    return value;
+  [[nodiscard]] std::vector<Value> array(const char* member) const {
+    const Value* value = find(member);
+    if (value == nullptr) return {};
+    if (!value->is(Value::Kind::array)) fault(name(member) + " must be an array");
+    return value->elements();
   }
 
   [[nodiscard]] std::optional<Reader> object(const char* member) const {
-    const Json* value = json_util::find(object_, member);
+    const Value* value = find(member);
     if (value == nullptr) return std::nullopt;
-    if (!value->is_object()) fault(name(member) + " must be an object");
-    return Reader(*value, path_ + ": " + member);
+    if (!value->is(Value::Kind::object)) fault(name(member) + " must be an object");
+    return Reader(*value, name(member));
   }
 
-  [[nodiscard]] const Json& json() const { return object_; }
+  [[nodiscard]] const std::vector<json_text::Object::Member>& members() const noexcept { return object_.members(); }
+
+  void set_path(std::string path) { path_ = std::move(path); }
 
  private:
-  const Json& object_;
+  json_text::Object object_;
   std::string path_;
 };
 
-Json parse_object(Channel channel, std::string_view payload) {
-  const std::string name = channel_name(static_cast<std::uint8_t>(channel));
-  if (nests_deeper(payload, json_util::kMaxDepth)) fault(name + ": nested too deeply");
-  Json json = Json::parse(payload, nullptr, false);
-  if (json.is_discarded()) fault(name + ": not JSON");
-  if (!json.is_object()) fault(name + ": not a JSON object");
-  return json;
+Value parse_object(Channel channel, std::string_view payload) {
+  const auto value = json_text::parse(payload, json_util::kMaxDepth);
+  if (!value) {
+    const std::string name = channel_name(static_cast<std::uint8_t>(channel));
+    fault(name + (nests_deeper(payload, json_util::kMaxDepth) ? ": nested too deeply" : ": not JSON"));
+  }
+  if (!value->is(Value::Kind::object)) fault(channel_name(static_cast<std::uint8_t>(channel)) + ": not a JSON object");
+  return *value;
 }
 
-std::string type_of(Channel channel, const Json& json) {
-  const std::string name = channel_name(static_cast<std::uint8_t>(channel));
-  const Json* type = json_util::find(json, "type");
-  if (type == nullptr) fault(name + ": type is missing");
-  if (!type->is_string()) fault(name + ": type must be a string");
-  return type->get<std::string>();
+std::string type_of(Channel channel, const Reader& reader) {
+  const Value* type = reader.find("type");
+  if (type != nullptr && type->is(Value::Kind::string)) return type->as_string();
+  fault(channel_name(static_cast<std::uint8_t>(channel)) + (type == nullptr ? ": type is missing" : ": type must be a string"));
 }
 
 [[noreturn]] void unknown_type(Channel channel, std::string_view type) {
@@ -123,28 +130,31 @@ std::string type_of(Channel channel, const Json& json) {
 }
 
 /// A control message whose channel has one type only.
-Json parse_typed(Channel channel, std::string_view payload, std::string_view type) {
-  Json json = parse_object(channel, payload);
-  const std::string got = type_of(channel, json);
+Reader parse_typed(Channel channel, std::string_view payload, const char* type) {
+  Reader reader(parse_object(channel, payload), type);
+  const std::string got = type_of(channel, reader);
   if (got != type) unknown_type(channel, got);
-  return json;
+  return reader;
 }
 
-/// The inverse of bytes_to_json. Arguments, environment and paths cannot hold a NUL: the kernel ends them there.
-std::string bytes_from_json(const Json& json, const std::string& name) {
+/// The inverse of append_bytes. Arguments, environment and paths cannot hold a NUL: the kernel ends them there.
+/// `name` gives the name that a fault shall have.
+template <typename Name>
+std::string bytes_from_json(const Value& json, const Name& name) {
   std::string bytes;
-  if (json.is_string()) {
-    bytes = json.get<std::string>();
-  } else if (json.is_object()) {
-    const Json* encoded = json_util::find(json, "base64");
-    if (encoded == nullptr || !encoded->is_string()) fault(name + " must be a string or {\"base64\": ...}");
-    auto decoded = base64_decode(encoded->get_ref<const std::string&>());
-    if (!decoded) fault(name + ": base64 is malformed");
+  if (json.is(Value::Kind::string)) {
+    bytes = json.as_string();
+  } else if (json.is(Value::Kind::object)) {
+    const json_text::Object object(json);
+    const Value* encoded = object.find("base64");
+    if (encoded == nullptr || !encoded->is(Value::Kind::string)) fault(name() + " must be a string or {\"base64\": ...}");
+    auto decoded = base64_decode(encoded->as_string());
+    if (!decoded) fault(name() + ": base64 is malformed");
     bytes = std::move(*decoded);
   } else {
-    fault(name + " must be a string or {\"base64\": ...}");
+    fault(name() + " must be a string or {\"base64\": ...}");
   }
-  if (bytes.find('\0') != std::string::npos) fault(name + " holds a NUL");
+  if (bytes.find('\0') != std::string::npos) fault(name() + " holds a NUL");
   return bytes;
 }
 
@@ -173,16 +183,12 @@ std::optional<StreamWord> read_word(const Reader& reader, const char* member) {
   return word;
 }
 
-void append_word(std::string& out, bool& first, std::string_view member, const std::optional<StreamWord>& word) {
+void write_word(ObjectWriter& json, std::string_view member, const std::optional<StreamWord>& word) {
   if (!word) return;
-  out += first ? "\"" : ",\"";
-  first = false;
-  out += member;
-  out += "\":{\"received\":";
-  append_number(out, word->received);
-  out += ",\"limit\":";
-  append_number(out, word->limit);
-  out += '}';
+  ObjectWriter stream(json.key(member));
+  stream.number("received", word->received);
+  stream.number("limit", word->limit);
+  stream.end();
 }
 
 // ---- exit status ----
@@ -196,26 +202,26 @@ constexpr std::array<std::pair<ExitStatus::Outcome, const char*>, 6> kOutcomes =
     {ExitStatus::Outcome::lost, "lost"},
 }};
 
-Json exit_to_json(const char* type, const ExitStatus& status) {
-  Json json{{"type", type}};
+void write_exit(ObjectWriter& json, const char* type, const ExitStatus& status) {
+  json.text("type", type);
   for (const auto& [outcome, name] : kOutcomes) {
-    if (outcome == status.outcome) json["outcome"] = name;
+    if (outcome == status.outcome) json.text("outcome", name);
   }
-  if (status.code) json["code"] = *status.code;
+  if (status.code) json.key("code") += std::to_string(*status.code);
   if (status.signal) {
     const std::string name = signal_name(*status.signal);
-    if (!name.empty()) json["signal"] = name;
-    json["signalNumber"] = *status.signal;
+    if (!name.empty()) json.text("signal", name);
+    json.key("signalNumber") += std::to_string(*status.signal);
   }
   if (!status.error_name.empty() || !status.error_what.empty() || !status.message.empty()) {
-    Json& error = json["error"] = Json::object();
-    if (!status.error_name.empty()) error["errno"] = status.error_name;
-    if (!status.error_what.empty()) error["what"] = status.error_what;
-    if (!status.message.empty()) error["message"] = status.message;
+    ObjectWriter error(json.key("error"));
+    if (!status.error_name.empty()) error.text("errno", status.error_name);
+    if (!status.error_what.empty()) error.text("what", status.error_what);
+    if (!status.message.empty()) error.text("message", status.message);
+    error.end();
   }
-  if (status.start_time_ms != 0) json["startTimeMs"] = status.start_time_ms;
-  if (status.end_time_ms != 0) json["endTimeMs"] = status.end_time_ms;
-  return json;
+  if (status.start_time_ms != 0) json.number("startTimeMs", status.start_time_ms);
+  if (status.end_time_ms != 0) json.number("endTimeMs", status.end_time_ms);
 }
 
 ExitStatus exit_from_json(const Reader& reader) {
@@ -253,8 +259,8 @@ StatusError error_from_json(const Reader& reader) {
   error.message = reader.text("message");
   error.reason = reader.text("reason");
   if (const auto metadata = reader.object("metadata")) {
-    for (const auto& [key, value] : metadata->json().items()) {
-      if (value.is_string()) error.metadata.emplace(key, value.get<std::string>());
+    for (const auto& [key, value] : metadata->members()) {
+      if (value.is(Value::Kind::string)) error.metadata.insert_or_assign(key.as_string(), value.as_string());
     }
   }
   error.retry_delay_ms = reader.integer("retryDelayMs");
@@ -324,29 +330,19 @@ void check_size(std::uint8_t channel, std::string_view payload) {
 }
 
 void encode_window(std::string& out, const WindowMessage& message) {
-  // By hand: thousands of these pass each second.
   begin(out, Channel::window);
-  out += "{\"type\":\"window\",";
-  bool first = true;
-  append_word(out, first, "stdin", message.std_in);
-  append_word(out, first, "stdout", message.std_out);
-  append_word(out, first, "stderr", message.std_err);
-  if (message.flush) {
-    out += first ? "\"flush\":" : ",\"flush\":";
-    first = false;
-    append_number(out, *message.flush);
-  }
-  if (message.release) {
-    out += first ? "\"release\":true" : ",\"release\":true";
-    first = false;
-  }
-  if (first) out.pop_back();
-  out += '}';
+  ObjectWriter json(out);
+  json.text("type", "window");
+  write_word(json, "stdin", message.std_in);
+  write_word(json, "stdout", message.std_out);
+  write_word(json, "stderr", message.std_err);
+  if (message.flush) json.number("flush", *message.flush);
+  if (message.release) json.boolean("release", true);
+  json.end();
 }
 
 WindowMessage decode_window(std::string_view payload) {
-  const Json json = parse_typed(Channel::window, payload, "window");
-  const Reader reader(json, "window");
+  const Reader reader = parse_typed(Channel::window, payload, "window");
   WindowMessage message;
   message.std_in = read_word(reader, "stdin");
   message.std_out = read_word(reader, "stdout");
@@ -359,66 +355,83 @@ WindowMessage decode_window(std::string_view payload) {
 bool is_process_id(std::string_view id) { return is_id(id); }
 
 void encode_start(std::string& out, const StartRequest& request) {
-  Json json{{"type", "start"}, {"id", request.id}, {"sandboxId", request.sandbox_id}};
-  Json& command = json["command"] = Json::array();
-  for (const auto& argument : request.command) command.push_back(bytes_to_json(argument));
+  begin(out, Channel::start);
+  ObjectWriter json(out);
+  json.text("type", "start");
+  json.text("id", request.id);
+  json.text("sandboxId", request.sandbox_id);
+  json.key("command") += '[';
+  for (const auto& argument : request.command) {
+    append_bytes(out, argument);
+    out += ',';
+  }
+  close_list(out, ']');
   if (!request.env.empty()) {
     bool names_are_text = true;
     for (const auto& [name, value] : request.env) names_are_text = names_are_text && is_utf8(name);
-    if (names_are_text) {
-      Json& env = json["env"] = Json::object();
-      for (const auto& [name, value] : request.env) env[name] = bytes_to_json(value);
-    } else {
-      Json& env = json["env"] = Json::array();
-      for (const auto& [name, value] : request.env) env.push_back(Json::array({bytes_to_json(name), bytes_to_json(value)}));
+    json.key("env") += names_are_text ? '{' : '[';
+    for (const auto& [name, value] : request.env) {
+      if (!names_are_text) out += '[';
+      append_bytes(out, name);
+      out += names_are_text ? ':' : ',';
+      append_bytes(out, value);
+      out += names_are_text ? "," : "],";
     }
+    close_list(out, names_are_text ? '}' : ']');
   }
-  if (!request.cwd.empty()) json["cwd"] = bytes_to_json(request.cwd);
-  if (request.use_stdin) json["stdin"] = true;
+  if (!request.cwd.empty()) append_bytes(json.key("cwd"), request.cwd);
+  if (request.use_stdin) json.boolean("stdin", true);
   if (request.tty) {
-    json["tty"] = true;
-    if (request.tty_width != 0) json["width"] = request.tty_width;
-    if (request.tty_height != 0) json["height"] = request.tty_height;
+    json.boolean("tty", true);
+    if (request.tty_width != 0) json.number("width", request.tty_width);
+    if (request.tty_height != 0) json.number("height", request.tty_height);
   }
-  if (request.timeout_ms != 0) json["timeoutMs"] = request.timeout_ms;
-  json["graceMs"] = request.grace_ms;
-  json["window"] = Json{{"stdout", request.stdout_limit}, {"stderr", request.stderr_limit}};
-  if (request.attempt != 0) json["attempt"] = request.attempt;
-  write(out, Channel::start, json);
+  if (request.timeout_ms != 0) json.number("timeoutMs", request.timeout_ms);
+  json.number("graceMs", request.grace_ms);
+  ObjectWriter window(json.key("window"));
+  window.number("stdout", request.stdout_limit);
+  window.number("stderr", request.stderr_limit);
+  window.end();
+  if (request.attempt != 0) json.number("attempt", request.attempt);
+  json.end();
 }
 
 StartRequest decode_start(std::string_view payload) {
-  const Json json = parse_typed(Channel::start, payload, "start");
-  const Reader reader(json, "start");
+  const Reader reader = parse_typed(Channel::start, payload, "start");
   StartRequest request;
   request.id = read_id(reader);
   request.sandbox_id = reader.text("sandboxId");
-  if (const Json* command = reader.array("command")) {
-    request.command.reserve(command->size());
-    for (const auto& argument : *command) {
-      request.command.push_back(bytes_from_json(argument, "start: command[" + std::to_string(request.command.size()) + "]"));
-    }
+  const auto command = reader.array("command");
+  request.command.reserve(command.size());
+  for (const auto& argument : command) {
+    request.command.push_back(
+        bytes_from_json(argument, [&] { return "start: command[" + std::to_string(request.command.size()) + "]"; }));
   }
-  if (const Json* env = json_util::find(json, "env")) {
-    if (env->is_object()) {
-      for (const auto& [name, value] : env->items()) {
-        const std::string where = "start: env[\"" + printable(name, 48) + "\"]";
-        if (name.find('\0') != std::string::npos) fault(where + ": the name holds a NUL");
-        request.env.insert_or_assign(name, bytes_from_json(value, where));
+  if (const Value* env = reader.find("env")) {
+    if (env->is(Value::Kind::object)) {
+      const json_text::Object variables(*env);
+      for (const auto& [key, value] : variables.members()) {
+        std::string name = key.as_string();
+        const auto where = [&] { return "start: env[\"" + printable(name, 48) + "\"]"; };
+        if (name.find('\0') != std::string::npos) fault(where() + ": the name holds a NUL");
+        std::string bytes = bytes_from_json(value, where);
+        request.env.insert_or_assign(std::move(name), std::move(bytes));
       }
-    } else if (env->is_array()) {
+    } else if (env->is(Value::Kind::array)) {
       std::size_t index = 0;
-      for (const auto& pair : *env) {
-        const std::string where = "start: env[" + std::to_string(index++) + "]";
-        if (!pair.is_array() || pair.size() != 2) fault(where + " must be [name, value]");
-        std::string name = bytes_from_json(pair[0], where + "[0]");
-        request.env.insert_or_assign(std::move(name), bytes_from_json(pair[1], where + "[1]"));
+      for (const auto& entry : env->elements()) {
+        const auto where = [&](const char* part) { return "start: env[" + std::to_string(index) + "]" + part; };
+        const auto pair = entry.is(Value::Kind::array) ? entry.elements() : std::vector<Value>();
+        if (pair.size() != 2) fault(where(" must be [name, value]"));
+        std::string name = bytes_from_json(pair[0], [&] { return where("[0]"); });
+        request.env.insert_or_assign(std::move(name), bytes_from_json(pair[1], [&] { return where("[1]"); }));
+        ++index;
       }
     } else {
       fault("start: env must be an object or an array");
     }
   }
-  if (const Json* cwd = json_util::find(json, "cwd")) request.cwd = bytes_from_json(*cwd, "start: cwd");
+  if (const Value* cwd = reader.find("cwd")) request.cwd = bytes_from_json(*cwd, [] { return std::string("start: cwd"); });
   request.use_stdin = reader.boolean("stdin");
   request.tty = reader.boolean("tty");
   request.tty_width = static_cast<std::uint16_t>(reader.integer("width", max_dimension()).value_or(0));
@@ -442,8 +455,7 @@ void encode_resume(std::string& out, const ResumeRequest& request) {
 }
 
 ResumeRequest decode_resume(std::string_view payload) {
-  const Json json = parse_typed(Channel::resume, payload, "resume");
-  const Reader reader(json, "resume");
+  const Reader reader = parse_typed(Channel::resume, payload, "resume");
   ResumeRequest request;
   request.id = read_id(reader);
   request.sandbox_id = reader.text("sandboxId");
@@ -466,33 +478,45 @@ void encode_resumed(std::string& out, const ResumedMessage& message) {
 }
 
 ResumedMessage decode_resumed(std::string_view payload) {
-  const Json json = parse_typed(Channel::resume, payload, "resumed");
-  const Reader reader(json, "resumed");
+  const Reader reader = parse_typed(Channel::resume, payload, "resumed");
   const auto word = read_word(reader, "stdin");
   if (!word) fault("resumed: stdin is missing");
   return {*word, reader.integer("signals").value_or(0)};
 }
 
 void encode_started(std::string& out, const StartedMessage& message) {
-  Json json{{"type", "started"},
-            {"id", message.id},
-            {"pid", message.pid},
-            {"attached", message.attached},
-            {"window", {{"stdin", message.stdin_limit}}}};
+  begin(out, Channel::status);
+  ObjectWriter json(out);
+  json.text("type", "started");
+  json.text("id", message.id);
+  json.number("pid", message.pid);
+  json.boolean("attached", message.attached);
+  ObjectWriter window(json.key("window"));
+  window.number("stdin", message.stdin_limit);
+  window.end();
   if (message.attached) {
-    json["received"] = Json{{"stdin", message.stdin_received}};
-    json["signals"] = message.signals;
+    ObjectWriter received(json.key("received"));
+    received.number("stdin", message.stdin_received);
+    received.end();
+    json.number("signals", message.signals);
   }
-  write(out, Channel::status, json);
+  json.end();
 }
 
-void encode_ended(std::string& out, const ExitStatus& status) { write(out, Channel::status, exit_to_json("ended", status)); }
+void encode_ended(std::string& out, const ExitStatus& status) {
+  begin(out, Channel::status);
+  ObjectWriter json(out);
+  write_exit(json, "ended", status);
+  json.end();
+}
 
 void encode_exit(std::string& out, const ExitMessage& message) {
-  Json json = exit_to_json("exit", message.status);
-  json["stdout"] = message.stdout_total;
-  json["stderr"] = message.stderr_total;
-  write(out, Channel::status, json);
+  begin(out, Channel::status);
+  ObjectWriter json(out);
+  write_exit(json, "exit", message.status);
+  json.number("stdout", message.stdout_total);
+  json.number("stderr", message.stderr_total);
+  json.end();
 }
 
 void encode_status_error(std::string& out, const StatusError& error) {
@@ -515,9 +539,9 @@ void encode_status_error(std::string& out, const StatusError& error) {
 }
 
 StatusMessage decode_status(std::string_view payload) {
-  const Json json = parse_object(Channel::status, payload);
-  const std::string type = type_of(Channel::status, json);
-  const Reader reader(json, type == "started" || type == "exit" || type == "ended" || type == "error" ? type : "status");
+  Reader reader(parse_object(Channel::status, payload), "status");
+  const std::string type = type_of(Channel::status, reader);
+  reader.set_path(type);
   if (type == "started") {
     StartedMessage message;
     message.id = reader.text("id");
@@ -565,21 +589,23 @@ void encode_cancel(std::string& out, const CancelRequest& request) {
 }
 
 std::variant<SignalMessage, CancelRequest> decode_signal(std::string_view payload) {
-  const Json json = parse_object(Channel::signal, payload);
-  const std::string type = type_of(Channel::signal, json);
-  if (type == "cancel") return CancelRequest{Reader(json, "cancel").integer("graceMs")};
+  Reader reader(parse_object(Channel::signal, payload), "signal");
+  const std::string type = type_of(Channel::signal, reader);
+  if (type == "cancel") {
+    reader.set_path(type);
+    return CancelRequest{reader.integer("graceMs")};
+  }
   if (type != "signal") unknown_type(Channel::signal, type);
-  const Reader reader(json, "signal");
   SignalMessage message;
-  const Json* signal = json_util::find(json, "signal");
+  const Value* signal = reader.find("signal");
   if (signal == nullptr) fault("signal: signal is missing");
   std::optional<int> number;
   std::string given;
-  if (signal->is_string()) {
-    given = signal->get<std::string>();
+  if (signal->is(Value::Kind::string)) {
+    given = signal->as_string();
     number = signal_number(given);
-  } else if (signal->is_number_integer()) {
-    given = signal->dump();
+  } else if (signal->is(Value::Kind::number) && signal->raw().find_first_of(".eE") == std::string_view::npos) {
+    given = signal->raw();
     number = signal_number(given);
   } else {
     fault("signal: signal must be a name or a number");
@@ -595,8 +621,7 @@ void encode_resize(std::string& out, const ResizeRequest& request) {
 }
 
 ResizeRequest decode_resize(std::string_view payload) {
-  const Json json = parse_typed(Channel::resize, payload, "resize");
-  const Reader reader(json, "resize");
+  const Reader reader = parse_typed(Channel::resize, payload, "resize");
   ResizeRequest request;
   request.width = static_cast<std::uint16_t>(reader.needed("width", max_dimension()));
   request.height = static_cast<std::uint16_t>(reader.needed("height", max_dimension()));

@@ -52,6 +52,30 @@ TEST_CASE("errors: one line, documented codes", "[CL-1]") {
   CHECK(code(cli({"--version"})) == 0);
 }
 
+TEST_CASE("run --detach: a sandbox that stays, its id to work with", "[CL-1]") {
+  Daemon daemon;
+  const std::vector<std::string> env = {"CWSANDBOX_BASE_URL=" + daemon.url(), "CWSANDBOX_API_KEY=" + daemon.token()};
+  const auto made =
+      cli({"run", "-d", "-e", "WHO=me", "-C", "/tmp", "--tag", "nightly", "--", "sh", "-c", "echo $WHO in $PWD; exec sleep 1000"},
+          "", env);
+  REQUIRE(code(made) == 0);
+  REQUIRE(std::count(made.out.begin(), made.out.end(), '\n') == 1);
+  const std::string id = made.out.substr(0, made.out.size() - 1);
+  CHECK(cli({"ls", "--tag", "nightly", "--output", "ids"}, "", env).out == id + "\n");
+  CHECK(cli({"exec", id, "--", "cat"}, "through\n", env).out == "through\n");
+  CHECK(code(cli({"stop", id}, "", env)) == 0);
+  CHECK(cli({"logs", id}, "", env).out == "me in /tmp\n");
+
+  const auto json = cli({"run", "--detach", "-o", "json", "--", "sleep", "1000"}, "", env);
+  CHECK(json.out.find("\"sandbox_id\": \"") != std::string::npos);
+  CHECK(code(cli({"run", "-d", "--", "no-such-program"}, "", env)) == 125);
+  CHECK(code(cli({"run", "-d", "-i", "--", "cat"}, "", env)) == 125);
+  // A sandbox of the program's own would end with it.
+  const auto local = cli({"--base-url", "local:", "run", "-d", "--", "sleep", "1"});
+  CHECK(code(local) == 125);
+  CHECK(local.err.find("gateway") != std::string::npos);
+}
+
 TEST_CASE("stdin, through and through", "[CL-1][IO-8]") {
   std::string input;
   for (int i = 0; i < 3'000'000; ++i) input += static_cast<char>(i * 31 + i / 256);

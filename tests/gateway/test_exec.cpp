@@ -279,13 +279,17 @@ TEST_CASE("the time limit is enforced where the process runs", "[gateway][EX-12]
 
   // A reader that takes its time is no reason: the process ended in time.
   Json request = start(id, {"head", "-c", "50000", "/dev/zero"});
-  request["timeoutMs"] = 200;
+  request["timeoutMs"] = 2000;
   request["window"] = {{"stdout", 1000}, {"stderr", 1000}};
   started(peer, request);
   while (peer.out.size() < 1000) peer.out += peer.expect(kStdout).payload;
-  CHECK(peer.expect_status("ended")["outcome"] == "exited");
+  // On a busy machine the end of a stream comes by itself, and before.
+  auto said = peer.receive();
+  while (said && said->channel == kClose) said = peer.receive();
+  REQUIRE(said);
+  CHECK(said->json()["outcome"] == "exited");
   Peer clock(server.address());
-  Json tick = start(id, {"sleep", "0.4"});
+  Json tick = start(id, {"sleep", "2.3"});
   clock.send(kStart, tick);
   clock.to_exit();
   peer.grant();

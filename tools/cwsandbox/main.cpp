@@ -36,7 +36,7 @@ class Arguments {
   std::string output = "text";
   double timeout = 0, grace = 10, resume_grace = 60;
   int tail = 0;
-  bool use_stdin = false, tty = false, all = false, follow = false, timestamps = false, missing_ok = false;
+  bool use_stdin = false, tty = false, all = false, follow = false, timestamps = false, missing_ok = false, detach = false;
   CopyArguments copy;
 
   [[nodiscard]] Format format() const { return output == "json" ? Format::json : output == "ids" ? Format::ids : Format::text; }
@@ -46,15 +46,34 @@ std::chrono::milliseconds milliseconds(double seconds) {
   return std::chrono::milliseconds(static_cast<std::int64_t>(std::min(seconds, 1e9) * 1000));
 }
 
-/// The variables of --env, the directory of --cwd.
+/// The variables of --env.
 template <typename Options>
-void set_place(Options& options, const Arguments& arguments) {
-  if (!arguments.cwd.empty()) options.with_cwd(arguments.cwd);
+void set_env(Options& options, const Arguments& arguments) {
   for (const auto& setting : arguments.env) {
     const auto equals = setting.find('=');
     if (equals == std::string::npos || equals == 0) throw std::invalid_argument("--env needs NAME=VALUE, not '" + setting + "'");
     options.with_env(setting.substr(0, equals), setting.substr(equals + 1));
   }
+}
+
+/// The same, and the directory of --cwd.
+template <typename Options>
+void set_place(Options& options, const Arguments& arguments) {
+  if (!arguments.cwd.empty()) options.with_cwd(arguments.cwd);
+  set_env(options, arguments);
+}
+
+cwsandbox::SandboxOptions sandbox_options(const Arguments& arguments) {
+  cwsandbox::SandboxOptions options;
+  if (!arguments.image.empty()) options.with_image(arguments.image);
+  for (const auto& tag : arguments.tags) options.with_tag(tag);
+  return options;
+}
+
+int print(const std::string& text) {
+  if (write_all(STDOUT_FILENO, text)) return 0;
+  if (errno == EPIPE) return 128 + SIGPIPE;
+  throw std::runtime_error(std::string("cannot write to stdout: ") + std::strerror(errno));
 }
 
 /// A pipe, a file or a socket is passed on as to any process; a terminal only with --stdin, because reading it has side effects.
@@ -107,10 +126,7 @@ class Command {
 
 int run_in_new(const cwsandbox::Client& client, const Arguments& arguments, const Signals& signals) {
   const Command command(arguments);
-  cwsandbox::SandboxOptions options;
-  if (!arguments.image.empty()) options.with_image(arguments.image);
-  for (const auto& tag : arguments.tags) options.with_tag(tag);
-  const auto sandbox = Sandbox::run(client, std::move(options));
+  const auto sandbox = Sandbox::run(client, sandbox_options(arguments));
   const int code = command.run(sandbox, signals);
   // Nothing of it is used any more: no time for its traps.
   auto stop = cwsandbox::StopOptions().with_grace_period(std::chrono::seconds(0)).with_missing_ok();
@@ -119,15 +135,29 @@ int run_in_new(const cwsandbox::Client& client, const Arguments& arguments, cons
   return code;
 }
 
+/// The command becomes the main command of a sandbox that stays; what it writes is in its logs.
+int run_detached(const cwsandbox::Client& client, const Arguments& arguments, const Signals& signals) {
+  if (client.base_url() == "local:") {
+    throw std::invalid_argument(
+        "--detach needs a gateway (cwsandboxd) at --base-url or CWSANDBOX_BASE_URL: a sandbox of this program's own ends with it");
+  }
+  if (arguments.use_stdin || arguments.tty || arguments.timeout > 0)
+    throw std::invalid_argument("--stdin, --tty and --timeout do not go with --detach");
+  auto options = sandbox_options(arguments);
+  options.with_command(arguments.command);
+  if (!arguments.cwd.empty()) options.with_working_dir(arguments.cwd);
+  set_env(options, arguments);
+  const auto sandbox = Sandbox::run(client, std::move(options));
+  // Given up before it runs, by an error or a signal, it is stopped: nobody would know its id.
+  result_or_signal(sandbox.wait(), signals);
+  const int code = print(created_text(*sandbox.sandbox_id(), arguments.format()));
+  if (code == 0) sandbox.release();
+  return code;
+}
+
 int run_in(const cwsandbox::Client& client, const Arguments& arguments, const Signals& signals) {
   const Command command(arguments);
   return command.run(result_or_signal(Sandbox::from_id(client, arguments.id), signals), signals);
-}
-
-int print(const std::string& text) {
-  if (write_all(STDOUT_FILENO, text)) return 0;
-  if (errno == EPIPE) return 128 + SIGPIPE;
-  throw std::runtime_error(std::string("cannot write to stdout: ") + std::strerror(errno));
 }
 
 int logs(const cwsandbox::Client& client, const Arguments& arguments, const Signals& signals) {
@@ -296,6 +326,8 @@ class Parser {
 
     run = add("run", "Runs one command in a sandbox of its own", "cat log | cwsandbox run -- sort | uniq -c");
     run->add_option("--image", arguments.image, "Image of the sandbox")->type_name("IMAGE");
+    run->add_flag("-d,--detach", arguments.detach,
+                  "Print the id and return: the command goes on as the sandbox's main command, and its output is in the logs");
     add_tags(*run, arguments, "A tag of the sandbox; may be given several times");
     add_command(*run, arguments);
 
@@ -421,6 +453,7 @@ int run_main(int argc, char** argv) {
     options.with_retry_budget(std::chrono::seconds(5));
     options.with_resume_grace(milliseconds(arguments.resume_grace));
     const cwsandbox::Client client(std::move(options));
+    if (*parser.run && arguments.detach) return run_detached(client, arguments, signals);
     if (*parser.run) return run_in_new(client, arguments, signals);
     if (*parser.exec) return run_in(client, arguments, signals);
     if (*parser.sh) return arguments.id.empty() ? run_in_new(client, arguments, signals) : run_in(client, arguments, signals);

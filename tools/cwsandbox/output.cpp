@@ -231,6 +231,10 @@ std::string Outcomes::json() const {
   return dump(all, 2);
 }
 
+std::string created_text(const std::string& id, Format format) {
+  return format == Format::json ? dump({{"sandbox_id", id}}, 2) : id + "\n";
+}
+
 std::string copied_json(const std::string& source, const std::string& destination, std::uint64_t files, std::uint64_t bytes,
                         std::uint64_t skipped) {
   return dump({{"source", source}, {"destination", destination}, {"files", files}, {"bytes", bytes}, {"skipped", skipped}}, 2);

@@ -46,6 +46,8 @@ class Outcomes {
  private:
   std::vector<std::pair<std::string, bool>> all_;
 };
+/// Of `run --detach`.
+[[nodiscard]] std::string created_text(const std::string& id, Format format);
 [[nodiscard]] std::string copied_json(const std::string& source, const std::string& destination, std::uint64_t files,
                                       std::uint64_t bytes, std::uint64_t skipped);
 
