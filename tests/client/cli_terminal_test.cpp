@@ -4,11 +4,13 @@
 #include <cerrno>
 #include <csignal>
 #include <cstring>
+#include <fstream>
 
 #include <fcntl.h>
 #include <poll.h>
 #include <pty.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <termios.h>
 #include <unistd.h>
@@ -299,12 +301,15 @@ TEST_CASE("cp shows how far it is on a terminal, unless it is to be quiet", "[CL
   const auto sandbox = Sandbox::run(client);
   sandbox.wait().result();
   const std::vector<std::string> env = {"CWSANDBOX_BASE_URL=" + daemon.url(), "CWSANDBOX_API_KEY=" + daemon.token()};
-  // Standard input that comes when this test wants it: the line is drawn meanwhile.
-  const std::string script =
-      "(printf abc; sleep 1; printf def) | " + environment("CWSANDBOX_CLI") + " cp \"$@\" - " + *sandbox.sandbox_id() + ":/tmp/x";
-  OnTerminal shown({"/bin/sh", "-c", script, "sh"}, env);
+  const TemporaryDirectory directory;
+  const std::string rest = directory.path() + "/rest";
+  REQUIRE(::mkfifo(rest.c_str(), 0600) == 0);
+  const std::string copy = " | " + environment("CWSANDBOX_CLI") + " cp \"$@\" - " + *sandbox.sandbox_id() + ":/tmp/x";
+  OnTerminal shown({"/bin/sh", "-c", "(printf abc; cat '" + rest + "')" + copy, "sh"}, env);
   shown.expect("B/s\033[K");
+  std::ofstream(rest) << "def";  // only now: the line is drawn while there is something to wait for
   CHECK(shown.wait() == 0);
+  const std::string script = "(printf abc; sleep 1; printf def)" + copy;
   OnTerminal quiet({"/bin/sh", "-c", script, "sh", "-q"}, env);
   CHECK(quiet.wait() == 0);
   CHECK(quiet.rest() == "");
