@@ -1,5 +1,5 @@
-// A program as a user of the library would write one, built in every way that the library can be had: see scripts/consumers. It runs
-// commands with blocking calls and on an io_context of its own, and ends with 0 when all came out as it should.
+// A program as a user of the library would write one, built in every way that the library can be had: see scripts/consumers. It
+// runs commands with blocking calls and on an io_context of its own, and ends with 0 when all came out as it should.
 #include <cwsandbox/cwsandbox.hpp>
 
 #include <boost/asio/awaitable.hpp>
