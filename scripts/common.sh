@@ -32,3 +32,13 @@ clang_cxx() {
   done
   return 1
 }
+
+# copy_tree DIR: what belongs to the project, as it is now, without what was built.
+copy_tree() {
+  mkdir -p "$1"
+  if git -C "$root" rev-parse --git-dir >/dev/null 2>&1; then
+    (cd "$root" && git ls-files -z -co --exclude-standard | tar --null -T - --ignore-failed-read -cf -) | tar -xf - -C "$1"
+  else
+    tar -C "$root" --exclude='./build*' --exclude='./subprojects/packagecache' -cf - . | tar -xf - -C "$1"
+  fi
+}
