@@ -6,10 +6,13 @@
 
 #include <string_view>
 
+///@{
+/// The version that is compiled against.
 #define CWSANDBOX_VERSION_MAJOR 0
 #define CWSANDBOX_VERSION_MINOR 1
 #define CWSANDBOX_VERSION_PATCH 0
 #define CWSANDBOX_VERSION_STRING "0.1.0"
+///@}
 
 namespace cwsandbox {
 
