@@ -72,7 +72,7 @@ asio::awaitable<void> deadline(Client client) {
   asio::steady_timer timer(co_await asio::this_coro::executor, 100ms);
   auto first = co_await (process.async_wait(asio::use_awaitable) || timer.async_wait(asio::use_awaitable));
   if (first.index() == 1) std::cout << "not yet; ended: " << process.done() << '\n';  // only the wait was dropped
-  process.cancel();                                                                       // now the process goes
+  process.cancel();                                                                   // now the process goes
   // end snippet
 }
 

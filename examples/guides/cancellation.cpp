@@ -11,7 +11,7 @@ int main() {
   {
     // snippet: command
     try {
-      sandbox.exec({"sh", "-c", "echo so far; sleep 60"}, ExecOptions().with_timeout(300ms).with_grace_period(1s)).result();
+      sandbox.exec({"sh", "-c", "echo so far; sleep 60"}, ExecOptions().with_timeout(2s).with_grace_period(1s)).result();
     } catch (const SandboxCommandTimeoutError& error) {
       std::cout << error.result()->std_out;  // what it had written until then
     }
@@ -32,7 +32,7 @@ int main() {
     auto process = sandbox.exec({"sleep", "3600"});
     std::cout << process.cancel() << '\n';  // 1: it took effect
     try {
-      process.result();                     // ends when the gateway has confirmed the end: nothing is left then
+      process.result();  // ends when the gateway has confirmed the end: nothing is left then
     } catch (const CancelledError& error) {
       std::cout << to_string(error.result()->outcome) << '\n';
     }
@@ -40,7 +40,9 @@ int main() {
   }
   {
     // snippet: scope
-    { auto process = sandbox.exec({"sleep", "3600"}); }  // its last handle goes here, and so does the process
+    {
+      auto process = sandbox.exec({"sleep", "3600"});
+    }  // its last handle goes here, and so does the process
     std::string id;
     {
       auto process = sandbox.exec({"sh", "-c", "echo $$ > /tmp/pid; sleep 3600"});

@@ -28,8 +28,8 @@ int main() {
   }
   {
     // snippet: outcome
-    auto describe = [&](std::vector<std::string> command) -> std::string {
-      auto process = sandbox.exec(std::move(command), ExecOptions().with_timeout(500ms));
+    auto describe = [&](std::vector<std::string> command, std::chrono::seconds limit = 60s) -> std::string {
+      auto process = sandbox.exec(std::move(command), ExecOptions().with_timeout(limit));
       try {
         const ProcessResult& result = process.result();
         if (result.ok()) return "fine";
@@ -43,14 +43,15 @@ int main() {
         return "could not be started: " + error.error_name();
       }
     };
-    for (const char* script : {"true", "exit 3", "kill -SEGV $$", "sleep 60"}) std::cout << describe({"sh", "-c", script}) << '\n';
+    for (const char* script : {"true", "exit 3", "kill -SEGV $$"}) std::cout << describe({"sh", "-c", script}) << '\n';
+    std::cout << describe({"sleep", "60"}, 1s) << '\n';
     std::cout << describe({"no-such-program"}) << '\n';
     // end snippet
   }
   {
     // snippet: no-exceptions
     auto process = sandbox.exec({"no-such-program"});
-    settle(std::vector{process}).result();       // waits, throws nothing for it
+    settle(std::vector{process}).result();  // waits, throws nothing for it
     if (process.error()) std::cout << to_string(process.status()) << '\n';
     // end snippet
   }
@@ -59,7 +60,7 @@ int main() {
     Client client(ClientOptions()
                       .with_base_url("http://127.0.0.1:1")  // nobody listens there
                       .with_connect_timeout(2s)
-                      .with_retry_budget(200ms));           // default 30 s; 0: not at all
+                      .with_retry_budget(200ms));  // default 30 s; 0: not at all
     try {
       Sandbox::run(client).wait().result();
     } catch (const SandboxUnavailableError&) {

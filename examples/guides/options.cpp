@@ -23,8 +23,8 @@ int main() {
   try {
     Sandbox::run(Client(ClientOptions().with_base_url("local:")), options).wait().result();
   } catch (const CWSandboxError& error) {
-    std::cout << error.code() << '\n';   // unimplemented
-    std::cerr << error.what() << '\n';   // and which option it was
+    std::cout << error.code() << '\n';  // unimplemented
+    std::cerr << error.what() << '\n';  // and which option it was
   }
   // end snippet
 

@@ -53,7 +53,8 @@ int main() {
   }
   {
     // snippet: follow
-    auto job = Sandbox::run(client, SandboxOptions().with_command({"/bin/sh", "-c", "for i in 1 2 3; do echo tick $i; sleep 0.1; done"}));
+    auto job =
+        Sandbox::run(client, SandboxOptions().with_command({"/bin/sh", "-c", "for i in 1 2 3; do echo tick $i; sleep 0.1; done"}));
     auto log = job.stream_logs(LogOptions().with_follow().with_timestamps());
     for (const LogLine& line : log) {
       if (line.is_gap())

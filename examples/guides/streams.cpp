@@ -25,7 +25,7 @@ asio::awaitable<void> feed(StreamWriter input, int lines) {
 asio::awaitable<void> through_a_filter(Client client) {
   auto sandbox = Sandbox::run(client);
   auto filter = sandbox.exec(argv("grep", "7"), ExecOptions().with_stdin().with_capture(Capture::none()));
-  asio::co_spawn(co_await asio::this_coro::executor, feed(*filter.std_in(), 100'000), rethrow);
+  asio::co_spawn(co_await asio::this_coro::executor, feed(*filter.std_in(), 1'000), rethrow);
   std::size_t count = 0;
   auto lines = filter.std_out().lines();
   while (auto line = co_await lines.next()) ++count;
@@ -64,9 +64,9 @@ int main() {
   {
     // snippet: read
     auto process = sandbox.exec({"sh", "-c", "echo out; echo err >&2"});
-    std::cout << process.std_err().read_all().result();                         // everything, as one string
-    for (const std::string& chunk : process.std_out()) std::cout << chunk;      // chunks as they arrive
-    std::cout << process.result().std_out;                                      // the result has it all the same
+    std::cout << process.std_err().read_all().result();                     // everything, as one string
+    for (const std::string& chunk : process.std_out()) std::cout << chunk;  // chunks as they arrive
+    std::cout << process.result().std_out;                                  // the result has it all the same
     // end snippet
   }
   {
@@ -101,7 +101,7 @@ int main() {
   }
   {
     // snippet: none
-    auto dump = sandbox.exec({"head", "-c", "50000000", "/dev/zero"}, ExecOptions().with_capture(Capture::none()));
+    auto dump = sandbox.exec({"head", "-c", "5000000", "/dev/zero"}, ExecOptions().with_capture(Capture::none()));
     std::uint64_t bytes = 0;
     for (const std::string& chunk : dump.std_out()) bytes += chunk.size();  // a slow reader slows the process
     std::cout << bytes << " bytes, " << dump.result().std_out.size() << " of them kept\n";

@@ -10,7 +10,7 @@ int main() {
   {
     // snippet: session
     auto shell = sandbox.shell(ShellOptions().with_command({"sh"}).with_size(100, 30).with_env("PS1", "$ "));
-    shell.input().write("stty size; exit 5\n").result();  // what is typed
+    shell.input().write("stty size; exit 5\n").result();      // what is typed
     std::string screen = shell.output().read_all().result();  // what the terminal shows: echo, prompt, output, all in one
     std::cout << (screen.find("30 100") != std::string::npos) << '\n';
     std::cout << *shell.result().returncode << '\n';
@@ -18,7 +18,8 @@ int main() {
   }
   {
     // snippet: resize
-    auto shell = sandbox.shell(ShellOptions().with_command({"sh", "-c", "trap 'stty size; exit' WINCH; echo ready; while :; do sleep 0.1; done"}));
+    auto shell = sandbox.shell(
+        ShellOptions().with_command({"sh", "-c", "trap 'stty size; exit' WINCH; echo ready; while :; do sleep 0.1; done"}));
     for (std::string_view line : shell.output().lines()) {
       if (line == "ready\r") shell.resize(120, 40);  // fire and forget; the last one counts
       if (line == "40 120\r") std::cout << "resized\n";

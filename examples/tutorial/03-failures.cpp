@@ -14,10 +14,10 @@ int main() {
 
   // … unless you ask for an exception.
   try {
-    sandbox.exec({"ls", "/nowhere"}, ExecOptions().with_check()).result();
+    sandbox.exec({"sh", "-c", "echo trouble >&2; exit 2"}, ExecOptions().with_check()).result();
   } catch (const SandboxExecutionError& error) {
     std::cout << error.what() << '\n';
-    std::cout << "it had written " << error.result()->std_err.size() << " bytes to stderr\n";
+    std::cout << "it had written: " << error.result()->std_err;
   }
 
   auto killed = sandbox.exec({"sh", "-c", "kill -KILL $$"}).result();

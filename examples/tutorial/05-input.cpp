@@ -10,7 +10,7 @@ int main() {
   auto sort = sandbox.exec({"sort"}, ExecOptions().with_stdin());
   const StreamWriter& input = *sort.std_in();
   for (const char* fruit : {"pear", "apple", "fig"}) input.writeline(fruit).result();  // waits while the queue is full
-  input.close().result();                                                             // sort sees the end of its input
+  input.close().result();                                                              // sort sees the end of its input
   std::cout << sort.result().std_out;
 
   // Input of any size passes through bounded queues: this program never holds more than a mebibyte or two of it.

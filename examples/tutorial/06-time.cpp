@@ -11,7 +11,7 @@ int main() {
 
   // The command's own limit: its process group is killed where it runs, and the error holds what it had written.
   try {
-    sandbox.exec({"sh", "-c", "echo working; sleep 60"}, ExecOptions().with_timeout(500ms)).result();
+    sandbox.exec({"sh", "-c", "echo working; sleep 60"}, ExecOptions().with_timeout(2s)).result();
   } catch (const SandboxCommandTimeoutError& error) {
     std::cout << "killed; it had written: " << error.result()->std_out;
   }

@@ -15,7 +15,8 @@ int main() {
 
   // Every outcome, whatever it is: nothing is thrown.
   std::vector<Process> mixed{sandbox.exec({"true"}), sandbox.exec({"no-such-program"})};
-  for (const Process& process : settle(mixed).result()) std::cout << process.command()[0] << ": " << to_string(process.status()) << '\n';
+  for (const Process& process : settle(mixed).result())
+    std::cout << process.command()[0] << ": " << to_string(process.status()) << '\n';
 
   // The first to finish.
   auto slow = sandbox.exec({"sleep", "60"});

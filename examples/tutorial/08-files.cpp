@@ -11,7 +11,8 @@ int main() {
   sandbox.exec({"sh", "src/main.sh", "done"}, ExecOptions().with_cwd("/workspace").with_check()).result();
   std::cout << sandbox.read_file("/workspace/result.txt").result();
 
-  for (const FileInfo& file : sandbox.list_files("/workspace/src").result()) std::cout << file.name << ", " << file.size << " bytes\n";
+  for (const FileInfo& file : sandbox.list_files("/workspace/src").result())
+    std::cout << file.name << ", " << file.size << " bytes\n";
 
   try {
     sandbox.read_file("/workspace/other.txt").result();

@@ -158,7 +158,7 @@ class CWSANDBOX_EXPORT CWSandboxValidationError : public CWSandboxError {
    public:
     /// From both.
     Violation(std::string field_name, std::string text) : field(std::move(field_name)), description(std::move(text)) {}
-    std::string field;  ///< which field, e.g. "spec.services[0].port"
+    std::string field;        ///< which field, e.g. "spec.services[0].port"
     std::string description;  ///< what is wrong, for people
   };
   /// With its text and each violation.

@@ -24,13 +24,13 @@ enum class FileType : std::uint8_t { unspecified, regular, directory, symlink, f
 class FileInfo {
  public:
   FileInfo() {}
-  std::string path;  ///< as it was asked for; in a list, the directory and the name
-  std::string name;  ///< the last part
-  FileType type = FileType::unspecified;  ///< what it is
-  std::uint64_t size = 0;  ///< bytes
-  std::uint32_t mode = 0;  ///< permission bits, 07777
+  std::string path;                                               ///< as it was asked for; in a list, the directory and the name
+  std::string name;                                               ///< the last part
+  FileType type = FileType::unspecified;                          ///< what it is
+  std::uint64_t size = 0;                                         ///< bytes
+  std::uint32_t mode = 0;                                         ///< permission bits, 07777
   std::optional<std::chrono::system_clock::time_point> modified;  ///< when its content changed; empty when the server does not say
-  std::string link_target;  ///< of a symlink, as it stands there
+  std::string link_target;                                        ///< of a symlink, as it stands there
 };
 
 /// Told after each piece: bytes so far, and how many there will be where that is known. Called on the client's loop, never twice at
@@ -102,7 +102,7 @@ class FileWriteStream {
   /// From parts of your own, for fakes.
   FileWriteStream(StreamWriter its_writer, task<void> its_end) : writer(std::move(its_writer)), done(std::move(its_end)) {}
   StreamWriter writer;  ///< with back-pressure: at most 16 chunks of 64 KiB wait
-  task<void> done;  ///< completes when the file has its name
+  task<void> done;      ///< completes when the file has its name
 };
 
 }  // namespace cwsandbox

@@ -87,7 +87,7 @@ class CWSANDBOX_EXPORT ProcessResult {
   std::optional<int> signal;
   std::vector<std::string> command;                  ///< the caller's argv (PR-6)
   std::chrono::system_clock::time_point started_at;  ///< by the gateway's clock; the epoch when unknown
-  std::chrono::system_clock::time_point ended_at;  ///< likewise
+  std::chrono::system_clock::time_point ended_at;    ///< likewise
 
   /// It exited by itself, with 0.
   [[nodiscard]] bool ok() const noexcept { return outcome == Outcome::exited && returncode == 0; }

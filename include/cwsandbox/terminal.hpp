@@ -14,8 +14,8 @@ class CWSANDBOX_EXPORT TerminalResult {
   TerminalResult() {}
   /// The exit code; 128 + n after death by signal n. Empty when nobody knows: never invented.
   std::optional<int> returncode;
-  Outcome outcome = Outcome::lost;  ///< how it ended
-  std::optional<int> signal;  ///< the signal that ended it, when one did
+  Outcome outcome = Outcome::lost;   ///< how it ended
+  std::optional<int> signal;         ///< the signal that ended it, when one did
   std::vector<std::string> command;  ///< what was asked to run
   /// For one that was attached to: bytes of output behind the offset asked for that were no longer held.
   std::uint64_t skipped = 0;

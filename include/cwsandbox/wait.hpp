@@ -51,8 +51,8 @@ template <typename Item>
 class WaitResult {
  public:
   WaitResult() {}
-  std::vector<Item> done;                                  ///< completed, with a value or an error: nothing is thrown for it (UT-5)
-  std::vector<Item> pending;                               ///< the rest
+  std::vector<Item> done;     ///< completed, with a value or an error: nothing is thrown for it (UT-5)
+  std::vector<Item> pending;  ///< the rest
   ///@{
   /// Where they stand in the list.
   std::vector<std::size_t> done_indices, pending_indices;
