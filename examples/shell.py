@@ -22,7 +22,7 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PART = re.compile(r"<!-- (run|run: server|prints) -->\n```\w*\n(.*?)^```$|<!-- setup: (.*?) -->", re.M | re.S)
-DEADLINE = 100  # seconds for a page
+DEADLINE = 300  # seconds for a page
 
 
 def script(text, port):

@@ -100,7 +100,7 @@ int main() {
     std::cout << "the wait: " << error.message() << '\n';  // Operation canceled
   }));
   stop_waiting.emit(asio::cancellation_type::terminal);
-  mine.run_for(10s);
+  while (!process.done()) mine.run_one();
   std::cout << process.get().std_out;
   // end snippet
 }
