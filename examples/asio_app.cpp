@@ -1,6 +1,5 @@
 // An Asio application on its own io_context: several sandboxes at once, no hidden thread. Prints three lines.
 #include <cwsandbox/cwsandbox.hpp>
-#include <cwsandbox/sandbox.hpp>
 
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/io_context.hpp>

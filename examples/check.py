@@ -1,9 +1,12 @@
 #!/usr/bin/env python3
-"""Runs an example and compares what it prints: check.py PROGRAM EXPECTED"""
+"""Runs an example and compares what it prints with a file: check.py PROGRAM FILE"""
+import difflib
+import pathlib
 import subprocess
 import sys
 
-program, expected = sys.argv[1], sys.argv[2].encode().decode("unicode_escape")
-run = subprocess.run([program], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, timeout=100, check=False, text=True)
+program, expected = sys.argv[1], pathlib.Path(sys.argv[2]).read_text(encoding="utf-8")
+run = subprocess.run([program], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=False, text=True, encoding="utf-8")
 if run.returncode != 0 or run.stdout != expected:
-    sys.exit(f"{program}: exit code {run.returncode}, printed {run.stdout!r}, expected {expected!r}")
+    sys.stdout.writelines(difflib.unified_diff(expected.splitlines(True), run.stdout.splitlines(True), sys.argv[2], "printed"))
+    sys.exit(f"{program}: exit code {run.returncode}")

@@ -79,6 +79,7 @@ class Channel final : public detail::Source<T> {
     wake(lock);
   }
 
+  /// For the StreamReader: takes the next item without waiting.
   Poll poll(std::optional<T>& item) override {
     std::unique_lock lock(mutex_);
     if (closed_) return Poll::end;
@@ -98,6 +99,7 @@ class Channel final : public detail::Source<T> {
     if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
     return Poll::end;
   }
+  /// For the StreamReader: calls once as soon as there is something.
   void arm(std::function<void()> wake_consumer) override {
     {
       std::unique_lock lock(mutex_);
@@ -108,6 +110,7 @@ class Channel final : public detail::Source<T> {
     }
     wake_consumer();
   }
+  /// For the StreamReader: nobody reads on.
   void close() override {
     std::unique_lock lock(mutex_);
     if (closed_) return;

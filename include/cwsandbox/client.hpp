@@ -21,6 +21,7 @@ class ClientCore;
 class CWSANDBOX_EXPORT AuthHeaders {
  public:
   AuthHeaders() {}
+  /// Adds a field.
   AuthHeaders& with_header(std::string name, std::string value) & {
     return headers_.emplace_back(std::move(name), std::move(value)), *this;
   }
@@ -30,8 +31,11 @@ class CWSANDBOX_EXPORT AuthHeaders {
   /// Used again until then; unset: asked for with every request.
   AuthHeaders& with_expiry(std::chrono::system_clock::time_point expiry) & { return expiry_ = expiry, *this; }
   AuthHeaders&& with_expiry(std::chrono::system_clock::time_point expiry) && { return std::move(with_expiry(expiry)); }
+  ///@{
+  /// What was asked for, or the default.
   [[nodiscard]] const std::vector<std::pair<std::string, std::string>>& headers() const noexcept { return headers_; }
   [[nodiscard]] const std::optional<std::chrono::system_clock::time_point>& expiry() const noexcept { return expiry_; }
+  ///@}
 
  private:
   std::vector<std::pair<std::string, std::string>> headers_;
@@ -62,6 +66,7 @@ class CWSANDBOX_EXPORT ClientOptions {
   /// Adopts an executor: no thread is started, work is done whenever the caller runs it. The context behind it must outlive every
   /// handle made with this client.
   ClientOptions& with_executor(asio::any_io_executor executor) & { return loop_ = LoopManager(std::move(executor)), *this; }
+  /// Where the work is done; default: the shared background thread.
   ClientOptions& with_loop(LoopManager loop) & { return loop_ = std::move(loop), *this; }
   /// Limit of one request, default 300 s.
   ClientOptions& with_request_timeout(std::chrono::milliseconds timeout) & { return request_timeout_ = timeout, *this; }
@@ -96,6 +101,8 @@ class CWSANDBOX_EXPORT ClientOptions {
   }
   ClientOptions&& with_verify(bool on) && { return std::move(with_verify(on)); }
 
+  ///@{
+  /// What was asked for, or the default.
   [[nodiscard]] const std::optional<std::string>& base_url() const noexcept { return base_url_; }
   [[nodiscard]] const std::optional<std::string>& api_key() const noexcept { return api_key_; }
   [[nodiscard]] const std::optional<std::string>& auth_mode() const noexcept { return auth_mode_; }
@@ -108,6 +115,7 @@ class CWSANDBOX_EXPORT ClientOptions {
   [[nodiscard]] const std::string& certificate_file() const noexcept { return certificate_file_; }
   [[nodiscard]] const std::string& key_file() const noexcept { return key_file_; }
   [[nodiscard]] bool verify() const noexcept { return verify_; }
+  ///@}
 
  private:
   std::optional<std::string> base_url_, api_key_, auth_mode_;
@@ -147,10 +155,12 @@ class CWSANDBOX_EXPORT Client {
   Client();
   /// From the environment, on the caller's executor; starts no thread (EV-6).
   explicit Client(asio::any_io_executor executor);
+  /// From options; what they leave open comes from the environment.
   explicit Client(ClientOptions options);
 
   /// The endpoint, for messages; holds no secret.
   [[nodiscard]] std::string base_url() const;
+  /// Where its work is done.
   [[nodiscard]] const LoopManager& loop() const noexcept;
 
   /// For the library's own parts.

@@ -21,3 +21,6 @@
 #include <cwsandbox/terminal.hpp>
 #include <cwsandbox/version.hpp>
 #include <cwsandbox/wait.hpp>
+
+/// \namespace cwsandbox
+/// All names of the library. What is in `detail`, and what is marked as being for the library's own parts, may change at any time.

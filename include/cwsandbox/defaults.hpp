@@ -20,13 +20,17 @@ namespace cwsandbox {
 class CWSANDBOX_EXPORT SandboxDefaults {
  public:
   SandboxDefaults();
+  /// Options to begin with.
   explicit SandboxDefaults(SandboxOptions options);
 
+  /// What they say now.
   [[nodiscard]] const SandboxOptions& options() const noexcept { return *options_; }
 
   /// These, with `options` merged in.
   /// \throws std::invalid_argument where two secrets want one variable.
   [[nodiscard]] SandboxDefaults with(const SandboxOptions& options) const { return SandboxDefaults(merge(options)); }
+  ///@{
+  /// The same with one option merged in.
   [[nodiscard]] SandboxDefaults with_image(std::string image) const { return with(SandboxOptions().with_image(std::move(image))); }
   [[nodiscard]] SandboxDefaults with_env(std::string name, std::string value) const {
     return with(SandboxOptions().with_env(std::move(name), std::move(value)));
@@ -42,6 +46,7 @@ class CWSANDBOX_EXPORT SandboxDefaults {
   [[nodiscard]] SandboxDefaults with_resources(Resources resources) const {
     return with(SandboxOptions().with_resources(std::move(resources)));
   }
+  ///@}
 
   /// What a sandbox made with `explicit_options` under these defaults is like.
   /// \throws std::invalid_argument as above.

@@ -41,17 +41,25 @@ class ErrorFields {
 /// The root of the tree.
 class CWSANDBOX_EXPORT CWSandboxError : public std::runtime_error {
  public:
+  /// With its text, and what else is known.
   explicit CWSandboxError(const std::string& message, ErrorFields fields = ErrorFields());
+  /// Copies share the fields.
   CWSandboxError(const CWSandboxError&) noexcept;
+  /// As the copy.
   CWSandboxError& operator=(const CWSandboxError&) noexcept;
   ~CWSandboxError() override;
 
+  /// Connect code, e.g. "not_found"; empty when no peer was involved.
   [[nodiscard]] const std::string& code() const noexcept;
+  /// The reason for programs, e.g. "CWSANDBOX_SANDBOX_NOT_FOUND"; empty when none was given.
   [[nodiscard]] const std::string& reason() const noexcept;
+  /// The reason's metadata.
   [[nodiscard]] const std::map<std::string, std::string>& metadata() const noexcept;
+  /// How long the server asks to wait before a retry.
   [[nodiscard]] std::optional<std::chrono::milliseconds> retry_delay() const noexcept;
   /// Null unless the error ended a process.
   [[nodiscard]] const ProcessResult* result() const noexcept;
+  /// All of it.
   [[nodiscard]] const ErrorFields& fields() const noexcept;
 
  private:
@@ -74,18 +82,27 @@ CWSANDBOX_DETAIL_ERROR(SandboxError, CWSandboxError);
 CWSANDBOX_DETAIL_ERROR(SandboxNotRunningError, SandboxError);
 /// The service, a runner or the network cannot serve this now; a retry may help.
 CWSANDBOX_DETAIL_ERROR(SandboxUnavailableError, SandboxNotRunningError);
+/// A limit of time passed: a request's or a command's.
 CWSANDBOX_DETAIL_ERROR(SandboxTimeoutError, SandboxError);
 /// A request's deadline passed.
 CWSANDBOX_DETAIL_ERROR(SandboxRequestTimeoutError, SandboxTimeoutError);
 /// A command ran into its timeout and was killed where it ran; `result()` holds the output until then.
 CWSANDBOX_DETAIL_ERROR(SandboxCommandTimeoutError, SandboxTimeoutError);
+/// The sandbox was terminated: by a stop, or at the end of its lifetime.
 CWSANDBOX_DETAIL_ERROR(SandboxTerminatedError, SandboxError);
+/// The sandbox has failed: it could not be made, or its main command did not exit with 0.
 CWSANDBOX_DETAIL_ERROR(SandboxFailedError, SandboxError);
+/// The server knows no such sandbox.
 CWSANDBOX_DETAIL_ERROR(SandboxNotFoundError, SandboxError);
+/// A limit of the server or the sandbox is reached; a retry may help.
 CWSANDBOX_DETAIL_ERROR(SandboxResourceExhaustedError, SandboxError);
+/// It is stopped, but the server does not say how it ended (ST-7).
 CWSANDBOX_DETAIL_ERROR(SandboxTerminalStateUnavailableError, SandboxError);
+/// A snapshot could not be made or used.
 CWSANDBOX_DETAIL_ERROR(SandboxSnapshotError, SandboxError);
+/// Anything about finding runners.
 CWSANDBOX_DETAIL_ERROR(DiscoveryError, CWSandboxError);
+/// There is no such runner.
 CWSANDBOX_DETAIL_ERROR(RunnerNotFoundError, DiscoveryError);
 
 /// A file of a sandbox could not be read, written or changed (FI-2). `reason()` says why, for programs.
@@ -110,6 +127,7 @@ class CWSANDBOX_EXPORT SandboxExecutionError : public SandboxError {
   [[nodiscard]] const std::string& error_name() const noexcept;
 };
 
+/// The peer gave a stream up because it was read too slowly (EX-10).
 CWSANDBOX_DETAIL_ERROR(SandboxStreamBackpressureError, SandboxExecutionError);
 /// Bytes are missing from a stream, and how many is said.
 CWSANDBOX_DETAIL_ERROR(SandboxStreamTruncatedError, SandboxExecutionError);
@@ -122,6 +140,7 @@ CWSANDBOX_DETAIL_ERROR(SandboxConnectionLostError, SandboxExecutionError);
 /// Some sandboxes of a session could not be stopped. They stay with the session, so that `close()` can be called again.
 class CWSANDBOX_EXPORT SessionCloseError : public SandboxError {
  public:
+  /// With its text and the error of each that was not stopped.
   SessionCloseError(const std::string& message, std::vector<std::exception_ptr> causes);
   ~SessionCloseError() override;
   /// One for each that was not stopped.
@@ -134,14 +153,18 @@ class CWSANDBOX_EXPORT SessionCloseError : public SandboxError {
 /// A request that the server finds wrong, field by field.
 class CWSANDBOX_EXPORT CWSandboxValidationError : public CWSandboxError {
  public:
+  /// One field, and what is wrong with it.
   class Violation {
    public:
+    /// From both.
     Violation(std::string field_name, std::string text) : field(std::move(field_name)), description(std::move(text)) {}
-    std::string field;
-    std::string description;
+    std::string field;        ///< which field, e.g. "spec.services[0].port"
+    std::string description;  ///< what is wrong, for people
   };
+  /// With its text and each violation.
   CWSandboxValidationError(const std::string& message, std::vector<Violation> violations, ErrorFields fields = ErrorFields());
   ~CWSandboxValidationError() override;
+  /// One for each field that is wrong.
   [[nodiscard]] const std::vector<Violation>& violations() const noexcept { return *violations_; }
 
  private:
@@ -158,6 +181,7 @@ class CWSANDBOX_EXPORT TimeoutError : public std::runtime_error {
 /// The operation was cancelled (OR-6, PR-8).
 class CWSANDBOX_EXPORT CancelledError : public std::runtime_error {
  public:
+  /// With its text; for a process, what is known of it.
   explicit CancelledError(const std::string& message, std::shared_ptr<const ProcessResult> result = nullptr);
   ~CancelledError() override;
   /// For a process: the output received so far and how it ended; null otherwise.

@@ -35,15 +35,21 @@ template <typename... Parts>
 /// back-pressure | nothing |
 class CWSANDBOX_EXPORT Capture {
  public:
+  /// All of both streams: the default.
   [[nodiscard]] static Capture all() { return Capture(Kind::all, 0, 0); }
   /// \param head,tail bytes of each stream
   [[nodiscard]] static Capture head_tail(std::uint64_t head, std::uint64_t tail) { return Capture(Kind::head_tail, head, tail); }
+  /// Nothing; what is received is counted.
   [[nodiscard]] static Capture none() { return Capture(Kind::none, 0, 0); }
 
+  /// Which of the three it is.
   enum class Kind : std::uint8_t { all, head_tail, none };
+  ///@{
+  /// What was asked for, or the default.
   [[nodiscard]] Kind kind() const noexcept { return kind_; }
   [[nodiscard]] std::uint64_t head() const noexcept { return head_; }
   [[nodiscard]] std::uint64_t tail() const noexcept { return tail_; }
+  ///@}
 
  private:
   Capture(Kind kind, std::uint64_t head, std::uint64_t tail) : kind_(kind), head_(head), tail_(tail) {}
@@ -64,11 +70,13 @@ class CWSANDBOX_EXPORT ExecOptions {
   ExecOptions& with_env(std::string name, std::string value) & {
     return env_.insert_or_assign(std::move(name), std::move(value)), *this;
   }
+  /// These, instead of what was added so far.
   ExecOptions& with_env(std::map<std::string, std::string> env) & { return env_ = std::move(env), *this; }
   /// An exit other than 0 becomes SandboxExecutionError (EX-6).
   ExecOptions& with_check(bool on = true) & { return check_ = on, *this; }
   /// Kills the process where it runs after this long, counted from its start (EX-12). At least 1 ms.
   ExecOptions& with_timeout(std::chrono::milliseconds timeout) & { return timeout_ = timeout, *this; }
+  /// What the result keeps of the output; default: all.
   ExecOptions& with_capture(Capture capture) & { return capture_ = capture, *this; }
   /// Between SIGTERM and SIGKILL when it is cancelled or timed out; default 10 s.
   ExecOptions& with_grace_period(std::chrono::milliseconds grace) & { return grace_ = grace, *this; }
@@ -89,6 +97,8 @@ class CWSANDBOX_EXPORT ExecOptions {
   ExecOptions&& with_window(std::uint64_t bytes) && { return std::move(with_window(bytes)); }
   ExecOptions&& with_resume_grace(std::chrono::milliseconds grace) && { return std::move(with_resume_grace(grace)); }
 
+  ///@{
+  /// What was asked for, or the default.
   [[nodiscard]] bool use_stdin() const noexcept { return use_stdin_; }
   [[nodiscard]] const std::optional<std::string>& cwd() const noexcept { return cwd_; }
   [[nodiscard]] const std::map<std::string, std::string>& env() const noexcept { return env_; }
@@ -98,6 +108,7 @@ class CWSANDBOX_EXPORT ExecOptions {
   [[nodiscard]] std::chrono::milliseconds grace_period() const noexcept { return grace_; }
   [[nodiscard]] std::uint64_t window() const noexcept { return window_; }
   [[nodiscard]] const std::optional<std::chrono::milliseconds>& resume_grace() const noexcept { return resume_grace_; }
+  ///@}
 
  private:
   bool use_stdin_ = false;
@@ -128,12 +139,14 @@ class CWSANDBOX_EXPORT AttachOptions {
   AttachOptions& with_from_held(bool on = true) & { return from_held_ = on, *this; }
   /// Opens stdin; it goes on where the gateway's has come to. Fails when the process was started without.
   AttachOptions& with_stdin(bool on = true) & { return use_stdin_ = on, *this; }
+  ///@{
   /// As for ExecOptions.
   AttachOptions& with_check(bool on = true) & { return check_ = on, *this; }
   AttachOptions& with_capture(Capture capture) & { return capture_ = capture, *this; }
   AttachOptions& with_grace_period(std::chrono::milliseconds grace) & { return grace_ = grace, *this; }
   AttachOptions& with_window(std::uint64_t bytes) & { return window_ = bytes, *this; }
   AttachOptions& with_resume_grace(std::chrono::milliseconds grace) & { return resume_grace_ = grace, *this; }
+  ///@}
 
   AttachOptions&& with_offsets(std::uint64_t std_out, std::uint64_t std_err = 0) && {
     return std::move(with_offsets(std_out, std_err));
@@ -146,6 +159,8 @@ class CWSANDBOX_EXPORT AttachOptions {
   AttachOptions&& with_window(std::uint64_t bytes) && { return std::move(with_window(bytes)); }
   AttachOptions&& with_resume_grace(std::chrono::milliseconds grace) && { return std::move(with_resume_grace(grace)); }
 
+  ///@{
+  /// What was asked for, or the default.
   [[nodiscard]] std::uint64_t stdout_offset() const noexcept { return stdout_offset_; }
   [[nodiscard]] std::uint64_t stderr_offset() const noexcept { return stderr_offset_; }
   [[nodiscard]] const std::optional<bool>& from_held() const noexcept { return from_held_; }
@@ -155,6 +170,7 @@ class CWSANDBOX_EXPORT AttachOptions {
   [[nodiscard]] std::chrono::milliseconds grace_period() const noexcept { return grace_; }
   [[nodiscard]] std::uint64_t window() const noexcept { return window_; }
   [[nodiscard]] const std::optional<std::chrono::milliseconds>& resume_grace() const noexcept { return resume_grace_; }
+  ///@}
 
  private:
   std::uint64_t stdout_offset_ = 0, stderr_offset_ = 0;

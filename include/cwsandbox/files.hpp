@@ -15,6 +15,7 @@
 
 namespace cwsandbox {
 
+/// What an entry of a file system is.
 enum class FileType : std::uint8_t { unspecified, regular, directory, symlink, fifo, socket, block_device, character_device };
 /// "regular", "directory", "symlink" and so on.
 [[nodiscard]] CWSANDBOX_EXPORT std::string_view to_string(FileType type) noexcept;
@@ -23,13 +24,13 @@ enum class FileType : std::uint8_t { unspecified, regular, directory, symlink, f
 class FileInfo {
  public:
   FileInfo() {}
-  std::string path;  ///< as it was asked for; in a list, the directory and the name
-  std::string name;  ///< the last part
-  FileType type = FileType::unspecified;
-  std::uint64_t size = 0;  ///< bytes
-  std::uint32_t mode = 0;  ///< permission bits, 07777
-  std::optional<std::chrono::system_clock::time_point> modified;
-  std::string link_target;  ///< of a symlink, as it stands there
+  std::string path;                                               ///< as it was asked for; in a list, the directory and the name
+  std::string name;                                               ///< the last part
+  FileType type = FileType::unspecified;                          ///< what it is
+  std::uint64_t size = 0;                                         ///< bytes
+  std::uint32_t mode = 0;                                         ///< permission bits, 07777
+  std::optional<std::chrono::system_clock::time_point> modified;  ///< when its content changed; empty when the server does not say
+  std::string link_target;                                        ///< of a symlink, as it stands there
 };
 
 /// Told after each piece: bytes so far, and how many there will be where that is known. Called on the client's loop, never twice at
@@ -44,13 +45,17 @@ class CWSANDBOX_EXPORT ReadFileOptions {
   ReadFileOptions& with_offset(std::uint64_t offset) & { return offset_ = offset, *this; }
   /// At most so many bytes; the default is all.
   ReadFileOptions& with_length(std::uint64_t length) & { return length_ = length, *this; }
+  /// Told how far it is.
   ReadFileOptions& with_progress(FileProgress progress) & { return progress_ = std::move(progress), *this; }
   ReadFileOptions&& with_offset(std::uint64_t offset) && { return std::move(with_offset(offset)); }
   ReadFileOptions&& with_length(std::uint64_t length) && { return std::move(with_length(length)); }
   ReadFileOptions&& with_progress(FileProgress progress) && { return std::move(with_progress(std::move(progress))); }
+  ///@{
+  /// What was asked for, or the default.
   [[nodiscard]] std::uint64_t offset() const noexcept { return offset_; }
   [[nodiscard]] const std::optional<std::uint64_t>& length() const noexcept { return length_; }
   [[nodiscard]] const FileProgress& progress() const noexcept { return progress_; }
+  ///@}
 
  private:
   std::uint64_t offset_ = 0;
@@ -66,13 +71,17 @@ class CWSANDBOX_EXPORT WriteFileOptions {
   WriteFileOptions& with_mode(std::uint32_t mode) & { return mode_ = mode, *this; }
   /// Makes the directories above it that are missing.
   WriteFileOptions& with_make_parents(bool on = true) & { return make_parents_ = on, *this; }
+  /// Told how far it is.
   WriteFileOptions& with_progress(FileProgress progress) & { return progress_ = std::move(progress), *this; }
   WriteFileOptions&& with_mode(std::uint32_t mode) && { return std::move(with_mode(mode)); }
   WriteFileOptions&& with_make_parents(bool on = true) && { return std::move(with_make_parents(on)); }
   WriteFileOptions&& with_progress(FileProgress progress) && { return std::move(with_progress(std::move(progress))); }
+  ///@{
+  /// What was asked for, or the default.
   [[nodiscard]] const std::optional<std::uint32_t>& mode() const noexcept { return mode_; }
   [[nodiscard]] bool make_parents() const noexcept { return make_parents_; }
   [[nodiscard]] const FileProgress& progress() const noexcept { return progress_; }
+  ///@}
 
  private:
   std::optional<std::uint32_t> mode_;
@@ -90,9 +99,10 @@ class CWSANDBOX_EXPORT WriteFileOptions {
 /// What goes wrong comes out of `done`, and out of further writes with that as the nested cause.
 class FileWriteStream {
  public:
+  /// From parts of your own, for fakes.
   FileWriteStream(StreamWriter its_writer, task<void> its_end) : writer(std::move(its_writer)), done(std::move(its_end)) {}
   StreamWriter writer;  ///< with back-pressure: at most 16 chunks of 64 KiB wait
-  task<void> done;
+  task<void> done;      ///< completes when the file has its name
 };
 
 }  // namespace cwsandbox

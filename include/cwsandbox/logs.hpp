@@ -27,10 +27,13 @@ class CWSANDBOX_EXPORT LogOptions {
   LogOptions&& with_tail_lines(std::int32_t lines) && { return std::move(with_tail_lines(lines)); }
   LogOptions&& with_since(std::chrono::system_clock::time_point since) && { return std::move(with_since(since)); }
   LogOptions&& with_timestamps(bool on = true) && { return std::move(with_timestamps(on)); }
+  ///@{
+  /// What was asked for, or the default.
   [[nodiscard]] bool follow() const noexcept { return follow_; }
   [[nodiscard]] const std::optional<std::int32_t>& tail_lines() const noexcept { return tail_lines_; }
   [[nodiscard]] const std::optional<std::chrono::system_clock::time_point>& since() const noexcept { return since_; }
   [[nodiscard]] bool timestamps() const noexcept { return timestamps_; }
+  ///@}
 
  private:
   bool follow_ = false, timestamps_ = false;
@@ -49,7 +52,7 @@ class LogLine {
   std::optional<std::chrono::system_clock::time_point> timestamp;  ///< with LogOptions::with_timestamps
   /// Of a gap: the bytes that are missing; 0 when nobody knows how many. Then the log began afresh, and lines may come again.
   std::uint64_t lost_bytes = 0;
-  bool gap = false;
+  bool gap = false;  ///< what `is_gap()` says
 };
 
 }  // namespace cwsandbox

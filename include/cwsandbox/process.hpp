@@ -20,10 +20,12 @@ enum class Outcome : std::uint8_t {
   failed,     ///< it could not be started
   lost,       ///< the connection or the sandbox went and nobody knows
 };
+/// "exited", "signaled" and so on.
 [[nodiscard]] CWSANDBOX_EXPORT std::string_view to_string(Outcome outcome) noexcept;
 
 /// Where a process is (PR-10).
 enum class ProcessStatus : std::uint8_t { starting, running, exited, signaled, timed_out, cancelled, failed, lost };
+/// "starting", "running" and so on.
 [[nodiscard]] CWSANDBOX_EXPORT std::string_view to_string(ProcessStatus status) noexcept;
 
 namespace detail {
@@ -42,9 +44,13 @@ class CWSANDBOX_EXPORT Output {
 
   /// The bytes kept: all of them, or head and tail one after the other when `dropped()` is not 0.
   [[nodiscard]] std::string_view view() const noexcept;
+  /// The bytes kept, as a string of your own.
   [[nodiscard]] std::string str() const { return std::string(view()); }
+  /// The same as `view()`.
   operator std::string_view() const noexcept { return view(); }  // NOLINT(google-explicit-constructor)
+  /// Bytes kept.
   [[nodiscard]] std::size_t size() const noexcept { return view().size(); }
+  /// Whether nothing is kept.
   [[nodiscard]] bool empty() const noexcept { return view().empty(); }
   [[nodiscard]] std::string_view head() const noexcept;  ///< the bytes before the gap; all of them when there is none
   [[nodiscard]] std::string_view tail() const noexcept;  ///< the bytes after the gap; empty when there is none
@@ -72,17 +78,18 @@ class CWSANDBOX_EXPORT ProcessResult {
  public:
   ProcessResult() {}
 
-  Output std_out;
-  Output std_err;
+  Output std_out;  ///< what it wrote to stdout, as far as it was kept
+  Output std_err;  ///< what it wrote to stderr, apart
   /// The exit code; 128 + n after death by signal n, as shells say it. Empty when nobody knows: never invented (EX-11).
   std::optional<int> returncode;
-  Outcome outcome = Outcome::lost;
+  Outcome outcome = Outcome::lost;  ///< how it ended
   /// The signal that ended it, when one did (EX-16).
   std::optional<int> signal;
   std::vector<std::string> command;                  ///< the caller's argv (PR-6)
   std::chrono::system_clock::time_point started_at;  ///< by the gateway's clock; the epoch when unknown
-  std::chrono::system_clock::time_point ended_at;
+  std::chrono::system_clock::time_point ended_at;    ///< likewise
 
+  /// It exited by itself, with 0.
   [[nodiscard]] bool ok() const noexcept { return outcome == Outcome::exited && returncode == 0; }
 };
 
@@ -136,6 +143,7 @@ class CWSANDBOX_EXPORT Process : public task<ProcessResult> {
 
   /// The exit code, or empty while it is not known; never blocks (PR-1, PR-5).
   [[nodiscard]] std::optional<int> poll() const { return returncode(); }
+  /// The same as `poll()`.
   [[nodiscard]] std::optional<int> returncode() const;
   /// What the caller asked to run.
   [[nodiscard]] const std::vector<std::string>& command() const noexcept { return *command_; }
@@ -148,7 +156,9 @@ class CWSANDBOX_EXPORT Process : public task<ProcessResult> {
     return code_of(result(timeout));
   }
 
+  /// What it writes to stdout, as it comes.
   [[nodiscard]] const StreamReader<std::string>& std_out() const noexcept { return std_out_; }
+  /// What it writes to stderr.
   [[nodiscard]] const StreamReader<std::string>& std_err() const noexcept { return std_err_; }
   /// Null unless the process was started with stdin (PR-14).
   [[nodiscard]] const StreamWriter* std_in() const noexcept { return std_in_ ? &*std_in_ : nullptr; }
@@ -158,6 +168,7 @@ class CWSANDBOX_EXPORT Process : public task<ProcessResult> {
   /// Sends a signal to the process group, by name ("SIGINT") or number. Fire and forget; passes while streams are stuck.
   /// \throws std::invalid_argument for a name or number that is none; SandboxExecutionError when the process has ended.
   void signal(std::string_view name) const;
+  /// The same by number.
   void signal(int number) const { signal(std::to_string(number)); }
   /// The process's id inside the sandbox, once it has started.
   [[nodiscard]] task<std::uint64_t> pid() const;

@@ -29,6 +29,7 @@ enum class SandboxStatus : std::uint8_t {
   failed,
   terminated
 };
+/// "running", "completed" and so on.
 [[nodiscard]] CWSANDBOX_EXPORT std::string_view to_string(SandboxStatus status) noexcept;
 /// completed, failed or terminated: it changes no more.
 [[nodiscard]] constexpr bool is_terminal(SandboxStatus status) noexcept { return status >= SandboxStatus::completed; }
@@ -43,8 +44,11 @@ class CWSANDBOX_EXPORT StopOptions {
   StopOptions& with_missing_ok(bool on = true) & { return missing_ok_ = on, *this; }
   StopOptions&& with_grace_period(std::chrono::milliseconds grace) && { return std::move(with_grace_period(grace)); }
   StopOptions&& with_missing_ok(bool on = true) && { return std::move(with_missing_ok(on)); }
+  ///@{
+  /// What was asked for, or the default.
   [[nodiscard]] std::chrono::milliseconds grace_period() const noexcept { return grace_; }
   [[nodiscard]] bool missing_ok() const noexcept { return missing_ok_; }
+  ///@}
 
  private:
   std::chrono::milliseconds grace_ = std::chrono::seconds(10);
@@ -58,6 +62,7 @@ class CWSANDBOX_EXPORT WaitOptions {
   /// Off: one that was terminated, or that this handle stopped, is an end like any other.
   WaitOptions& with_raise_on_termination(bool on) & { return raise_on_termination_ = on, *this; }
   WaitOptions&& with_raise_on_termination(bool on) && { return std::move(with_raise_on_termination(on)); }
+  /// What was asked for, or the default.
   [[nodiscard]] bool raise_on_termination() const noexcept { return raise_on_termination_; }
 
  private:
@@ -70,6 +75,7 @@ class CWSANDBOX_EXPORT ListOptions {
   ListOptions() {}
   /// Only those that bear all the tags given.
   ListOptions& with_tag(std::string tag) & { return tags_.push_back(std::move(tag)), *this; }
+  /// Only those that are there now.
   ListOptions& with_status(SandboxStatus status) & { return status_ = status, *this; }
   /// Only those on one of the runners given.
   ListOptions& with_runner_id(std::string id) & { return runner_ids_.push_back(std::move(id)), *this; }
@@ -82,11 +88,14 @@ class CWSANDBOX_EXPORT ListOptions {
   ListOptions&& with_runner_id(std::string id) && { return std::move(with_runner_id(std::move(id))); }
   ListOptions&& with_volume_id(std::string id) && { return std::move(with_volume_id(std::move(id))); }
   ListOptions&& with_include_stopped(bool on = true) && { return std::move(with_include_stopped(on)); }
+  ///@{
+  /// What was asked for, or the default.
   [[nodiscard]] const std::vector<std::string>& tags() const noexcept { return tags_; }
   [[nodiscard]] SandboxStatus status() const noexcept { return status_; }
   [[nodiscard]] bool include_stopped() const noexcept { return include_stopped_; }
   [[nodiscard]] const std::vector<std::string>& runner_ids() const noexcept { return runner_ids_; }
   [[nodiscard]] const std::vector<std::string>& volume_ids() const noexcept { return volume_ids_; }
+  ///@}
 
  private:
   std::vector<std::string> tags_, runner_ids_, volume_ids_;
@@ -123,10 +132,12 @@ class ExecStats {
 class CWSANDBOX_EXPORT Sandbox {
  public:
   Sandbox() noexcept = default;  ///< empty: only assignment and `valid()` are allowed
+  /// Whether it is a handle to anything.
   [[nodiscard]] bool valid() const noexcept { return state_ != nullptr; }
 
   /// Starts a sandbox and returns at once. Errors come out of `start()`, `wait()` and of the processes.
   [[nodiscard]] static Sandbox run(SandboxOptions options = SandboxOptions());
+  /// The same, where and as whom the client says.
   [[nodiscard]] static Sandbox run(const Client& client, SandboxOptions options = SandboxOptions());
   /// One that exists, stopped ones too.
   /// \throws SandboxNotFoundError with the id in its text, from the task (LC-14).
@@ -230,29 +241,36 @@ class CWSANDBOX_EXPORT Sandbox {
   [[nodiscard]] std::optional<std::string> sandbox_id() const;
   /// As last heard; never blocks.
   [[nodiscard]] SandboxStatus status() const;
+  /// Why it is there, as the server says it; often empty.
   [[nodiscard]] std::string status_reason() const;
   /// When `status()` was last heard, by this machine's clock; the epoch before that.
   [[nodiscard]] std::chrono::system_clock::time_point status_updated_at() const;
   /// How the main command exited (128 + n: by signal n); empty unless that was observed (LC-7).
   [[nodiscard]] std::optional<int> returncode() const;
+  /// The image, as asked for or as the server says.
   [[nodiscard]] std::string image() const;
   /// The main command, as asked for or as the server says; empty while neither is known.
   [[nodiscard]] std::vector<std::string> command() const;
+  /// Its tags.
   [[nodiscard]] std::vector<std::string> tags() const;
   /// When the server made it; the epoch while unknown.
   [[nodiscard]] std::chrono::system_clock::time_point created_at() const;
   /// When it began to run, and when it ended; the epoch while unknown.
   [[nodiscard]] std::chrono::system_clock::time_point started_at() const;
+  /// The epoch while unknown.
   [[nodiscard]] std::chrono::system_clock::time_point ended_at() const;
   /// Where it runs; empty while unknown.
   [[nodiscard]] std::string runner_id() const;
+  /// The group that its runner belongs to; empty while unknown.
   [[nodiscard]] std::string runner_group_id() const;
+  /// How its processes ended: one snapshot.
   [[nodiscard]] ExecStats exec_stats() const;
   /// It goes on when the last handle goes.
   void release() const;
 
   /// For the library's own parts.
   explicit Sandbox(std::shared_ptr<detail::SandboxState> state) noexcept : state_(std::move(state)) {}
+  /// For the library's own parts.
   [[nodiscard]] const std::shared_ptr<detail::SandboxState>& state() const noexcept { return state_; }
 
  private:

@@ -38,14 +38,18 @@ namespace cwsandbox {
 /// Graphics processors: how many, and which.
 class CWSANDBOX_EXPORT Gpu {
  public:
+  /// So many of them.
   explicit Gpu(std::int64_t how_many = 1) : count_(how_many) {}
   CWSANDBOX_DETAIL_SET(Gpu, type, std::string, type_)  ///< e.g. "H100"
   /// Any that has this much memory, instead of a type.
   CWSANDBOX_DETAIL_SET(Gpu, memory_gb, std::int64_t, memory_gb_)
 
+  ///@{
+  /// What was asked for, or the default.
   [[nodiscard]] std::int64_t count() const noexcept { return count_; }
   [[nodiscard]] const std::string& type() const noexcept { return type_; }
   [[nodiscard]] const std::optional<std::int64_t>& memory_gb() const noexcept { return memory_gb_; }
+  ///@}
 
  private:
   std::int64_t count_;
@@ -57,10 +61,15 @@ class CWSANDBOX_EXPORT Gpu {
 class CWSANDBOX_EXPORT ResourceAmounts {
  public:
   ResourceAmounts() {}
+  /// Processors: "2", "500m".
   CWSANDBOX_DETAIL_SET(ResourceAmounts, cpu, std::string, cpu_)
+  /// Memory: "512Mi", "4G".
   CWSANDBOX_DETAIL_SET(ResourceAmounts, memory, std::string, memory_)
+  ///@{
+  /// What was asked for, or the default.
   [[nodiscard]] const std::string& cpu() const noexcept { return cpu_; }
   [[nodiscard]] const std::string& memory() const noexcept { return memory_; }
+  ///@}
 
  private:
   std::string cpu_, memory_;
@@ -73,17 +82,24 @@ class CWSANDBOX_EXPORT Resources {
   /// The flat form: requests and limits alike.
   Resources& with_cpu(std::string amount) & { return requests_.with_cpu(amount), limits_.with_cpu(std::move(amount)), *this; }
   Resources&& with_cpu(std::string amount) && { return std::move(with_cpu(std::move(amount))); }
+  /// The same for memory.
   Resources& with_memory(std::string amount) & {
     return requests_.with_memory(amount), limits_.with_memory(std::move(amount)), *this;
   }
   Resources&& with_memory(std::string amount) && { return std::move(with_memory(std::move(amount))); }
+  /// What is set aside for it.
   CWSANDBOX_DETAIL_SET(Resources, requests, ResourceAmounts, requests_)
+  /// What it must not exceed.
   CWSANDBOX_DETAIL_SET(Resources, limits, ResourceAmounts, limits_)
+  /// Graphics processors.
   CWSANDBOX_DETAIL_SET(Resources, gpu, Gpu, gpu_)
 
+  ///@{
+  /// What was asked for, or the default.
   [[nodiscard]] const ResourceAmounts& requests() const noexcept { return requests_; }
   [[nodiscard]] const ResourceAmounts& limits() const noexcept { return limits_; }
   [[nodiscard]] const std::optional<Gpu>& gpu() const noexcept { return gpu_; }
+  ///@}
 
  private:
   ResourceAmounts requests_, limits_;
@@ -93,9 +109,13 @@ class CWSANDBOX_EXPORT Resources {
 /// A file that is there when the sandbox starts. `path` is absolute.
 class CWSANDBOX_EXPORT FileMount {
  public:
+  /// Its path and its content.
   FileMount(std::string path, std::string content) : path_(std::move(path)), content_(std::move(content)) {}
+  ///@{
+  /// What was asked for, or the default.
   [[nodiscard]] const std::string& path() const noexcept { return path_; }
   [[nodiscard]] const std::string& content() const noexcept { return content_; }
+  ///@}
 
  private:
   std::string path_, content_;
@@ -107,11 +127,15 @@ class CWSANDBOX_EXPORT Secret {
   /// \param store,name which secret; the variable bears its name unless `with_env_var` says otherwise.
   Secret(std::string store, std::string name) : store_(std::move(store)), name_(std::move(name)), env_var_(name_) {}
   CWSANDBOX_DETAIL_SET(Secret, field, std::string, field_)  ///< a part of a secret that has several
+  /// The variable that holds it.
   CWSANDBOX_DETAIL_SET(Secret, env_var, std::string, env_var_)
+  ///@{
+  /// What was asked for, or the default.
   [[nodiscard]] const std::string& store() const noexcept { return store_; }
   [[nodiscard]] const std::string& name() const noexcept { return name_; }
   [[nodiscard]] const std::string& field() const noexcept { return field_; }
   [[nodiscard]] const std::string& env_var() const noexcept { return env_var_; }
+  ///@}
   friend bool operator==(const Secret&, const Secret&) = default;
 
  private:
@@ -121,18 +145,24 @@ class CWSANDBOX_EXPORT Secret {
 /// How to get an image from a registry that wants credentials; they stay in the secret store.
 class CWSANDBOX_EXPORT ImagePullCredentials {
  public:
+  /// Which registry, and which secret has the credentials.
   ImagePullCredentials(std::string registry, std::string store, std::string name)
       : registry_(std::move(registry)), store_(std::move(store)), name_(std::move(name)) {}
+  /// A part of a secret that has several.
   CWSANDBOX_DETAIL_SET(ImagePullCredentials, field, std::string, field_)
+  ///@{
+  /// What was asked for, or the default.
   [[nodiscard]] const std::string& registry() const noexcept { return registry_; }
   [[nodiscard]] const std::string& store() const noexcept { return store_; }
   [[nodiscard]] const std::string& name() const noexcept { return name_; }
   [[nodiscard]] const std::string& field() const noexcept { return field_; }
+  ///@}
 
  private:
   std::string registry_, store_, name_, field_;
 };
 
+/// Where scratch space is.
 enum class StorageMedium : std::uint8_t { unspecified, disk, memory };
 
 /// A directory of its own: scratch space that goes with the sandbox, or a volume that exists.
@@ -142,9 +172,11 @@ class CWSANDBOX_EXPORT Volume {
   [[nodiscard]] static Volume scratch(std::string name, std::string mount_path) {
     return Volume(std::move(name), std::move(mount_path), std::nullopt);
   }
+  /// One that exists, by its id.
   [[nodiscard]] static Volume existing(std::string volume_id, std::string name, std::string mount_path) {
     return Volume(std::move(name), std::move(mount_path), std::move(volume_id));
   }
+  /// Nobody in the sandbox may write to it.
   CWSANDBOX_DETAIL_SET(Volume, read_only, bool, read_only_)
   CWSANDBOX_DETAIL_SET(Volume, sub_path, std::string, sub_path_)  ///< a directory inside of it, relative
   CWSANDBOX_DETAIL_SET(Volume, size, std::string, size_)          ///< a quantity; scratch only
@@ -152,6 +184,8 @@ class CWSANDBOX_EXPORT Volume {
   /// Begins with what a snapshot holds; scratch only.
   CWSANDBOX_DETAIL_SET(Volume, snapshot, std::string, snapshot_)
 
+  ///@{
+  /// What was asked for, or the default.
   [[nodiscard]] const std::string& name() const noexcept { return name_; }
   [[nodiscard]] const std::string& mount_path() const noexcept { return mount_path_; }
   [[nodiscard]] const std::optional<std::string>& volume_id() const noexcept { return volume_id_; }  ///< empty: scratch
@@ -160,6 +194,7 @@ class CWSANDBOX_EXPORT Volume {
   [[nodiscard]] const std::string& size() const noexcept { return size_; }
   [[nodiscard]] StorageMedium medium() const noexcept { return medium_; }
   [[nodiscard]] const std::string& snapshot() const noexcept { return snapshot_; }
+  ///@}
 
  private:
   Volume(std::string name, std::string mount_path, std::optional<std::string> volume_id)
@@ -172,17 +207,24 @@ class CWSANDBOX_EXPORT Volume {
   std::string snapshot_;
 };
 
+/// What a port speaks.
 enum class ServiceProtocol : std::uint8_t { unspecified, tcp, udp, sctp };
+/// Who may reach a port.
 enum class Visibility : std::uint8_t { unspecified, public_, private_, custom };
+/// What kind of address a port gets on the outside.
 enum class EndpointKind : std::uint8_t { unspecified, https, tls_passthrough };
+/// Who may use that address.
 enum class EndpointAuth : std::uint8_t { unspecified, open, token };
 
 /// A port of the sandbox that others can reach.
 class CWSANDBOX_EXPORT Service {
  public:
   explicit Service(int port) : port_(port) {}  ///< \param port 1 to 65535
+  /// Its name.
   CWSANDBOX_DETAIL_SET(Service, name, std::string, name_)
+  /// What it speaks.
   CWSANDBOX_DETAIL_SET(Service, protocol, ServiceProtocol, protocol_)
+  /// Who may reach it.
   CWSANDBOX_DETAIL_SET(Service, visibility, Visibility, visibility_)
   /// An address for it on the outside. Needs visibility public and protocol TCP (or none said).
   Service& with_endpoint(EndpointKind kind = EndpointKind::https, EndpointAuth auth = EndpointAuth::open) & {
@@ -191,13 +233,20 @@ class CWSANDBOX_EXPORT Service {
   Service&& with_endpoint(EndpointKind kind = EndpointKind::https, EndpointAuth auth = EndpointAuth::open) && {
     return std::move(with_endpoint(kind, auth));
   }
+  ///@{
+  /// What was asked for, or the default.
   [[nodiscard]] int port() const noexcept { return port_; }
   [[nodiscard]] const std::string& name() const noexcept { return name_; }
   [[nodiscard]] ServiceProtocol protocol() const noexcept { return protocol_; }
   [[nodiscard]] Visibility visibility() const noexcept { return visibility_; }
+  ///@}
+  /// Whether it has an address on the outside.
   [[nodiscard]] bool has_endpoint() const noexcept { return endpoint_kind_ != EndpointKind::unspecified; }
+  ///@{
+  /// What was asked for, or the default.
   [[nodiscard]] EndpointKind endpoint_kind() const noexcept { return endpoint_kind_; }
   [[nodiscard]] EndpointAuth endpoint_auth() const noexcept { return endpoint_auth_; }
+  ///@}
 
  private:
   int port_;
@@ -211,27 +260,36 @@ class CWSANDBOX_EXPORT Service {
 /// A port or a range of them.
 class CWSANDBOX_EXPORT PortRange {
  public:
+  /// One port.
   explicit PortRange(int port) : first_(port), last_(port) {}
+  /// From the first to the last.
   PortRange(int first, int last) : first_(first), last_(last) {}
   /// "TCP" or "UDP"; unset: the server's choice.
   CWSANDBOX_DETAIL_SET(PortRange, protocol, std::string, protocol_)
+  ///@{
+  /// What was asked for, or the default.
   [[nodiscard]] int first() const noexcept { return first_; }
   [[nodiscard]] int last() const noexcept { return last_; }
   [[nodiscard]] const std::string& protocol() const noexcept { return protocol_; }
+  ///@}
 
  private:
   int first_, last_;
   std::string protocol_;
 };
 
+/// Whose sandboxes.
 enum class TenantScope : std::uint8_t { unspecified, same_user, same_org, sandbox_network };
 
 /// A peer that may be reached (egress), or that may reach the sandbox (ingress).
 class CWSANDBOX_EXPORT NetworkRule {
  public:
+  /// Labels of a cluster, by name.
   using Labels = std::map<std::string, std::string>;
+  /// How a rule says who it is about.
   enum class Peer : std::uint8_t { any, block, name, tenant, selector };
 
+  /// Anybody.
   [[nodiscard]] static NetworkRule any() { return NetworkRule(Peer::any); }
   /// Addresses, as "10.0.0.0/8", without some.
   [[nodiscard]] static NetworkRule block(std::string cidr, std::vector<std::string> except = {}) {
@@ -245,6 +303,7 @@ class CWSANDBOX_EXPORT NetworkRule {
     rule.value_ = std::move(dns_name);
     return rule;
   }
+  /// Sandboxes of the same user, organisation or network.
   [[nodiscard]] static NetworkRule tenant(TenantScope scope) {
     NetworkRule rule(Peer::tenant);
     rule.scope_ = scope;
@@ -259,6 +318,8 @@ class CWSANDBOX_EXPORT NetworkRule {
   /// Only these ports.
   CWSANDBOX_DETAIL_ADD(NetworkRule, port, PortRange, ports_)
 
+  ///@{
+  /// What was asked for, or the default.
   [[nodiscard]] Peer peer() const noexcept { return peer_; }
   [[nodiscard]] const std::string& value() const noexcept { return value_; }  ///< the block or the name
   [[nodiscard]] const std::vector<std::string>& except() const noexcept { return except_; }
@@ -266,6 +327,7 @@ class CWSANDBOX_EXPORT NetworkRule {
   [[nodiscard]] const Labels& pods() const noexcept { return pods_; }
   [[nodiscard]] const Labels& namespaces() const noexcept { return namespaces_; }
   [[nodiscard]] const std::vector<PortRange>& ports() const noexcept { return ports_; }
+  ///@}
 
  private:
   explicit NetworkRule(Peer peer) : peer_(peer) {}
@@ -281,19 +343,24 @@ class CWSANDBOX_EXPORT NetworkRule {
 class CWSANDBOX_EXPORT NetworkOptions {
  public:
   NetworkOptions() {}
+  /// A peer that may be reached; with one, only those given may.
   CWSANDBOX_DETAIL_ADD(NetworkOptions, egress, NetworkRule, egress_)
   /// The same as `with_egress(NetworkRule::name(value))`.
   NetworkOptions& with_egress_name(std::string value) & { return with_egress(NetworkRule::name(std::move(value))); }
   NetworkOptions&& with_egress_name(std::string value) && { return std::move(with_egress_name(std::move(value))); }
+  /// A peer that may reach the sandbox.
   CWSANDBOX_DETAIL_ADD(NetworkOptions, ingress, NetworkRule, ingress_)
   /// Nothing may be reached; excludes a list.
   CWSANDBOX_DETAIL_SET(NetworkOptions, deny_egress, bool, deny_egress_)
   /// Nothing may reach it; excludes a list.
   CWSANDBOX_DETAIL_SET(NetworkOptions, deny_ingress, bool, deny_ingress_)
+  ///@{
+  /// What was asked for, or the default.
   [[nodiscard]] const std::vector<NetworkRule>& egress() const noexcept { return egress_; }
   [[nodiscard]] const std::vector<NetworkRule>& ingress() const noexcept { return ingress_; }
   [[nodiscard]] const std::optional<bool>& deny_egress() const noexcept { return deny_egress_; }
   [[nodiscard]] const std::optional<bool>& deny_ingress() const noexcept { return deny_ingress_; }
+  ///@}
 
  private:
   std::vector<NetworkRule> egress_, ingress_;
@@ -304,14 +371,24 @@ class CWSANDBOX_EXPORT NetworkOptions {
 class CWSANDBOX_EXPORT SecurityContext {
  public:
   SecurityContext() {}
+  /// The user's number.
   CWSANDBOX_DETAIL_SET(SecurityContext, run_as_user, std::uint32_t, run_as_user_)
+  /// The group's number.
   CWSANDBOX_DETAIL_SET(SecurityContext, run_as_group, std::uint32_t, run_as_group_)
+  /// With all rights of the machine.
   CWSANDBOX_DETAIL_SET(SecurityContext, privileged, bool, privileged_)
+  /// Whether a process may get more rights than the one that started it.
   CWSANDBOX_DETAIL_SET(SecurityContext, allow_privilege_escalation, bool, allow_privilege_escalation_)
+  /// Nobody may write to the image's files.
   CWSANDBOX_DETAIL_SET(SecurityContext, read_only_root_filesystem, bool, read_only_root_filesystem_)
+  /// A capability in addition to those that are usual.
   CWSANDBOX_DETAIL_ADD(SecurityContext, capability_added, std::string, capabilities_add_)
+  /// One of the usual capabilities less.
   CWSANDBOX_DETAIL_ADD(SecurityContext, capability_dropped, std::string, capabilities_drop_)
+  /// The name of a system call filter.
   CWSANDBOX_DETAIL_SET(SecurityContext, seccomp_profile, std::string, seccomp_profile_)
+  ///@{
+  /// What was asked for, or the default.
   [[nodiscard]] const std::optional<std::uint32_t>& run_as_user() const noexcept { return run_as_user_; }
   [[nodiscard]] const std::optional<std::uint32_t>& run_as_group() const noexcept { return run_as_group_; }
   [[nodiscard]] const std::optional<bool>& privileged() const noexcept { return privileged_; }
@@ -320,6 +397,7 @@ class CWSANDBOX_EXPORT SecurityContext {
   [[nodiscard]] const std::vector<std::string>& capabilities_added() const noexcept { return capabilities_add_; }
   [[nodiscard]] const std::vector<std::string>& capabilities_dropped() const noexcept { return capabilities_drop_; }
   [[nodiscard]] const std::string& seccomp_profile() const noexcept { return seccomp_profile_; }
+  ///@}
 
  private:
   std::optional<std::uint32_t> run_as_user_, run_as_group_;
@@ -334,6 +412,7 @@ enum class SandboxMode : std::uint8_t { unspecified, serverless, cks };
 /// How to make a sandbox. What is unset is the server's choice.
 class CWSANDBOX_EXPORT SandboxOptions {
  public:
+  /// Names and values.
   using Map = std::map<std::string, std::string>;
 
   SandboxOptions() {}
@@ -342,34 +421,53 @@ class CWSANDBOX_EXPORT SandboxOptions {
   CWSANDBOX_DETAIL_SET(SandboxOptions, image, std::string, image_)
   /// The main command: the sandbox ends with it. Unset: it waits until it is stopped.
   CWSANDBOX_DETAIL_SET(SandboxOptions, command, std::vector<std::string>, command_)
-  /// Adds a variable for the main command and every process; the second form replaces them all.
+  /// Adds a variable for the main command and every process.
   CWSANDBOX_DETAIL_PUT(SandboxOptions, env, env_)
+  /// These, instead of what was added so far.
   CWSANDBOX_DETAIL_SET(SandboxOptions, env, Map, env_)
   /// Working directory, absolute.
   CWSANDBOX_DETAIL_SET(SandboxOptions, working_dir, std::string, working_dir_)
+  /// Adds a tag, to find it by.
   CWSANDBOX_DETAIL_ADD(SandboxOptions, tag, std::string, tags_)
+  /// These, instead of what was added so far.
   CWSANDBOX_DETAIL_SET(SandboxOptions, tags, std::vector<std::string>, tags_)
+  /// Adds an annotation.
   CWSANDBOX_DETAIL_PUT(SandboxOptions, annotation, annotations_)
+  /// These, instead of what was added so far.
   CWSANDBOX_DETAIL_SET(SandboxOptions, annotations, Map, annotations_)
   /// The server stops the sandbox after this long; 1 s to 2^31 s.
   CWSANDBOX_DETAIL_SET(SandboxOptions, max_lifetime, std::chrono::seconds, max_lifetime_)
+  /// CPU, memory and graphics processors.
   CWSANDBOX_DETAIL_SET(SandboxOptions, resources, Resources, resources_)
   /// A file that is there at the start.
   CWSANDBOX_DETAIL_ADD(SandboxOptions, file, FileMount, files_)
+  /// Adds a secret.
   CWSANDBOX_DETAIL_ADD(SandboxOptions, secret, Secret, secrets_)
+  /// These, instead of what was added so far.
   CWSANDBOX_DETAIL_SET(SandboxOptions, secrets, std::vector<Secret>, secrets_)
+  /// Adds a directory of its own.
   CWSANDBOX_DETAIL_ADD(SandboxOptions, volume, Volume, volumes_)
+  /// Adds a port that others can reach.
   CWSANDBOX_DETAIL_ADD(SandboxOptions, service, Service, services_)
+  /// What it may reach, and what may reach it.
   CWSANDBOX_DETAIL_SET(SandboxOptions, network, NetworkOptions, network_)
+  /// For an image whose registry wants them.
   CWSANDBOX_DETAIL_SET(SandboxOptions, image_pull_credentials, ImagePullCredentials, image_pull_credentials_)
+  /// As whom and with what rights it runs.
   CWSANDBOX_DETAIL_SET(SandboxOptions, security_context, SecurityContext, security_context_)
   /// On one of these runners only.
   CWSANDBOX_DETAIL_ADD(SandboxOptions, runner_id, std::string, runner_ids_)
+  /// These, instead of what was added so far.
   CWSANDBOX_DETAIL_SET(SandboxOptions, runner_ids, std::vector<std::string>, runner_ids_)
+  /// The kind of machine that it runs on.
   CWSANDBOX_DETAIL_SET(SandboxOptions, instance_type, std::string, instance_type_)
+  /// Where the public service places it.
   CWSANDBOX_DETAIL_SET(SandboxOptions, mode, SandboxMode, mode_)
+  /// How the cluster runs its containers.
   CWSANDBOX_DETAIL_SET(SandboxOptions, runtime_class, std::string, runtime_class_)
 
+  ///@{
+  /// What was asked for, or the default.
   [[nodiscard]] const std::string& image() const noexcept { return image_; }
   [[nodiscard]] const std::vector<std::string>& command() const noexcept { return command_; }
   [[nodiscard]] const Map& env() const noexcept { return env_; }
@@ -391,6 +489,7 @@ class CWSANDBOX_EXPORT SandboxOptions {
   [[nodiscard]] const std::string& instance_type() const noexcept { return instance_type_; }
   [[nodiscard]] SandboxMode mode() const noexcept { return mode_; }
   [[nodiscard]] const std::string& runtime_class() const noexcept { return runtime_class_; }
+  ///@}
 
  private:
   friend class SandboxDefaults;

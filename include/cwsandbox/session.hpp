@@ -27,6 +27,7 @@ class SessionState;
 /// Source: the published client's Session; conformance SE-*.
 class CWSANDBOX_EXPORT Session {
  public:
+  /// Makes no network call. Every sandbox of it is made by `client`, on top of `defaults`.
   explicit Session(Client client = Client(), SandboxDefaults defaults = SandboxDefaults());
 
   /// A sandbox with these options on top of the defaults. Makes no network call: it starts when something is asked of it, or with
@@ -43,8 +44,11 @@ class CWSANDBOX_EXPORT Session {
 
   /// How many sandboxes it holds that have not ended as far as is known.
   [[nodiscard]] std::size_t size() const;
+  /// What its sandboxes have in common.
   [[nodiscard]] const SandboxDefaults& defaults() const noexcept;
+  /// Who makes its sandboxes.
   [[nodiscard]] const Client& client() const noexcept;
+  /// Whether `close()` has been called.
   [[nodiscard]] bool closed() const noexcept;
 
   /// Stops all at once and waits for all; sandboxes that are not there any more count as stopped (SE-3). Concurrent calls share

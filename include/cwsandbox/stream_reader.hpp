@@ -46,7 +46,7 @@ class StreamReader {
   /// when its reader is closed, its output is then discarded; a terminal, a log or a file ends (SR-6).
   void close() const { state_->source->close(); }
 
-  /// Lines without their '\n', the last one also when nothing ends it. A '\r' is kept.
+  /// Lines without their '\n', the last one also when nothing ends it. A carriage return is kept.
   /// \param max_line bytes; a longer line throws std::length_error.
   [[nodiscard]] LineReader lines(std::size_t max_line = 16 * 1024 * 1024) const
     requires std::same_as<T, std::string>;
@@ -75,10 +75,15 @@ class StreamReader {
     const StreamReader* reader_ = nullptr;
     std::optional<T> item_;
   };
+  ///@{
+  /// For range-for, which blocks.
   [[nodiscard]] iterator begin() const { return iterator(this); }
   [[nodiscard]] iterator end() const { return iterator(); }
+  ///@}
 
+  /// Whether it reads anything at all.
   [[nodiscard]] bool valid() const noexcept { return state_ != nullptr; }
+  /// Where waiters are served.
   [[nodiscard]] const LoopManager& loop() const noexcept { return state_->loop; }
 
  private:
@@ -100,6 +105,7 @@ class StreamReader {
 /// A view from the iterator is valid until the next step. One consumer, like the reader below.
 class CWSANDBOX_EXPORT LineReader {
  public:
+  /// For the lines of any reader of chunks.
   LineReader(StreamReader<std::string> reader, std::size_t max_line);
   /// The next line, or an empty optional at the end.
   [[nodiscard]] task<std::optional<std::string>> next() const;
@@ -122,8 +128,11 @@ class CWSANDBOX_EXPORT LineReader {
     const LineReader* reader_ = nullptr;
     std::optional<std::string> line_;
   };
+  ///@{
+  /// For range-for, which blocks.
   [[nodiscard]] iterator begin() const { return iterator(this); }
   [[nodiscard]] iterator end() const { return iterator(); }
+  ///@}
 
  private:
   struct State;

@@ -30,6 +30,7 @@ class CWSANDBOX_EXPORT ByteChannel {
   /// Takes the next chunk, or an empty optional for the end of the stream, again and again.
   [[nodiscard]] task<std::optional<std::string>> receive();
 
+  /// What there is: a chunk, the end, or nothing yet.
   enum class Poll { chunk, end, pending };
   /// The same without waiting. `chunk` is set for Poll::chunk.
   [[nodiscard]] Poll try_receive(std::string& chunk);
@@ -77,10 +78,12 @@ class CWSANDBOX_EXPORT StreamWriter {
   /// True as soon as `close()` has been called (SW-6).
   [[nodiscard]] bool closed() const;
 
+  ///@{
   /// Queues bytes (one copy); completes when all are queued. An empty write is accepted and sends nothing (SW-1, SW-5).
   task<void> write(std::span<const std::byte> data) const;
   task<void> write(std::string_view data) const;
   task<void> write(const char* text) const { return write(std::string_view(text)); }
+  ///@}
   /// The same without a copy for up to 64 KiB.
   task<void> write(std::string&& data) const;
   /// Appends '\n', then encodes `text` (UTF-8) in `encoding`, any name that iconv knows (SW-2).

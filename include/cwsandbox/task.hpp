@@ -204,7 +204,9 @@ class ResumeAwaiter {
 template <typename T>
 class task : public detail::TaskTag {
  public:
+  /// What it gives.
   using value_type = T;
+  /// For the library's own parts.
   using state_type = detail::TaskState<T>;
 
  private:
@@ -222,6 +224,7 @@ class task : public detail::TaskTag {
   explicit task(std::shared_ptr<state_type> state, std::shared_ptr<void> guard = nullptr) noexcept
       : state_(std::move(state)), guard_(std::move(guard)) {}
 
+  /// Whether it is a task at all.
   [[nodiscard]] bool valid() const noexcept { return state_ != nullptr; }
   /// Whether it has completed, never blocks.
   [[nodiscard]] bool done() const noexcept { return state_->done(); }
@@ -234,6 +237,7 @@ class task : public detail::TaskTag {
     (void)state_->wait(std::nullopt);
     return static_cast<const state_type&>(*state_).value();
   }
+  /// The same for a task that is given up: moves the value out where nobody else can ask for it.
   T result() && {
     (void)state_->wait(std::nullopt);
     return state_type::take(std::move(state_));
@@ -245,6 +249,7 @@ class task : public detail::TaskTag {
     wait_for(timeout);
     return static_cast<const state_type&>(*state_).value();
   }
+  /// Likewise, with a limit.
   template <typename Rep, typename Period>
   T result(std::chrono::duration<Rep, Period> timeout) && {
     wait_for(timeout);
@@ -273,12 +278,16 @@ class task : public detail::TaskTag {
     return async_wait(std::forward<CompletionToken>(token));
   }
 
+  /// For a coroutine without an executor: resumes on the completing thread.
   [[nodiscard]] auto operator co_await() const& { return detail::ResumeAwaiter<state_type>(state_); }
+  /// Likewise, for a task that is given up.
   [[nodiscard]] auto operator co_await() && { return detail::ResumeAwaiter<state_type>(std::move(state_)); }
 
   /// For the library's own parts.
   [[nodiscard]] const std::shared_ptr<state_type>& state() const& noexcept { return state_; }
+  /// For the library's own parts.
   [[nodiscard]] std::shared_ptr<state_type> state() && noexcept { return std::move(state_); }
+  /// For the library's own parts.
   [[nodiscard]] const std::shared_ptr<void>& guard() const noexcept { return guard_; }
 
  private:
@@ -310,14 +319,18 @@ using OperationRef = task<T>;
 template <typename T>
 class task_source {
  public:
+  /// A task under way; waiters without an executor are served on `loop`.
   explicit task_source(const LoopManager& loop = LoopManager())
       : state_(std::make_shared<detail::TaskState<T>>(loop.loop())), broken_(std::make_shared<Broken>(state_)) {}
 
+  /// The consumer's end; copies share it.
   [[nodiscard]] task<T> get_task() const { return task<T>(state_); }
+  /// Completes the task with a value made from `args`. False: it had completed.
   template <typename... Args>
   bool set_value(Args&&... args) const {
     return state_->set_value(std::forward<Args>(args)...);
   }
+  /// Completes the task with an error. False: it had completed.
   bool set_exception(std::exception_ptr error) const {
     if (!state_->claim()) return false;
     state_->publish(std::move(error));
@@ -327,6 +340,7 @@ class task_source {
   void on_cancel(std::function<bool()> hook) const { state_->set_cancel_hook(std::move(hook)); }
   /// Called once when somebody first waits for the task.
   void on_wait(std::function<void()> hook) const { state_->set_wait_hook(std::move(hook)); }
+  /// For the library's own parts.
   [[nodiscard]] const std::shared_ptr<detail::TaskState<T>>& state() const noexcept { return state_; }
 
  private:
@@ -350,6 +364,7 @@ template <typename T>
   state->set_value(std::forward<T>(value));
   return task<std::decay_t<T>>(std::move(state));
 }
+/// The same for void.
 [[nodiscard]] inline task<void> make_ready_task() { return task<void>(detail::completed_state()); }
 
 }  // namespace cwsandbox

@@ -14,9 +14,9 @@ class CWSANDBOX_EXPORT TerminalResult {
   TerminalResult() {}
   /// The exit code; 128 + n after death by signal n. Empty when nobody knows: never invented.
   std::optional<int> returncode;
-  Outcome outcome = Outcome::lost;
-  std::optional<int> signal;  ///< the signal that ended it, when one did
-  std::vector<std::string> command;
+  Outcome outcome = Outcome::lost;   ///< how it ended
+  std::optional<int> signal;         ///< the signal that ended it, when one did
+  std::vector<std::string> command;  ///< what was asked to run
   /// For one that was attached to: bytes of output behind the offset asked for that were no longer held.
   std::uint64_t skipped = 0;
 };
@@ -34,6 +34,7 @@ class CWSANDBOX_EXPORT ShellOptions {
   ShellOptions& with_env(std::string name, std::string value) & {
     return env_.insert_or_assign(std::move(name), std::move(value)), *this;
   }
+  /// These, instead of what was added so far.
   ShellOptions& with_env(std::map<std::string, std::string> env) & { return env_ = std::move(env), *this; }
   /// The first size in characters, default 80 by 24; each from 1 to 65535.
   ShellOptions& with_size(int width, int height) & { return width_ = width, height_ = height, *this; }
@@ -56,6 +57,8 @@ class CWSANDBOX_EXPORT ShellOptions {
   ShellOptions&& with_window(std::uint64_t bytes) && { return std::move(with_window(bytes)); }
   ShellOptions&& with_resume_grace(std::chrono::milliseconds grace) && { return std::move(with_resume_grace(grace)); }
 
+  ///@{
+  /// What was asked for, or the default.
   [[nodiscard]] const std::vector<std::string>& command() const noexcept { return command_; }
   [[nodiscard]] const std::optional<std::string>& cwd() const noexcept { return cwd_; }
   [[nodiscard]] const std::map<std::string, std::string>& env() const noexcept { return env_; }
@@ -65,6 +68,7 @@ class CWSANDBOX_EXPORT ShellOptions {
   [[nodiscard]] std::chrono::milliseconds grace_period() const noexcept { return grace_; }
   [[nodiscard]] std::uint64_t window() const noexcept { return window_; }
   [[nodiscard]] const std::optional<std::chrono::milliseconds>& resume_grace() const noexcept { return resume_grace_; }
+  ///@}
 
  private:
   std::vector<std::string> command_{"/bin/bash"};
@@ -105,6 +109,7 @@ class CWSANDBOX_EXPORT TerminalSession : public task<TerminalResult> {
 
   /// What was asked to run; empty for one that was attached to.
   [[nodiscard]] const std::vector<std::string>& command() const noexcept { return *command_; }
+  /// What the terminal shows.
   [[nodiscard]] const StreamReader<std::string>& output() const noexcept { return output_; }
   /// What is typed. Closing it ends the input for good; a shell takes that as the end of the session.
   [[nodiscard]] const StreamWriter& input() const noexcept { return input_; }
@@ -115,6 +120,7 @@ class CWSANDBOX_EXPORT TerminalSession : public task<TerminalResult> {
   /// Sends a signal to the process group, by name ("SIGINT") or number. Fire and forget.
   /// \throws std::invalid_argument for a name or number that is none; SandboxExecutionError when the session has ended.
   void signal(std::string_view name) const;
+  /// The same by number.
   void signal(int number) const { signal(std::to_string(number)); }
   /// Where it is now. Never blocks.
   [[nodiscard]] ProcessStatus status() const { return control_->status(); }

@@ -7,10 +7,13 @@
 #include <string_view>
 
 // meson.build holds the version and refuses to configure when these differ from it.
+///@{
+/// The version that is compiled against.
 #define CWSANDBOX_VERSION_MAJOR 0
 #define CWSANDBOX_VERSION_MINOR 1
 #define CWSANDBOX_VERSION_PATCH 0
 #define CWSANDBOX_VERSION_STRING "0.1.0"
+///@}
 
 /// One number to compare: `#if CWSANDBOX_VERSION >= CWSANDBOX_VERSION_NUMBER(0, 1, 0)`.
 #define CWSANDBOX_VERSION_NUMBER(major, minor, patch) ((major) * 1000000L + (minor) * 1000L + (patch))

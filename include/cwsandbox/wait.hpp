@@ -19,16 +19,20 @@ namespace cwsandbox {
 /// Distinct objects: safe. Shared objects: safe for const calls.
 class CWSANDBOX_EXPORT WaitItem {
  public:
+  /// A task of anything: waited for until it is complete.
   template <typename T>
   WaitItem(const task<T>& item)  // NOLINT(google-explicit-constructor): so that a list may mix them
       : state_(item.state()), guard_(item.guard()) {
     check();
   }
+  /// A process: until it has ended.
   WaitItem(const Process& item);  // NOLINT(google-explicit-constructor)
+  /// A sandbox: until it runs.
   WaitItem(const Sandbox& item);  // NOLINT(google-explicit-constructor)
 
   /// The sandbox or process that it was made from; null where it was something else.
   [[nodiscard]] const Sandbox* sandbox() const noexcept { return sandbox_.get(); }
+  /// Likewise.
   [[nodiscard]] const Process* process() const noexcept { return process_.get(); }
 
   /// For the library's own parts: what completes. A sandbox starts to be waited for.
@@ -47,9 +51,12 @@ template <typename Item>
 class WaitResult {
  public:
   WaitResult() {}
-  std::vector<Item> done;                                  ///< completed, with a value or an error: nothing is thrown for it (UT-5)
-  std::vector<Item> pending;                               ///< the rest
-  std::vector<std::size_t> done_indices, pending_indices;  ///< where they stand in the list
+  std::vector<Item> done;     ///< completed, with a value or an error: nothing is thrown for it (UT-5)
+  std::vector<Item> pending;  ///< the rest
+  ///@{
+  /// Where they stand in the list.
+  std::vector<std::size_t> done_indices, pending_indices;
+  ///@}
 };
 
 /// How long to wait, and for how many.
@@ -62,8 +69,11 @@ class CWSANDBOX_EXPORT WaitManyOptions {
   WaitManyOptions& with_timeout(std::chrono::milliseconds timeout) & { return timeout_ = timeout, *this; }
   WaitManyOptions&& with_num_returns(std::size_t count) && { return std::move(with_num_returns(count)); }
   WaitManyOptions&& with_timeout(std::chrono::milliseconds timeout) && { return std::move(with_timeout(timeout)); }
+  ///@{
+  /// What was asked for, or the default.
   [[nodiscard]] const std::optional<std::size_t>& num_returns() const noexcept { return num_returns_; }
   [[nodiscard]] const std::optional<std::chrono::milliseconds>& timeout() const noexcept { return timeout_; }
+  ///@}
 
  private:
   std::optional<std::size_t> num_returns_;
@@ -230,6 +240,7 @@ template <typename Item>
     return result;
   });
 }
+/// The same for items of several kinds: `wait({sandbox, process, task})`.
 [[nodiscard]] inline task<WaitResult<WaitItem>> wait(std::initializer_list<WaitItem> items,
                                                      WaitManyOptions options = WaitManyOptions()) {
   return wait(std::vector<WaitItem>(items), options);

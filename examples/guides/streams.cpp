@@ -1,0 +1,122 @@
+// Streams, back-pressure, and what is kept of the output.
+#include <cwsandbox/cwsandbox.hpp>
+
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/io_context.hpp>
+
+#include <iostream>
+#include <sstream>
+
+using namespace cwsandbox;
+using namespace std::chrono_literals;
+
+namespace {
+
+void rethrow(const std::exception_ptr& error) {
+  if (error) std::rethrow_exception(error);
+}
+
+// snippet: duplex
+asio::awaitable<void> feed(StreamWriter input, int lines) {
+  for (int i = 0; i < lines; ++i) co_await input.writeline("line " + std::to_string(i));
+  co_await input.close();
+}
+
+asio::awaitable<void> through_a_filter(Client client) {
+  auto sandbox = Sandbox::run(client);
+  auto filter = sandbox.exec(argv("grep", "7"), ExecOptions().with_stdin().with_capture(Capture::none()));
+  asio::co_spawn(co_await asio::this_coro::executor, feed(*filter.std_in(), 1'000), rethrow);
+  std::size_t count = 0;
+  auto lines = filter.std_out().lines();
+  while (auto line = co_await lines.next()) ++count;
+  std::cout << count << '\n';
+}
+// end snippet
+
+// snippet: fake
+Process fake(const std::vector<std::string>& chunks) {
+  auto out = std::make_shared<Channel<std::string>>(16);
+  auto err = std::make_shared<Channel<std::string>>(1);
+  std::string text;
+  for (const std::string& chunk : chunks) {
+    text += chunk;
+    out->send(chunk).result();
+  }
+  out->finish();
+  err->finish();
+  ProcessResult result;
+  result.std_out = Output(text);
+  result.outcome = Outcome::exited;
+  result.returncode = 0;
+  return Process(make_ready_task(result), {"fake"}, StreamReader<std::string>(out), StreamReader<std::string>(err));
+}
+// end snippet
+
+}  // namespace
+
+int main() {
+  {
+    asio::io_context context;
+    asio::co_spawn(context, through_a_filter(Client(context.get_executor())), rethrow);
+    context.run();
+  }
+  auto sandbox = Sandbox::run();
+  {
+    // snippet: read
+    auto process = sandbox.exec({"sh", "-c", "echo out; echo err >&2"});
+    std::cout << process.std_err().read_all().result();                     // everything, as one string
+    for (const std::string& chunk : process.std_out()) std::cout << chunk;  // chunks as they arrive
+    std::cout << process.result().std_out;                                  // the result has it all the same
+    // end snippet
+  }
+  {
+    // snippet: copy
+    std::istringstream source(std::string(1'000'000, 'x'));  // any std::istream: a file, std::cin
+    auto count = sandbox.exec({"wc", "-c"}, ExecOptions().with_stdin());
+    std::string chunk(64 * 1024, '\0');
+    while (source.read(chunk.data(), static_cast<std::streamsize>(chunk.size())), source.gcount() > 0)
+      count.std_in()->write(std::string_view(chunk).substr(0, static_cast<std::size_t>(source.gcount()))).result();
+    count.std_in()->close().result();
+    std::cout << count.result().std_out;
+    // end snippet
+  }
+  {
+    // snippet: flush
+    auto cat = sandbox.exec({"cat"}, ExecOptions().with_stdin());
+    cat.std_in()->writeline("one").result();  // queued
+    cat.std_in()->flush().result();           // the other side has it
+    std::cout << *cat.std_out().next().result();
+    // end snippet
+  }
+  {
+    // snippet: writer-error
+    auto quits = sandbox.exec({"true"}, ExecOptions().with_stdin());
+    quits.result();
+    try {
+      quits.std_in()->write("too late").result();
+    } catch (const SandboxExecutionError& error) {
+      std::cout << error.what() << '\n';
+    }
+    // end snippet
+  }
+  {
+    // snippet: none
+    auto dump = sandbox.exec({"head", "-c", "5000000", "/dev/zero"}, ExecOptions().with_capture(Capture::none()));
+    std::uint64_t bytes = 0;
+    for (const std::string& chunk : dump.std_out()) bytes += chunk.size();  // a slow reader slows the process
+    std::cout << bytes << " bytes, " << dump.result().std_out.size() << " of them kept\n";
+    // end snippet
+  }
+  {
+    // snippet: head-tail
+    auto log = sandbox.exec({"seq", "1000000"}, ExecOptions().with_capture(Capture::head_tail(6, 8))).result();
+    std::cout << log.std_out.head() << "… " << log.std_out.dropped() << " bytes …\n" << log.std_out.tail();
+    // end snippet
+  }
+  {
+    // snippet: use-fake
+    auto process = fake({"split ", "anywhere\n", "and whole again\n"});
+    for (std::string_view line : process.std_out().lines()) std::cout << line << '\n';
+    // end snippet
+  }
+}
