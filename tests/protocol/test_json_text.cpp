@@ -160,7 +160,7 @@ TEST_CASE("messages, cut anywhere and with any byte changed, mean the same to bo
   }
   std::mt19937 random(20261124);
   constexpr std::string_view bytes("{}[]:,\"\\ \t\n0123456789-+.utrfalsn\x01\x7f\x80\xc3\xa9\xff");
-  for (int i = 0; i < 40000; ++i) {
+  for (int i = 0; i < 10000; ++i) {
     std::string text = kMessages[random() % kMessages.size()];
     for (auto changes = 1 + random() % 3; changes > 0; --changes) {
       const std::size_t at = random() % text.size();
