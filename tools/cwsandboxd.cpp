@@ -126,8 +126,8 @@ struct Settings {
   std::string token_file, certificate, key, log_level = "info", bwrap = "bwrap";
   bool no_token = false;
   std::size_t max_sandboxes = 1000, max_processes = 4096;
-  unsigned orphan_grace = 60, stop_grace = 10, max_lifetime = 0;
-  std::uint64_t log_size = 16ull << 20, ended_log_size = 1ull << 30;
+  unsigned orphan_grace = 60, idle_timeout = 60, stop_grace = 10, max_lifetime = 0;
+  std::uint64_t log_size = 16ull << 20, ended_log_size = 1ull << 30, capture_size = 64ull << 20, total_capture_size = 1ull << 30;
   std::string log_dir;
 };
 
@@ -146,9 +146,12 @@ int serve(const Settings& settings) {
   options.max_sandboxes = settings.max_sandboxes;
   options.max_processes_per_sandbox = settings.max_processes;
   options.orphan_grace = std::chrono::seconds(settings.orphan_grace);
+  options.idle_timeout = std::chrono::seconds(settings.idle_timeout);
   options.max_lifetime = std::chrono::seconds(settings.max_lifetime);
   options.log_bytes = settings.log_size;
   options.ended_log_bytes = settings.ended_log_size;
+  options.capture_bytes = settings.capture_size;
+  options.total_capture_bytes = settings.total_capture_size;
   options.log_directory = settings.log_dir;
   options.log = [](gateway::LogLevel level, const std::string& text) { spdlog::log(level_of(level), "{}", text); };
   std::vector<net::ListenAddress> addresses;
@@ -229,11 +232,24 @@ int main(int argc, char** argv) {
   app.add_option("--ended-log-size", settings.ended_log_size, "bytes kept of the output of all sandboxes that have ended")
       ->transform(CLI::AsSizeValue(false))
       ->capture_default_str();
-  app.add_option("--log-dir", settings.log_dir, "where that output is kept, in files without names (default: $TMPDIR, else /tmp)")
+  app.add_option("--capture-size", settings.capture_size,
+                 "bytes kept of the output of a process while no client is connected to it; then it waits; 0: none")
+      ->transform(CLI::AsSizeValue(false))
+      ->check(CLI::Range(std::uint64_t{0}, std::uint64_t{1} << 40))
+      ->capture_default_str();
+  app.add_option("--total-capture-size", settings.total_capture_size, "the same for all processes together")
+      ->transform(CLI::AsSizeValue(false))
+      ->check(CLI::Range(std::uint64_t{0}, std::uint64_t{1} << 50))
+      ->capture_default_str();
+  app.add_option("--log-dir", settings.log_dir,
+                 "where all such output is kept, in files without names (default: $TMPDIR, else /tmp)")
       ->type_name("DIRECTORY")
       ->check(CLI::ExistingDirectory);
   app.add_option("--orphan-grace", settings.orphan_grace, "seconds that a process outlives its client's connection")
       ->check(CLI::Range(0, 86400))
+      ->capture_default_str();
+  app.add_option("--idle-timeout", settings.idle_timeout, "seconds of silence after which an exec connection counts as lost")
+      ->check(CLI::Range(1, 86400))
       ->capture_default_str();
   app.add_option("--stop-grace", settings.stop_grace, "seconds between SIGTERM and SIGKILL when the daemon stops")
       ->check(CLI::Range(0, 86400))

@@ -77,6 +77,9 @@ class CWSANDBOX_EXPORT ClientOptions {
   /// How long the connection of a process may stay lost before the process counts as lost; default 60 s, 0 for not at all. Within
   /// it processes go on from the exact byte, and nobody sees anything but time pass.
   ClientOptions& with_resume_grace(std::chrono::milliseconds grace) & { return resume_grace_ = grace, *this; }
+  /// How long the connection of a process may be silent before it is taken for lost and replaced; default 60 s. Pings go out at
+  /// half of it, so that only a peer that is gone, or stopped, is that silent.
+  ClientOptions& with_idle_timeout(std::chrono::milliseconds timeout) & { return idle_timeout_ = timeout, *this; }
   /// Certificates that are trusted instead of the system's: a PEM file.
   ClientOptions& with_ca_file(std::string path) & { return ca_file_ = std::move(path), *this; }
   /// A certificate that identifies this client: PEM files.
@@ -95,6 +98,7 @@ class CWSANDBOX_EXPORT ClientOptions {
   ClientOptions&& with_connect_timeout(std::chrono::milliseconds timeout) && { return std::move(with_connect_timeout(timeout)); }
   ClientOptions&& with_retry_budget(std::chrono::milliseconds budget) && { return std::move(with_retry_budget(budget)); }
   ClientOptions&& with_resume_grace(std::chrono::milliseconds grace) && { return std::move(with_resume_grace(grace)); }
+  ClientOptions&& with_idle_timeout(std::chrono::milliseconds timeout) && { return std::move(with_idle_timeout(timeout)); }
   ClientOptions&& with_ca_file(std::string path) && { return std::move(with_ca_file(std::move(path))); }
   ClientOptions&& with_client_certificate(std::string certificate, std::string key) && {
     return std::move(with_client_certificate(std::move(certificate), std::move(key)));
@@ -111,6 +115,7 @@ class CWSANDBOX_EXPORT ClientOptions {
   [[nodiscard]] std::chrono::milliseconds connect_timeout() const noexcept { return connect_timeout_; }
   [[nodiscard]] std::chrono::milliseconds retry_budget() const noexcept { return retry_budget_; }
   [[nodiscard]] std::chrono::milliseconds resume_grace() const noexcept { return resume_grace_; }
+  [[nodiscard]] std::chrono::milliseconds idle_timeout() const noexcept { return idle_timeout_; }
   [[nodiscard]] const std::string& ca_file() const noexcept { return ca_file_; }
   [[nodiscard]] const std::string& certificate_file() const noexcept { return certificate_file_; }
   [[nodiscard]] const std::string& key_file() const noexcept { return key_file_; }
@@ -124,6 +129,7 @@ class CWSANDBOX_EXPORT ClientOptions {
   std::chrono::milliseconds connect_timeout_ = std::chrono::seconds(10);
   std::chrono::milliseconds retry_budget_ = std::chrono::seconds(30);
   std::chrono::milliseconds resume_grace_ = std::chrono::seconds(60);
+  std::chrono::milliseconds idle_timeout_ = std::chrono::seconds(60);
   std::string ca_file_, certificate_file_, key_file_;
   bool verify_ = true;
 };

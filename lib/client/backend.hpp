@@ -22,7 +22,7 @@ class ExecPool;
 struct Settings {
   net::Endpoint endpoint;
   std::string api_key;
-  std::chrono::milliseconds request_timeout{}, connect_timeout{}, retry_budget{}, resume_grace{};
+  std::chrono::milliseconds request_timeout{}, connect_timeout{}, retry_budget{}, resume_grace{}, idle_timeout{};
   net::TlsClientOptions tls;
   std::string auth_mode;
   std::shared_ptr<const AuthProvider> auth_provider;  // instead of the key

@@ -80,7 +80,7 @@ std::shared_ptr<const Settings> make_settings(const ClientOptions& options) {
     settings->api_key.clear();
   }
   if (options.request_timeout() <= std::chrono::milliseconds::zero() ||
-      options.connect_timeout() <= std::chrono::milliseconds::zero())
+      options.connect_timeout() <= std::chrono::milliseconds::zero() || options.idle_timeout() <= std::chrono::milliseconds::zero())
     throw std::invalid_argument("cwsandbox: a timeout must be more than 0");
   if (options.resume_grace() < std::chrono::milliseconds::zero())
     throw std::invalid_argument("cwsandbox: the resume grace is negative");
@@ -90,6 +90,7 @@ std::shared_ptr<const Settings> make_settings(const ClientOptions& options) {
   settings->connect_timeout = options.connect_timeout();
   settings->retry_budget = options.retry_budget();
   settings->resume_grace = options.resume_grace();
+  settings->idle_timeout = options.idle_timeout();
   settings->tls.verify = options.verify();
   settings->tls.ca_file = options.ca_file();
   settings->tls.certificate_file = options.certificate_file();
@@ -100,8 +101,8 @@ std::shared_ptr<const Settings> make_settings(const ClientOptions& options) {
 bool same(const Settings& a, const Settings& b) {
   return a.endpoint == b.endpoint && a.api_key == b.api_key && a.request_timeout == b.request_timeout &&
          a.connect_timeout == b.connect_timeout && a.retry_budget == b.retry_budget && a.resume_grace == b.resume_grace &&
-         a.tls.verify == b.tls.verify && a.tls.ca_file == b.tls.ca_file && a.tls.certificate_file == b.tls.certificate_file &&
-         a.tls.key_file == b.tls.key_file && a.auth_provider == b.auth_provider;
+         a.idle_timeout == b.idle_timeout && a.tls.verify == b.tls.verify && a.tls.ca_file == b.tls.ca_file &&
+         a.tls.certificate_file == b.tls.certificate_file && a.tls.key_file == b.tls.key_file && a.auth_provider == b.auth_provider;
 }
 
 }  // namespace

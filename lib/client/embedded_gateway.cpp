@@ -12,8 +12,13 @@
 #include <cstdlib>
 #include <cstring>
 #include <map>
+#include <memory>
 #include <mutex>
+#include <string_view>
 
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -22,7 +27,12 @@ namespace cwsandbox::client {
 
 namespace {
 
-/// A directory that only we may enter; removed with its socket.
+constexpr const char kSocketName[] = "/gateway.sock";
+constexpr const char kLockName[] = "/lock";
+constexpr const char kNewLockName[] = "/lock.new";
+
+/// A directory that only we may enter; removed with its socket. Its owner holds a lock on a file in it for as long as it lives, so
+/// that what one leaves behind that was killed can be told, and is removed by the next.
 class PrivateDirectory {
  public:
   PrivateDirectory() : owner_(::getpid()) {
@@ -42,8 +52,8 @@ class PrivateDirectory {
   [[nodiscard]] const std::string& socket() const noexcept { return socket_; }
   void remove() noexcept {
     if (path_.empty() || owner_ != ::getpid()) return;  // the child of a fork: the parent still uses it
-    ::unlink(socket_.c_str());
-    ::rmdir(path_.c_str());
+    empty(path_);
+    if (lock_ >= 0) ::close(lock_);
     path_.clear();
   }
 
@@ -51,12 +61,41 @@ class PrivateDirectory {
   bool make(const std::string& parent) {
     std::string name = parent + "/cwsandbox-XXXXXX";
     // Longer than this and no socket can be bound there.
-    if (name.size() + sizeof("/gateway.sock") > sizeof(sockaddr_un::sun_path)) return false;
+    if (name.size() + sizeof kSocketName > sizeof(sockaddr_un::sun_path)) return false;
+    remove_left_behind(parent);
     if (!::mkdtemp(name.data())) return false;  // mode 0700
     path_ = name;
-    socket_ = path_ + "/gateway.sock";
+    socket_ = path_ + kSocketName;
+    // It appears under its name with the lock on it: whoever finds it free knows that nobody is there.
+    const std::string fresh = path_ + kNewLockName;
+    lock_ = ::open(fresh.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (lock_ >= 0 && ::flock(lock_, LOCK_EX | LOCK_NB) == 0) ::rename(fresh.c_str(), (path_ + kLockName).c_str());
     return true;
   }
+
+  static void empty(const std::string& path) noexcept {
+    for (const char* name : {kSocketName, kNewLockName, kLockName}) ::unlink((path + name).c_str());
+    ::rmdir(path.c_str());
+  }
+
+  static void remove_left_behind(const std::string& parent) {
+    const std::unique_ptr<DIR, int (*)(DIR*)> directory(::opendir(parent.c_str()), &::closedir);
+    if (!directory) return;
+    while (const dirent* entry = ::readdir(directory.get())) {
+      const std::string_view name = entry->d_name;
+      if (name.size() != std::strlen("cwsandbox-XXXXXX") || name.substr(0, 10) != "cwsandbox-") continue;
+      const std::string path = parent + "/" + entry->d_name;
+      struct stat info{};
+      if (::lstat(path.c_str(), &info) != 0 || !S_ISDIR(info.st_mode) || info.st_uid != ::geteuid() || (info.st_mode & 077) != 0)
+        continue;
+      const int lock = ::open((path + kLockName).c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+      if (lock < 0) continue;
+      if (::flock(lock, LOCK_EX | LOCK_NB) == 0) empty(path);
+      ::close(lock);
+    }
+  }
+
+  int lock_ = -1;
   pid_t owner_;
   std::string path_, socket_;
 };

@@ -26,7 +26,8 @@ namespace {
 constexpr std::chrono::seconds kCancelMargin{5};
 // A quiet stdin is acknowledged after this, so that flush() completes; a busy one by its windows.
 constexpr std::chrono::milliseconds kFlushDelay{2};
-constexpr std::chrono::seconds kIdleTimeout{60};
+// A connection that lasted so long was of some use, also when the process had nothing to say.
+constexpr std::chrono::seconds kUsefulTime{1};
 constexpr std::uint64_t kMinWindow = 64 * 1024;
 constexpr std::uint64_t kMostRest = protocol::kMaxWindow;
 
@@ -354,10 +355,10 @@ asio::awaitable<void> ExecProcess::open(std::shared_ptr<ExecProcess> self) {
     co_await wait_for(ready);
     net::WebSocket::Limits limits;
     limits.max_message = 1 + std::max(protocol::kMaxDataPayload, protocol::kMaxControlPayload);
-    limits.idle_timeout = kIdleTimeout;
     net::Headers headers;
     backend->authorize(headers);
     const auto& settings = backend->settings();
+    limits.idle_timeout = settings.idle_timeout;
     auto deadline =
         std::chrono::steady_clock::now() + std::min(settings.request_timeout, settings.connect_timeout + std::chrono::seconds(10));
     if (self->lost_since_) deadline = std::min(deadline, *self->lost_since_ + self->resume_grace());
@@ -459,7 +460,9 @@ void ExecProcess::resume(const std::string& why) {
     }));
   }
   // At once where the last connection was of some use, then with growing delays.
-  if (std::exchange(progressed_, false)) {
+  const auto resumed = std::exchange(resumed_at_, std::nullopt);
+  const bool lasted = resumed && std::chrono::steady_clock::now() - *resumed >= kUsefulTime;
+  if (std::exchange(progressed_, false) || lasted) {
     retries_.reset();
     return connect();
   }
@@ -468,6 +471,7 @@ void ExecProcess::resume(const std::string& why) {
 
 void ExecProcess::on_resumed(const protocol::Resumed& resumed) {
   lost_since_.reset();
+  resumed_at_ = std::chrono::steady_clock::now();
   grace_timer_.reset();
   if (attach_ && !std::exchange(ours_, true)) {
     stdin_from_ = resumed.stdin_received;

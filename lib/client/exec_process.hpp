@@ -161,7 +161,7 @@ class ExecProcess final : public detail::ProcessControl, public ExecOwner, publi
   std::optional<Attach> attach_;  // not started here
   asio::cancellation_signal unary_cancel_;
   bool signalled_ = false;
-  std::optional<std::chrono::steady_clock::time_point> lost_since_;
+  std::optional<std::chrono::steady_clock::time_point> lost_since_, resumed_at_;
   std::uint64_t stdin_from_ = 0;  // of the process's stdin, what others have written
   bool ours_ = false;             // started or resumed at least once: what can be lost
   bool progressed_ = false;       // since the last connection began

@@ -6,6 +6,7 @@
 #include <boost/beast/websocket/error.hpp>
 
 #include <algorithm>
+#include <cstring>
 
 namespace cwsandbox::gateway {
 
@@ -77,7 +78,9 @@ ExecProcess::ExecProcess(std::shared_ptr<Context> context, ExecTable& table, std
       fingerprint_(fingerprint),
       attempt_(request.attempt),
       orphan_timer_(context_->executor),
-      hold_timer_(context_->executor) {
+      hold_timer_(context_->executor),
+      spills_{OutputSpill(table.spill_budget(), context_->options.capture_bytes, context_->options.log_directory),
+              OutputSpill(table.spill_budget(), context_->options.capture_bytes, context_->options.log_directory)} {
   for (const auto stream : {protocol::Channel::std_out, protocol::Channel::std_err})
     stream_.outbound(stream).keep_spares(BufferPool::kKept);
 }
@@ -144,7 +147,7 @@ void ExecProcess::attach_now(const std::shared_ptr<ExecConnection>& connection, 
   if (table_ != nullptr) table_->remove_orphan(*this);
   connection_ = connection;
   connection->set_host(keep);
-  pump();
+  advance();
   connection->resume_reading();
 }
 
@@ -168,6 +171,7 @@ void ExecProcess::become_orphan() {
     process.cancel(process.grace());
   });
   table_->add_orphan(*this);
+  advance();  // from now on onto disk
 }
 
 void ExecProcess::orphaned_for_good() noexcept {
@@ -188,7 +192,7 @@ void ExecProcess::on_message(ExecConnection& connection, std::uint8_t channel, s
     for (const auto stream : {protocol::Channel::std_out, protocol::Channel::std_err})
       for (auto spare = stream_.outbound(stream).recycle(); !spare.empty(); spare = stream_.outbound(stream).recycle())
         context_->buffers.put(std::move(spare));
-    pump();
+    advance();
   } else if (std::holds_alternative<protocol::EndOfStream>(event)) {
     end_stdin();
   } else if (const auto* wanted = std::get_if<protocol::SignalRequest>(&event)) {
@@ -243,10 +247,65 @@ void ExecProcess::on_connection_gone(ExecConnection& connection) {
   become_orphan();
 }
 
-std::size_t ExecProcess::room(Output output) {
+std::uint64_t ExecProcess::stream_room(Output output) {
   const protocol::OutboundStream& out = stream_.outbound(channel_of(output));
   if (out.end_offset() - out.sent_offset() >= kReadAhead) return 0;
-  return static_cast<std::size_t>(std::min<std::uint64_t>(out.room(), BufferPool::kSize));
+  return std::min<std::uint64_t>(out.room(), BufferPool::kSize);
+}
+
+std::size_t ExecProcess::room(Output output) {
+  const std::uint64_t in_stream = spill(output).empty() ? stream_room(output) : 0;
+  if (in_stream > 0 || connection_ || table_ == nullptr) return static_cast<std::size_t>(in_stream);
+  // Nobody is there to take it yet: the disk does, within the bounds of this process and of all together.
+  const std::uint64_t held = spills_[0].size() + spills_[1].size(), most = context_->options.capture_bytes;
+  return static_cast<std::size_t>(
+      std::min<std::uint64_t>({most - std::min(most, held), spill(output).room(), std::uint64_t{BufferPool::kSize}}));
+}
+
+void ExecProcess::advance() {
+  const auto keep = self();
+  bool waits = exit_waits_.has_value();
+  for (const Output output : {Output::std_out, Output::std_err}) {
+    if (!connection_ || spill(output).empty()) continue;
+    waits = true;
+    if (!refill(output)) return;
+  }
+  if (exit_waits_ && spills_[0].empty() && spills_[1].empty()) {
+    hold_timer_.cancel();
+    stream_.on_exited(*exit_waits_);
+    exit_waits_.reset();
+  }
+  if (waits) wake();
+  pump();
+}
+
+bool ExecProcess::refill(Output output) {
+  OutputSpill& from = spill(output);
+  while (!from.empty()) {
+    const auto space = static_cast<std::size_t>(stream_room(output));
+    if (space == 0) return true;
+    std::string buffer = context_->buffers.get();
+    const std::size_t n = from.read(buffer.data(), space);
+    if (n == 0) {
+      give_up(from.error());
+      return false;
+    }
+    buffer.resize(n);
+    stream_.outbound(channel_of(output)).push(std::move(buffer));
+  }
+  if (std::exchange(end_waits_[static_cast<std::size_t>(output)], false)) stream_.outbound(channel_of(output)).finish();
+  return true;
+}
+
+// The disk does not give back what it took. A stream with a hole must not look whole: the process is given up, and whoever asks is
+// told that it is not known.
+void ExecProcess::give_up(int error) {
+  context_->log(LogLevel::error, "process " + printable(run_id(), 64) +
+                                     ": given up, its output cannot be read back from disk: " + std::strerror(error));
+  exit_waits_.reset();
+  if (table_ != nullptr) table_->forget(*this, false);
+  cancel(std::chrono::milliseconds(0));
+  if (const auto connection = connection_) connection->close(CloseCode::going_away, "output of the process was lost on disk");
 }
 
 void ExecProcess::on_started(std::uint64_t pid) {
@@ -255,17 +314,24 @@ void ExecProcess::on_started(std::uint64_t pid) {
 }
 
 void ExecProcess::on_output(Output output, std::string chunk) {
-  protocol::OutboundStream& out = stream_.outbound(channel_of(output));
-  out.push(std::move(chunk));
+  // One decision for both: `room` looked at the same.
+  if (!spill(output).empty() || stream_room(output) == 0) {
+    spill(output).append(chunk);
+    context_->buffers.put(std::move(chunk));
+    return;
+  }
+  stream_.outbound(channel_of(output)).push(std::move(chunk));
   wake();
 }
 
 void ExecProcess::on_output_end(Output output, bool abandoned) {
-  protocol::OutboundStream& out = stream_.outbound(channel_of(output));
   if (abandoned) {
-    out.abandon();
+    spill(output).clear();
+    stream_.outbound(channel_of(output)).abandon();
+  } else if (spill(output).empty()) {
+    stream_.outbound(channel_of(output)).finish();
   } else {
-    out.finish();
+    end_waits_[static_cast<std::size_t>(output)] = true;
   }
   if (!holding_ends_) {
     // Most processes close their outputs by ending: the exit, which follows at once, then says all of it in one message.
@@ -305,8 +371,13 @@ void ExecProcess::on_refused(const protocol::ConnectError& error) {
 }
 
 void ExecProcess::on_finished(const protocol::ExitStatus& status) {
-  hold_timer_.cancel();
-  stream_.on_exited(status);
+  if (spills_[0].empty() && spills_[1].empty()) {
+    hold_timer_.cancel();
+    stream_.on_exited(status);
+  } else {
+    exit_waits_ = status;
+    stream_.on_ended(status);
+  }
   wake();
 }
 
@@ -575,6 +646,7 @@ void ExecTable::forget(ExecProcess& process, bool released) {
   remove_orphan(process);
   process.orphan_timer_.cancel();
   process.table_ = nullptr;
+  for (OutputSpill& spill : process.spills_) spill.clear();
   const std::string id = process.run_id();
   if (const auto at = processes_.find(id); at != processes_.end() && at->second.get() == &process) {
     const auto keep = std::move(at->second);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "gateway/context.hpp"
+#include "gateway/output_spill.hpp"
 #include "gateway/process_run.hpp"
 #include "gateway/sandboxes.hpp"
 #include "gateway/text.hpp"
@@ -10,6 +11,7 @@
 
 #include <boost/asio/steady_timer.hpp>
 
+#include <array>
 #include <deque>
 #include <list>
 #include <memory>
@@ -52,7 +54,8 @@ class Refusal final : public StreamHost {
   void on_connection_gone(ExecConnection&) override {}
 };
 
-/// A process with its stream. Connections come and go; the newest one wins.
+/// A process with its stream. Connections come and go; the newest one wins. While there is none, the process goes on: what it
+/// writes is kept on disk behind what its stream holds (docs/decisions/0008-output-without-a-client.md).
 class ExecProcess final : public ProcessRun, public StreamHost {
  public:
   ExecProcess(std::shared_ptr<Context> context, ExecTable& table, std::shared_ptr<SandboxRecord> sandbox,
@@ -72,7 +75,7 @@ class ExecProcess final : public ProcessRun, public StreamHost {
   void orphaned_for_good() noexcept;
 
   void on_message(ExecConnection& connection, std::uint8_t channel, std::string_view payload) override;
-  void on_written() override { pump(); }
+  void on_written() override { advance(); }
   void on_connection_gone(ExecConnection& connection) override;
   void on_violation() override;
 
@@ -93,6 +96,12 @@ class ExecProcess final : public ProcessRun, public StreamHost {
   void become_orphan();
   void refuse(ExecConnection& connection, const protocol::StatusError& error) const;
   void wake();
+  /// The stream has more room, or the process more to do: what lies on disk goes first.
+  void advance();
+  [[nodiscard]] bool refill(Output output);
+  void give_up(int error);
+  [[nodiscard]] std::uint64_t stream_room(Output output);
+  [[nodiscard]] OutputSpill& spill(Output output) noexcept { return spills_[static_cast<std::size_t>(output)]; }
   [[nodiscard]] std::shared_ptr<ExecProcess> self() { return std::static_pointer_cast<ExecProcess>(shared_from_this()); }
 
   std::shared_ptr<Context> context_;
@@ -104,6 +113,9 @@ class ExecProcess final : public ProcessRun, public StreamHost {
   std::uint64_t attempt_ = 0;  // of the newest connection seen
   asio::steady_timer orphan_timer_, hold_timer_;
   bool holding_ends_ = false;
+  std::array<OutputSpill, 2> spills_;
+  std::array<bool, 2> end_waits_{};  // the end of an output comes behind what lies on disk
+  std::optional<protocol::ExitStatus> exit_waits_;
   std::optional<std::list<ExecProcess*>::iterator> orphan_at_;
 };
 
@@ -151,7 +163,10 @@ class ExecConnection : public std::enable_shared_from_this<ExecConnection> {
 
 class ExecTable {
  public:
-  ExecTable(std::shared_ptr<Context> context, Sandboxes& sandboxes) : context_(std::move(context)), sandboxes_(sandboxes) {}
+  ExecTable(std::shared_ptr<Context> context, Sandboxes& sandboxes)
+      : context_(std::move(context)),
+        sandboxes_(sandboxes),
+        spill_budget_(std::make_shared<SpillBudget>(context_->options.total_capture_bytes)) {}
   ~ExecTable();
   ExecTable(const ExecTable&) = delete;
   ExecTable& operator=(const ExecTable&) = delete;
@@ -169,6 +184,7 @@ class ExecTable {
   [[nodiscard]] std::size_t connections() const noexcept { return connections_.size(); }
   [[nodiscard]] std::size_t busy_connections() const noexcept;
   [[nodiscard]] std::size_t orphans() const noexcept { return orphans_.size(); }
+  [[nodiscard]] const std::shared_ptr<SpillBudget>& spill_budget() const noexcept { return spill_budget_; }
   void close_idle();
   void close_all();
   void abort_all() noexcept;
@@ -179,6 +195,7 @@ class ExecTable {
               const protocol::StatusError& error);
   std::shared_ptr<Context> context_;
   Sandboxes& sandboxes_;
+  std::shared_ptr<SpillBudget> spill_budget_;
   std::unordered_map<std::string, std::shared_ptr<ExecProcess>> processes_;
   std::unordered_map<ExecConnection*, std::shared_ptr<ExecConnection>> connections_;
   std::list<ExecProcess*> orphans_;  // oldest first

@@ -66,7 +66,11 @@ struct GatewayOptions {
   std::uint64_t log_bytes = 16 * 1024 * 1024;
   /// Bytes kept of the output of sandboxes that have ended, in all; the logs of the oldest give way.
   std::uint64_t ended_log_bytes = 1024ull * 1024 * 1024;
-  /// Where logs are kept, in files without names. Empty: $TMPDIR, else /tmp.
+  /// Output of one process that is kept on disk while no client is connected to it; beyond it the process waits. 0: none.
+  std::uint64_t capture_bytes = 64 * 1024 * 1024;
+  /// The same for all processes together.
+  std::uint64_t total_capture_bytes = 1024ull * 1024 * 1024;
+  /// Where logs and such output are kept, in files without names. Empty: $TMPDIR, else /tmp.
   std::string log_directory;
   /// A log stream says at least this often that it is still there.
   std::chrono::milliseconds log_keep_alive = std::chrono::seconds(10);

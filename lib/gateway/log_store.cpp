@@ -1,14 +1,13 @@
 #include "gateway/log_store.hpp"
 
+#include "gateway/nameless_file.hpp"
 #include "gateway/text.hpp"
 
-#include <fcntl.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <cstdlib>
 #include <cstring>
 
 namespace cwsandbox::gateway {
@@ -24,16 +23,6 @@ constexpr std::size_t kMaxHoles = 64;
 constexpr std::uint64_t kMaxAlign = 1024 * 1024;
 // A directory without room is not asked for every chunk.
 constexpr std::chrono::seconds kTryAgain{1};
-
-int open_nameless(const std::string& directory) {
-  const int fd = ::open(directory.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC | O_EXCL, 0600);
-  if (fd >= 0) return fd;
-  if (errno != EOPNOTSUPP && errno != EISDIR && errno != EINVAL) return -1;
-  std::string name = directory + "/cwsandbox-log-XXXXXX";  // a file system without nameless files
-  const int named = ::mkostemp(name.data(), O_CLOEXEC);
-  if (named >= 0) ::unlink(name.c_str());
-  return named;
-}
 
 }  // namespace
 

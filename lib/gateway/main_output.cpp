@@ -7,9 +7,9 @@ namespace cwsandbox::gateway {
 namespace {
 
 // After the end of the main command everything in the sandbox is dead, and its pipes end by themselves.
-constexpr std::chrono::seconds kDrain{2};
+constexpr std::chrono::seconds kMainDrain{2};
 // More than the largest pipe: a busy output is read empty in one go, so that its lines are not torn by the other output.
-constexpr int kChunksPerTurn = 16;
+constexpr int kMainChunksPerTurn = 16;
 // An output that is written to so often is read when something has gathered, not for every line.
 constexpr std::chrono::milliseconds kSoon{1};
 constexpr int kManyQuick = 8;
@@ -30,7 +30,7 @@ void MainOutput::pump(std::size_t which) {
   State& s = states_[which];
   std::size_t taken = 0;
   std::string buffer = context_->buffers.get();
-  for (int turn = 0; turn < kChunksPerTurn; ++turn) {
+  for (int turn = 0; turn < kMainChunksPerTurn; ++turn) {
     error_code ec;
     const std::size_t n = s.source->try_read(asio::buffer(buffer.data(), buffer.size()), ec);
     if (n > 0) {
@@ -96,7 +96,7 @@ void MainOutput::drain(std::function<void()> done) {
     if (states_[which].source != nullptr) pump(which);
   }
   if (states_[0].source == nullptr && states_[1].source == nullptr) return finish();
-  deadline_.expires_after(kDrain);
+  deadline_.expires_after(kMainDrain);
   deadline_.async_wait([weak = weak_from_this()](error_code ec) {
     if (ec) return;
     const auto late = weak.lock();

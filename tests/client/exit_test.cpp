@@ -45,3 +45,20 @@ TEST_CASE("at exit nothing is left", "[EV-7][SE-11]") {
     CHECK(entries(directory.path()) == 0);
   }
 }
+
+TEST_CASE("what a program that was killed left behind goes with the next", "[EV-7]") {
+  const TemporaryDirectory directory;
+  const std::vector<std::string> places{"XDG_RUNTIME_DIR=" + directory.path(), "TMPDIR=" + directory.path()};
+  const std::string mark = "mark-" + std::to_string(::getpid());
+  const auto killed = run_program({environment("LEAK_HELPER"), mark + "-die", "die"}, "", places);
+  CHECK(WEXITSTATUS(killed.status) == 3);
+  CHECK(entries(directory.path()) == 1);
+  // What looks like it and is in use, or is somebody's own, stays.
+  const std::string own = directory.path() + "/cwsandbox-abcdef";
+  std::filesystem::create_directory(own);
+  std::filesystem::permissions(own, std::filesystem::perms::owner_all);
+  const auto ran = run_program({environment("LEAK_HELPER"), mark + "-leak", "leak"}, "", places);
+  CHECK(WEXITSTATUS(ran.status) == 0);
+  CHECK(entries(directory.path()) == 1);
+  CHECK(std::filesystem::remove(own));
+}

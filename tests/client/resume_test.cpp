@@ -1,92 +1,12 @@
 // Connections that break and processes that do not notice.
-#include "support.hpp"
+#include "resume_support.hpp"
 
-#include "support/fault_proxy.hpp"
-
-#include <algorithm>
-#include <atomic>
 #include <csignal>
-#include <future>
-#include <random>
-#include <thread>
 
 using namespace support;
 using namespace cwsandbox;
 
 namespace {
-
-/// Bytes that differ everywhere, made again by whoever checks them.
-class Pattern {
- public:
-  std::string next(std::size_t size) {
-    std::string bytes(size, '\0');
-    for (auto& byte : bytes) {
-      state_ ^= state_ << 13U;
-      state_ ^= state_ >> 7U;
-      state_ ^= state_ << 17U;
-      byte = static_cast<char>(state_ >> 32U);
-    }
-    return bytes;
-  }
-
- private:
-  std::uint64_t state_ = 0x9e3779b97f4a7c15U;
-};
-
-/// FNV-1a over eight bytes at a time would be quicker, and less well known.
-class Hash {
- public:
-  void add(std::string_view bytes) {
-    for (const char c : bytes) value_ = (value_ ^ static_cast<unsigned char>(c)) * 0x100000001b3U;
-    size_ += bytes.size();
-  }
-  friend bool operator==(const Hash&, const Hash&) = default;
-
- private:
-  std::uint64_t value_ = 0xcbf29ce484222325U, size_ = 0;
-};
-
-/// A gateway, a proxy before it, a sandbox that is not reached through the proxy, and the same one that is.
-struct Stage {
-  explicit Stage(FaultProxy::Listen listen = FaultProxy::Listen::unix_socket) : proxy(daemon.socket(), listen) {
-    owner.wait().result();
-    through = Sandbox::from_id(Client(options()), *owner.sandbox_id()).result();
-  }
-  [[nodiscard]] ClientOptions options() const { return daemon.options().with_base_url(proxy.url()); }
-  /// Another program's view of the sandbox: nothing shared with `owner`.
-  [[nodiscard]] Sandbox elsewhere() const {
-    return Sandbox::from_id(Client(daemon.options().with_retry_budget(29s)), *owner.sandbox_id()).result();
-  }
-  Daemon daemon;
-  FaultProxy proxy;
-  Sandbox owner = Sandbox::run(Client(daemon.options()));
-  Sandbox through;
-};
-
-FaultProxy::Plan after_messages(std::uint64_t count) {
-  FaultProxy::Plan plan;
-  plan.messages = count;
-  return plan;
-}
-
-std::string read_until(const StreamReader<std::string>& reader, const std::string& what) {
-  std::string seen;
-  while (seen.find(what) == std::string::npos) {
-    const auto chunk = reader.next().result(60s);
-    if (!chunk) throw std::runtime_error("the output ended before " + what + "; seen: " + seen);
-    seen += *chunk;
-  }
-  return seen;
-}
-
-template <typename Condition>
-void eventually(const Condition& condition) {
-  const auto deadline = std::chrono::steady_clock::now() + 60s;
-  while (!condition()) {
-    if (std::chrono::steady_clock::now() > deadline) throw std::runtime_error("it did not come to pass");
-    std::this_thread::sleep_for(5ms);
-  }
-}
 
 /// The error that the process ends with.
 SandboxConnectionLostError lost(const auto& process) {
@@ -99,77 +19,6 @@ SandboxConnectionLostError lost(const auto& process) {
 }
 
 }  // namespace
-
-TEST_CASE("a hundred cuts in 64 MiB both ways lose nothing and double nothing", "[P6]") {
-  const auto listen = GENERATE(FaultProxy::Listen::unix_socket, FaultProxy::Listen::tcp);
-  Stage stage(listen);
-  constexpr std::size_t total = 64 * 1024 * 1024, chunk = 64 * 1024;
-  // What a connection may carry before it is cut: between nothing at all and what passes in one go.
-  std::mt19937_64 random(listen == FaultProxy::Listen::tcp ? 1 : 2);
-  stage.proxy.set_planner([&random](int number) {
-    FaultProxy::Plan plan;
-    if (number >= 160) return plan;
-    const auto bytes = random() % (number % 8 == 0 ? 1000 : 600'000);
-    (random() % 2 == 0 ? plan.bytes_to_server : plan.bytes_to_client) = bytes;
-    plan.reset = random() % 2 == 0;
-    return plan;
-  });
-  const auto process = stage.through.exec({"cat"}, ExecOptions().with_stdin().with_capture(Capture::none()));
-  Hash sent, received;
-  std::thread writer([&] {
-    Pattern pattern;
-    for (std::size_t done = 0; done < total; done += chunk) {
-      auto bytes = pattern.next(chunk);
-      sent.add(bytes);
-      process.std_in()->write(std::move(bytes)).result();
-    }
-    process.std_in()->close().result();
-  });
-  while (const auto bytes = process.std_out().next().result()) received.add(*bytes);
-  writer.join();
-  CHECK(sent == received);
-  const auto& result = process.result(60s);
-  CHECK(result.returncode == 0);
-  CHECK(result.std_out.received() == total);
-  CHECK(stage.proxy.cuts() >= 100);
-}
-
-TEST_CASE("a cut at each of the first messages of an exec", "[P6][P7]") {
-  Daemon daemon;
-  const Client direct(daemon.options());
-  const auto owner = Sandbox::run(direct);
-  owner.wait().result();
-  const int rounds = 10;
-  std::uint64_t boundary = 0;
-  for (bool reached = true; reached && boundary < 60;) {
-    ++boundary;
-    CAPTURE(boundary);
-    FaultProxy proxy(daemon.socket());
-    proxy.set_planner([boundary](int number) { return number == 0 ? after_messages(boundary) : FaultProxy::Plan(); });
-    const auto sandbox = Sandbox::from_id(Client(daemon.options().with_base_url(proxy.url())), *owner.sandbox_id()).result();
-    const auto process = sandbox.exec(
-        shell("echo run >> /tmp/runs; while read -r line; do echo \"got $line\"; echo \"err $line\" >&2; done; exit 3"),
-        ExecOptions().with_stdin());
-    std::string expected_out, expected_err;
-    for (int round = 0; round < rounds; ++round) {
-      const auto word = "r" + std::to_string(round);
-      process.std_in()->writeline(word).result();
-      static_cast<void>(read_until(process.std_out(), "got " + word + "\n"));
-      process.std_in()->flush().result(60s);
-      expected_out += "got " + word + "\n";
-      expected_err += "err " + word + "\n";
-    }
-    process.std_in()->close().result();
-    const auto& result = process.result(60s);
-    CHECK(result.std_out == expected_out);
-    CHECK(result.std_err == expected_err);
-    CHECK(result.returncode == 3);
-    reached = proxy.cuts() == 1;
-  }
-  CHECK(boundary > 40);
-  // Each ran once, whatever was cut.
-  CHECK(owner.exec(shell("wc -l < /tmp/runs")).result().std_out == std::to_string(boundary) + "\n");
-}
 
 TEST_CASE("a cut between start and started: it runs once", "[P7]") {
   Stage stage;

@@ -1,5 +1,6 @@
 #include "support.hpp"
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <condition_variable>
@@ -9,6 +10,7 @@
 #include <map>
 #include <mutex>
 #include <thread>
+#include <utility>
 
 #include <fcntl.h>
 #include <poll.h>
@@ -81,6 +83,11 @@ Ran run_program(const std::vector<std::string>& command, const std::string& inpu
   return ran;
 }
 
+std::uint64_t part_of(std::uint64_t full, std::uint64_t least) {
+  const char* parts = std::getenv("CWSANDBOX_TEST_PARTS");
+  return std::max(least, parts ? full / std::max<std::uint64_t>(1, std::strtoull(parts, nullptr, 10)) : full);
+}
+
 TemporaryDirectory::TemporaryDirectory() {
   std::string name = "/tmp/cwsandbox-test-XXXXXX";
   if (!::mkdtemp(name.data())) fail("mkdtemp");
@@ -91,14 +98,22 @@ TemporaryDirectory::~TemporaryDirectory() {
   ::rmdir(path_.c_str());
 }
 
-Daemon::Daemon() : socket_(directory_.path() + "/socket"), token_("test-token-that-must-not-be-seen") {
+struct Daemon::Log {
+  std::mutex mutex;
+  std::string text;
+};
+
+Daemon::Daemon(const std::vector<std::string>& arguments)
+    : socket_(directory_.path() + "/socket"), token_("test-token-that-must-not-be-seen"), log_(std::make_shared<Log>()) {
   const std::string file = directory_.path() + "/token";
   std::ofstream(file) << token_ << "\n";
   ::chmod(file.c_str(), 0600);
   const int null = ::open("/dev/null", O_RDWR | O_CLOEXEC);
   int ready[2];
   if (::pipe2(ready, O_CLOEXEC)) fail("pipe2");
-  pid_ = start({environment("CWSANDBOXD"), "--listen", "unix:" + socket_, "--token-file", file}, {}, null, ready[1], ready[1]);
+  std::vector<std::string> command{environment("CWSANDBOXD"), "--listen", "unix:" + socket_, "--token-file", file};
+  command.insert(command.end(), arguments.begin(), arguments.end());
+  pid_ = start(command, {}, null, ready[1], ready[1]);
   ::close(ready[1]);
   ::close(null);
   // Its first words come when it listens.
@@ -106,21 +121,30 @@ Daemon::Daemon() : socket_(directory_.path() + "/socket"), token_("test-token-th
   char c = 0;
   while (words.find("listening") == std::string::npos && ::read(ready[0], &c, 1) == 1) words += c;
   if (words.find("listening") == std::string::npos) throw std::runtime_error("cwsandboxd: " + words);
-  std::thread([fd = ready[0]] {
+  log_->text = words;
+  std::thread([fd = ready[0], log = log_] {
     char buffer[4096];
-    while (::read(fd, buffer, sizeof buffer) > 0) {
+    for (ssize_t n; (n = ::read(fd, buffer, sizeof buffer)) > 0;) {
+      const std::lock_guard lock(log->mutex);
+      log->text.append(buffer, static_cast<std::size_t>(n));
     }
     ::close(fd);
   }).detach();
 }
 
+std::string Daemon::log() const {
+  const std::lock_guard lock(log_->mutex);
+  return log_->text;
+}
+
 Daemon::~Daemon() { kill(SIGTERM); }
 
-void Daemon::kill(int signal) {
-  if (pid_ < 0) return;
+int Daemon::kill(int signal) {
+  if (pid_ < 0) return 0;
+  int status = 0;
   ::kill(pid_, signal);
-  ::waitpid(pid_, nullptr, 0);
-  pid_ = -1;
+  ::waitpid(std::exchange(pid_, -1), &status, 0);
+  return status;
 }
 
 cwsandbox::ClientOptions Daemon::options() const {

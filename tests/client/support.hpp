@@ -6,6 +6,7 @@
 
 #include "support/catch.hpp"
 
+#include <cstdint>
 #include <cstdlib>
 #include <memory>
 #include <string>
@@ -54,7 +55,8 @@ class TemporaryDirectory {
 /// A gateway of its own process on a Unix socket.
 class Daemon {
  public:
-  Daemon();
+  /// `arguments` go behind those that every daemon gets.
+  explicit Daemon(const std::vector<std::string>& arguments = {});
   ~Daemon();
   Daemon(const Daemon&) = delete;
   Daemon& operator=(const Daemon&) = delete;
@@ -62,11 +64,17 @@ class Daemon {
   [[nodiscard]] std::string url() const { return "unix:" + socket_; }
   [[nodiscard]] const std::string& token() const noexcept { return token_; }
   [[nodiscard]] cwsandbox::ClientOptions options() const;
-  void kill(int signal);
+  /// Sends a signal that ends it, and waits for that: how it ended, as waitpid says it.
+  int kill(int signal);
+  [[nodiscard]] pid_t pid() const noexcept { return pid_; }
+  /// What it has said so far.
+  [[nodiscard]] std::string log() const;
 
  private:
+  struct Log;
   TemporaryDirectory directory_;
   std::string socket_, token_;
+  std::shared_ptr<Log> log_;
   pid_t pid_ = -1;
 };
 
@@ -90,5 +98,9 @@ class Proxy {
 };
 
 std::string environment(const char* name);
+
+/// How much of its full size a long test runs at: a sanitizer makes everything many times slower, and scripts/test then sets
+/// CWSANDBOX_TEST_PARTS. At least `least`.
+std::uint64_t part_of(std::uint64_t full, std::uint64_t least = 1);
 
 }  // namespace support

@@ -1,6 +1,7 @@
 #include "fault_proxy.hpp"
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cerrno>
 #include <condition_variable>
@@ -11,6 +12,7 @@
 #include <string_view>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -88,7 +90,9 @@ struct FaultProxy::Impl {
     std::mutex descriptors;  // against closing them while somebody cuts
     std::mutex mutex;        // the rest
     Plan plan;
+    int number = -1;
     std::uint64_t messages = 0;
+    std::array<std::uint64_t, 2> passed_messages{};  // to the server, to the client
     std::thread up, down;
     std::atomic<int> running{2};
 
@@ -123,6 +127,17 @@ struct FaultProxy::Impl {
       }
       return !over;
     }
+    /// False: cut meanwhile.
+    bool pause(std::chrono::milliseconds delay) const {
+      pollfd polled{stop, POLLIN, 0};
+      const auto until = std::chrono::steady_clock::now() + delay;
+      while (!over) {
+        const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(until - std::chrono::steady_clock::now());
+        if (left.count() <= 0) return true;
+        ::poll(&polled, 1, static_cast<int>(left.count()));
+      }
+      return false;
+    }
     bool send(int fd, std::string_view bytes) const {
       while (!bytes.empty()) {
         const ssize_t n = ::send(fd, bytes.data(), bytes.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
@@ -141,12 +156,13 @@ struct FaultProxy::Impl {
   int listener = -1, stop = -1;
   std::uint16_t port = 0;
   std::thread acceptor;
-  std::mutex mutex;
+  std::mutex mutex, planning;
   std::condition_variable changed;
   Planner planner;
   bool refusing = false, stalling = false;
   std::list<std::shared_ptr<Link>> links;
-  std::atomic<int> cuts{0}, websockets{0};
+  std::atomic<int> cuts{0}, websockets{0}, connections{0};
+  std::vector<Traffic> traffic;
   std::atomic<bool> over{false};
 
   void accept_all() {
@@ -156,6 +172,7 @@ struct FaultProxy::Impl {
       if (over) return;
       const int client = ::accept4(listener, nullptr, nullptr, SOCK_CLOEXEC);
       if (client < 0) continue;
+      ++connections;
       std::string to;
       {
         const std::lock_guard lock(mutex);
@@ -213,7 +230,7 @@ struct FaultProxy::Impl {
           continue;
         }
       }
-      if (!forward(link, to_server, to, bytes, frames, passed)) break;
+      if (!forward(link, to_server, from, to, bytes, frames, passed)) break;
     }
     link.leave();
   }
@@ -226,42 +243,81 @@ struct FaultProxy::Impl {
     }
     const int number = websockets++;
     {
+      const std::lock_guard lock(mutex);
+      traffic.resize(static_cast<std::size_t>(std::max<int>(number + 1, static_cast<int>(traffic.size()))));
+    }
+    {
       const std::lock_guard lock(link.mutex);
+      const std::lock_guard one_at_a_time(planning);
+      link.number = number;
       if (plan) link.plan = plan(number);
     }
     link.upgraded = true;
   }
 
-  /// False: the link is over.
-  bool forward(Link& link, bool to_server, int to, std::string_view bytes, Frames& frames, std::uint64_t& passed) {
+  void count(const Link& link, bool to_server, std::uint64_t bytes, bool message) {
+    const std::lock_guard lock(mutex);
+    auto& passed = traffic[static_cast<std::size_t>(link.number)];
+    (to_server ? passed.bytes_to_server : passed.bytes_to_client) += bytes;
+    if (message) ++(to_server ? passed.messages_to_server : passed.messages_to_client);
+  }
+
+  /// Reads on and forgets, until the other side has had enough as well.
+  static void swallow(Link& link, int from, int to) {
+    ::shutdown(to, SHUT_WR);
+    char buffer[4096];
+    while (link.wait(from, POLLIN) && ::read(from, buffer, sizeof buffer) > 0) {
+    }
+  }
+
+  /// False: the link is over, as far as this direction goes.
+  bool forward(Link& link, bool to_server, int from, int to, std::string_view bytes, Frames& frames, std::uint64_t& passed) {
     while (!bytes.empty()) {
-      bool ended = false, cut = false;
+      bool ended = false, cut = false, together = false, truncate = false;
       std::size_t n = 0;
+      std::chrono::milliseconds delay{0};
       {
-        // Held over the sending, so that no message slips through beside the one that the cut comes after.
+        // Held over the sending where messages of both directions are counted, so that none slips through beside the one that the
+        // cut comes after.
         const std::lock_guard lock(link.mutex);
-        const std::uint64_t most = to_server ? link.plan.bytes_to_server : link.plan.bytes_to_client;
-        const auto allowed = static_cast<std::size_t>(std::min<std::uint64_t>(bytes.size(), most - std::min(most, passed)));
-        n = frames.feed(bytes.substr(0, allowed), ended);
-        passed += n;
-        if (ended) ++link.messages;
-        cut = passed >= most || link.messages >= link.plan.messages;
-        if (cut) link.reset = link.plan.reset;
-        const bool late = link.over;
-        if (late) return false;
+        const Plan& plan = link.plan;
+        std::uint64_t& messages = link.passed_messages[to_server ? 0 : 1];
+        const std::uint64_t most = to_server ? plan.bytes_to_server : plan.bytes_to_client;
+        const std::uint64_t most_messages = to_server ? plan.messages_to_server : plan.messages_to_client;
+        const auto reached = [&] { return passed >= most || messages >= most_messages || link.messages >= plan.messages; };
+        if (link.over) return false;
+        cut = reached();
+        if (!cut) {
+          const auto allowed = static_cast<std::size_t>(std::min<std::uint64_t>(bytes.size(), most - passed));
+          n = frames.feed(bytes.substr(0, allowed), ended);
+          passed += n;
+          count(link, to_server, n, ended);
+          if (ended) ++link.messages, ++messages;
+          cut = reached() && !plan.late;
+        }
+        truncate = plan.truncate;
+        delay = plan.delay;
+        together = plan.messages != kNever;
         if (cut) {
+          link.reset = plan.reset;
           static_cast<void>(link.send(to, bytes.substr(0, n)));
           ++cuts;
-          link.cut();
-          return false;
-        }
-        if (link.plan.messages != kNever) {
+          if (!truncate) {
+            link.cut();
+            return false;
+          }
+        } else if (together) {
           if (!link.send(to, bytes.substr(0, n))) return false;
-          bytes.remove_prefix(n);
-          continue;
         }
       }
-      if (!link.send(to, bytes.substr(0, n))) return false;
+      if (cut) {
+        swallow(link, from, to);
+        return false;
+      }
+      if (!together) {
+        if (delay.count() > 0 && !link.pause(delay)) return false;
+        if (!link.send(to, bytes.substr(0, n))) return false;
+      }
       bytes.remove_prefix(n);
     }
     return true;
@@ -339,5 +395,11 @@ void FaultProxy::cut_all() {
 }
 int FaultProxy::cuts() const { return impl_->cuts; }
 int FaultProxy::websockets() const { return impl_->websockets; }
+int FaultProxy::connections() const { return impl_->connections; }
+FaultProxy::Traffic FaultProxy::traffic(int websocket) const {
+  const std::lock_guard lock(impl_->mutex);
+  const auto number = static_cast<std::size_t>(websocket);
+  return number < impl_->traffic.size() ? impl_->traffic[number] : Traffic();
+}
 
 }  // namespace support

@@ -1,7 +1,8 @@
-// A proxy that fails on purpose: it passes bytes between a client and a gateway's Unix socket and cuts, stalls, resets or refuses
-// where the test says. It reads the frames of WebSockets, so that a cut may fall between two messages.
+// A proxy that fails on purpose: it passes bytes between a client and a gateway's Unix socket and cuts, stalls, delays, truncates,
+// resets or refuses where the test says. It reads the frames of WebSockets, so that a cut may fall between two messages.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <limits>
@@ -20,7 +21,11 @@ class FaultProxy {
     Plan() {}
     std::uint64_t bytes_to_server = kNever, bytes_to_client = kNever;
     std::uint64_t messages = kNever;  ///< whole data messages, both directions together
-    bool reset = false;               ///< RST instead of FIN, where the client came by TCP
+    std::uint64_t messages_to_server = kNever, messages_to_client = kNever;
+    bool late = false;                   ///< not behind what was counted last, but when the next byte of that direction comes
+    bool reset = false;                  ///< RST instead of FIN, where the client came by TCP
+    bool truncate = false;               ///< only the direction that came so far ends, with a FIN; what still comes is swallowed
+    std::chrono::milliseconds delay{0};  ///< of everything that passes
   };
   /// Told the number of the WebSocket, from 0; called on a thread of the proxy's.
   using Planner = std::function<Plan(int websocket)>;
@@ -43,6 +48,13 @@ class FaultProxy {
   /// Cuts of WebSockets that a plan asked for.
   [[nodiscard]] int cuts() const;
   [[nodiscard]] int websockets() const;
+  /// Connections that came, those that were refused among them.
+  [[nodiscard]] int connections() const;
+  /// What has passed over one WebSocket.
+  struct Traffic {
+    std::uint64_t bytes_to_server = 0, bytes_to_client = 0, messages_to_server = 0, messages_to_client = 0;
+  };
+  [[nodiscard]] Traffic traffic(int websocket) const;
 
  private:
   struct Impl;
