@@ -1,4 +1,4 @@
-// The figures B1 to B6, B8, B9 and B11 to B13, through the public API, against the gateway that the environment names
+// The figures B1 to B6, B8 to B13, through the public API, against the gateway that the environment names
 // (CWSANDBOX_BASE_URL, CWSANDBOX_API_KEY).
 //
 //   bench-figures stdout BYTES [CHUNK]      written in pieces of CHUNK by dd, without it by head: MB/s
@@ -24,6 +24,7 @@
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/use_future.hpp>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <filesystem>

@@ -14,9 +14,11 @@
 #include <boost/asio/signal_set.hpp>
 
 #include <fcntl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <csignal>
 #include <cstring>
@@ -38,7 +40,9 @@ constexpr const char* kFooter = R"(Example:
   umask 077; head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n' > token
   cwsandboxd --listen tcp:127.0.0.1:8080 --token-file token
 
-The token file holds one token a line; blank lines and lines that start with # are ignored.
+The token file holds one token a line, with the name of its owner before it where logs should tell who ("alice: TOKEN"); blank lines and
+lines that start with # are ignored. Every owner has sandboxes of their own. Several tokens of one name have one owner.
+SIGHUP reads the token file and the certificates again; a file that is broken changes nothing.
 SIGTERM and SIGINT stop gracefully: no new work, processes get their grace time, nothing is left running. A second one exits at once.
 
 Exit codes: 0 stopped by a signal; 1 could not start (address in use, bad certificate, ...); 2 wrong options or token file;
@@ -78,9 +82,10 @@ std::string read_private_file(const std::string& path) {
   return text;
 }
 
-std::vector<std::string> read_tokens(const std::string& path) {
+// "TOKEN" or "NAME: TOKEN". A token has no blanks, so the blank behind the colon tells a name from a token that holds a colon.
+std::vector<gateway::Token> read_tokens(const std::string& path) {
   const std::string text = read_private_file(path);
-  std::vector<std::string> tokens;
+  std::vector<gateway::Token> tokens;
   std::size_t line = 1;
   for (std::size_t at = 0; at < text.size(); ++line) {
     std::size_t end = text.find('\n', at);
@@ -90,12 +95,29 @@ std::vector<std::string> read_tokens(const std::string& path) {
     const auto from = token.find_first_not_of(" \t\r");
     if (from == std::string::npos || token[from] == '#') continue;
     token = token.substr(from, token.find_last_not_of(" \t\r") - from + 1);
+    const std::string where = "the token file " + path + ", line " + std::to_string(line) + ": ";
+    std::string name;
+    if (const auto blank = token.find_first_of(" \t"); blank != std::string::npos && blank > 1 && token[blank - 1] == ':') {
+      name = token.substr(0, blank - 1);
+      token = token.substr(token.find_first_not_of(" \t", blank));
+    } else if (token.find(':') != std::string::npos) {
+      spdlog::warn("{}a token without a name, which holds a colon; a name is followed by a colon and a blank", where);
+    }
     for (const char c : token) {
       if (c <= ' ' || c > '~')  // the token itself is never shown
-        throw UsageError("the token file " + path + ", line " + std::to_string(line) +
-                         ": a token may hold printable ASCII only, no spaces");
+        throw UsageError(where + "a token may hold printable ASCII only, no spaces (a name before it ends with a colon)");
     }
-    tokens.push_back(std::move(token));
+    tokens.emplace_back(std::move(token), std::move(name));
+    try {
+      gateway::check_tokens({tokens.back()});
+    } catch (const std::invalid_argument& e) {
+      throw UsageError(where + e.what());
+    }
+  }
+  try {
+    gateway::check_tokens(tokens);
+  } catch (const std::invalid_argument& e) {
+    throw UsageError("the token file " + path + ": " + e.what());
   }
   if (tokens.empty()) throw UsageError("the token file " + path + " holds no token");
   return tokens;
@@ -123,13 +145,65 @@ spdlog::level::level_enum level_of(gateway::LogLevel level) {
 
 struct Settings {
   std::vector<std::string> listen;
-  std::string token_file, certificate, key, log_level = "info", bwrap = "bwrap";
+  std::string token_file, certificate, key, client_ca, log_level = "info", bwrap = "bwrap";
+  std::vector<std::string> origins;
+  std::size_t max_connections = 4096, max_client_connections = 0;
   bool no_token = false;
   std::size_t max_sandboxes = 1000, max_processes = 4096;
   unsigned orphan_grace = 60, idle_timeout = 60, stop_grace = 10, max_lifetime = 0;
   std::uint64_t log_size = 16ull << 20, ended_log_size = 1ull << 30, capture_size = 64ull << 20, total_capture_size = 1ull << 30;
   std::string log_dir;
 };
+
+// A connection takes a descriptor, and so do the pipes of processes: connections may have half of what there is.
+std::size_t allowed_connections(std::size_t wanted) {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return wanted;
+  const rlim_t needed = 2 * static_cast<rlim_t>(wanted);
+  if (limit.rlim_cur != RLIM_INFINITY && limit.rlim_cur < needed) {
+    rlimit raised = limit;
+    raised.rlim_cur = limit.rlim_max == RLIM_INFINITY ? needed : std::min(needed, limit.rlim_max);
+    if (raised.rlim_cur > limit.rlim_cur && ::setrlimit(RLIMIT_NOFILE, &raised) == 0) limit = raised;
+  }
+  if (limit.rlim_cur == RLIM_INFINITY || limit.rlim_cur >= needed) return wanted;
+  const auto allowed = std::max<std::size_t>(1, static_cast<std::size_t>(limit.rlim_cur / 2));
+  spdlog::warn("at most {} connections at once, not {}: this process may have {} open files (ulimit -n)", allowed, wanted,
+               static_cast<unsigned long long>(limit.rlim_cur));
+  return allowed;
+}
+
+std::string checked_origin(const std::string& text) {
+  const auto scheme = text.find("://");
+  const bool plain = text.find_first_of(" \t,\"\\") == std::string::npos;
+  const bool whole = scheme != std::string::npos && scheme > 0 && scheme + 3 < text.size() &&
+                     text.find_first_of("/?#@", scheme + 3) == std::string::npos;
+  if (!plain || (!whole && text != "null"))
+    throw UsageError("--allow-origin: \"" + text + "\" is not an origin; expected SCHEME://HOST[:PORT]");
+  return text;
+}
+
+/// What SIGHUP reads again. Each file by itself: one that is broken leaves what it is for as it was.
+void reload(gateway::Gateway& gateway, const Settings& settings, const net::TlsServerOptions& tls) {
+  const auto attempt = [](const char* what, const auto& work) {
+    try {
+      work();
+      spdlog::info("reloaded the {}", what);
+    } catch (const std::exception& e) {
+      spdlog::error("cannot reload the {}, the old ones stay: {}", what, e.what());
+    }
+  };
+  if (!settings.token_file.empty()) attempt("tokens", [&] { gateway.set_tokens(read_tokens(settings.token_file)); });
+  if (!tls.certificate_file.empty()) attempt("certificates", [&] { gateway.reload_tls(tls); });
+  if (settings.token_file.empty() && tls.certificate_file.empty()) spdlog::info("there is nothing to reload");
+}
+
+void on_hangup(asio::signal_set& hangups, gateway::Gateway& gateway, const Settings& settings, const net::TlsServerOptions& tls) {
+  hangups.async_wait([&](const boost::system::error_code& ec, int) {
+    if (ec) return;
+    reload(gateway, settings, tls);
+    on_hangup(hangups, gateway, settings, tls);
+  });
+}
 
 asio::awaitable<void> stop_then_exit(gateway::Gateway& gateway, asio::io_context& loop, std::chrono::seconds grace) {
   co_await gateway.stop(grace);
@@ -143,6 +217,13 @@ int serve(const Settings& settings) {
   if (options.tokens.empty() && !options.no_token)
     throw UsageError("--token-file is required (or --no-token, for addresses of this machine only)");
   if (settings.certificate.empty() != settings.key.empty()) throw UsageError("--tls-cert and --tls-key go together");
+  if (!settings.client_ca.empty() && settings.certificate.empty())
+    throw UsageError("--tls-client-ca needs --tls-cert and --tls-key");
+  for (const std::string& origin : settings.origins) options.allowed_origins.push_back(checked_origin(origin));
+  if (settings.max_client_connections > settings.max_connections)
+    throw UsageError("--max-connections-per-token is more than --max-connections");
+  options.limits.max_connections = allowed_connections(settings.max_connections);
+  options.limits.max_client_connections = std::min(settings.max_client_connections, options.limits.max_connections);
   options.max_sandboxes = settings.max_sandboxes;
   options.max_processes_per_sandbox = settings.max_processes;
   options.orphan_grace = std::chrono::seconds(settings.orphan_grace);
@@ -171,6 +252,7 @@ int serve(const Settings& settings) {
   net::TlsServerOptions tls;
   tls.certificate_file = settings.certificate;
   tls.key_file = settings.key;
+  tls.client_ca_file = settings.client_ca;
   for (const auto& address : addresses) {
     net::ListenAddress bound;
     try {
@@ -181,6 +263,8 @@ int serve(const Settings& settings) {
     spdlog::info("listening on {}{}", shown(bound), !address.is_unix && !tls.certificate_file.empty() ? " (TLS)" : "");
   }
 
+  asio::signal_set hangups(loop, SIGHUP);
+  on_hangup(hangups, gateway, settings, tls);
   asio::signal_set signals(loop, SIGTERM, SIGINT);
   signals.async_wait([&](const boost::system::error_code& ec, int) {
     if (ec) return;
@@ -206,12 +290,28 @@ int main(int argc, char** argv) {
       ->type_name("ADDRESS")
       ->expected(1)
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
-  auto* file = app.add_option("--token-file", settings.token_file, "accepted bearer tokens, one a line; not readable by others")
-                   ->type_name("FILE");
+  auto* file =
+      app.add_option("--token-file", settings.token_file,
+                     "accepted bearer tokens, one a line, each after its owner's name and a colon or alone; not readable by others")
+          ->type_name("FILE");
   app.add_flag("--no-token", settings.no_token, "serve without authentication, on Unix sockets and loopback addresses only")
       ->excludes(file);
   app.add_option("--tls-cert", settings.certificate, "certificate chain, PEM (TCP addresses)")->type_name("FILE");
   app.add_option("--tls-key", settings.key, "its private key, PEM")->type_name("FILE");
+  app.add_option("--tls-client-ca", settings.client_ca,
+                 "authorities, PEM: clients on TCP addresses must show a certificate of one of them")
+      ->type_name("FILE");
+  app.add_option("--allow-origin", settings.origins, "a web origin whose pages may make requests; may be repeated")
+      ->type_name("ORIGIN")
+      ->expected(1)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+  app.add_option("--max-connections", settings.max_connections, "connections at once")
+      ->check(CLI::Range(1, 1000000))
+      ->capture_default_str();
+  app.add_option("--max-connections-per-token", settings.max_client_connections,
+                 "of them, those of one token or name; 0: three quarters of all")
+      ->check(CLI::Range(0, 1000000))
+      ->capture_default_str();
   app.add_option("--log-level", settings.log_level, "debug, info, warning, error or off")
       ->check(CLI::IsMember({"debug", "info", "warning", "error", "off"}))
       ->capture_default_str();

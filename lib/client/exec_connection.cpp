@@ -173,6 +173,7 @@ ConnectionLoss ExecConnection::describe(net::error_code ec) const {
       break;
     case CloseCode::normal:
     case CloseCode::going_away:
+    case CloseCode::policy:  // a new connection is told what is wrong with the token
       break;
   }
   return loss;

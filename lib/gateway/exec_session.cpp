@@ -36,6 +36,9 @@ ProcessRun::Limits limits_of(const Context& context, const protocol::StartReques
   return limits;
 }
 
+// Ids are their owner's: what others call theirs is nobody's business.
+std::string table_key(const Owner& owner, const std::string& id) { return owner.key + "\n" + id; }
+
 Digest fingerprint_of(const protocol::StartRequest& request) {
   Fingerprint f;
   f.add(request.sandbox_id).add(std::uint64_t{request.command.size()});
@@ -383,9 +386,11 @@ void ExecProcess::on_finished(const protocol::ExitStatus& status) {
 
 // ---- connection ----
 
-ExecConnection::ExecConnection(std::shared_ptr<Context> context, ExecTable& table, std::unique_ptr<net::WebSocket> socket)
+ExecConnection::ExecConnection(std::shared_ptr<Context> context, ExecTable& table, std::shared_ptr<const Credential> credential,
+                               std::unique_ptr<net::WebSocket> socket)
     : context_(std::move(context)),
       table_(&table),
+      credential_(std::move(credential)),
       socket_(std::move(socket)),
       close_timer_(context_->executor),
       begin_(std::chrono::steady_clock::now()) {}
@@ -544,6 +549,7 @@ void ExecConnection::settle() {
   const auto elapsed = std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::steady_clock::now() - begin_).count();
   std::string line = "GET " + std::string(protocol::kExecPath) + " 101 " + std::to_string(elapsed) + " ms, " +
                      std::to_string(bytes_in_) + " bytes in, " + std::to_string(bytes_out_) + " out";
+  if (const std::string& name = credential_->owner->name; !name.empty()) line += ", for " + name;
   if (close_wanted_)
     line += ", closed " + std::to_string(static_cast<unsigned>(close_wanted_->first)) + " " + printable(close_wanted_->second, 128);
   context_->log(LogLevel::info, line);
@@ -558,8 +564,8 @@ void ExecConnection::settle() {
 
 ExecTable::~ExecTable() { drop_all(); }
 
-void ExecTable::accept(std::unique_ptr<net::WebSocket> socket) {
-  auto connection = std::make_shared<ExecConnection>(context_, *this, std::move(socket));
+void ExecTable::accept(std::shared_ptr<const Credential> credential, std::unique_ptr<net::WebSocket> socket) {
+  auto connection = std::make_shared<ExecConnection>(context_, *this, std::move(credential), std::move(socket));
   connections_.emplace(connection.get(), connection);
   connection->start();
 }
@@ -578,7 +584,9 @@ void ExecTable::on_start(const std::shared_ptr<ExecConnection>& connection, cons
       return;
     }
     const Digest fingerprint = fingerprint_of(request);
-    if (const auto known = processes_.find(request.id); known != processes_.end()) {
+    const std::shared_ptr<Owner>& owner = connection->credential().owner;
+    const std::string key = table_key(*owner, request.id);
+    if (const auto known = processes_.find(key); known != processes_.end()) {
       if (known->second->fingerprint() != fingerprint) {
         throw ServiceError("already_exists", reason::kInvalidRequest, "this process id is in use, for a different request",
                            {{"id", request.id}});
@@ -591,12 +599,12 @@ void ExecTable::on_start(const std::shared_ptr<ExecConnection>& connection, cons
       process->attach(connection, how);
       return;
     }
-    if (used_.contains(request.id)) {
+    if (used_.contains(key)) {
       throw ServiceError("failed_precondition", reason::kProcessNotFound,
                          "the process with this id was given up; it is not started again", {{"id", request.id}});
     }
     if (context_->stopping) throw shutting_down();
-    auto sandbox = sandboxes_.find(request.sandbox_id);
+    auto sandbox = OwnSandboxes(sandboxes_, owner).find(request.sandbox_id);
     if (!sandbox) throw sandbox_not_found(request.sandbox_id);
     if (sandbox->processes() >= context_->options.max_processes_per_sandbox) {
       throw ServiceError(
@@ -614,7 +622,7 @@ void ExecTable::on_start(const std::shared_ptr<ExecConnection>& connection, cons
     spec.tty_width = request.tty_width;
     spec.tty_height = request.tty_height;
     auto process = std::make_shared<ExecProcess>(context_, *this, std::move(sandbox), request, fingerprint);
-    processes_.emplace(request.id, process);
+    processes_.emplace(key, process);
     process->attach_first(connection);
     process->start(std::move(spec));
   } catch (const ServiceError& e) {
@@ -623,7 +631,7 @@ void ExecTable::on_start(const std::shared_ptr<ExecConnection>& connection, cons
 }
 
 void ExecTable::on_resume(const std::shared_ptr<ExecConnection>& connection, const protocol::ResumeRequest& request) {
-  const auto known = processes_.find(request.id);
+  const auto known = processes_.find(table_key(*connection->credential().owner, request.id));
   if (known == processes_.end() || known->second->sandbox()->id() != request.sandbox_id) {
     protocol::StartRequest named;
     named.id = request.id;
@@ -647,7 +655,7 @@ void ExecTable::forget(ExecProcess& process, bool released) {
   process.orphan_timer_.cancel();
   process.table_ = nullptr;
   for (OutputSpill& spill : process.spills_) spill.clear();
-  const std::string id = process.run_id();
+  const std::string id = table_key(*process.sandbox()->owner(), process.run_id());
   if (const auto at = processes_.find(id); at != processes_.end() && at->second.get() == &process) {
     const auto keep = std::move(at->second);
     processes_.erase(at);
@@ -664,7 +672,16 @@ void ExecTable::forget(ExecProcess& process, bool released) {
 void ExecTable::add_orphan(ExecProcess& process) {
   process.orphan_at_ = orphans_.insert(orphans_.end(), &process);
   if (orphans_.size() > context_->options.max_orphans) {
-    const auto oldest = orphans_.front()->self();
+    // The oldest of whoever has the most, so that nobody can drive out the processes of others.
+    std::unordered_map<const Owner*, std::size_t> count;
+    const Owner* most = nullptr;
+    for (const ExecProcess* orphan : orphans_) {
+      const Owner* owner = orphan->sandbox()->owner().get();
+      if (++count[owner] > count[most]) most = owner;
+    }
+    const auto at = std::find_if(orphans_.begin(), orphans_.end(),
+                                 [most](const ExecProcess* orphan) { return orphan->sandbox()->owner().get() == most; });
+    const auto oldest = (*at)->self();
     context_->log(LogLevel::warning,
                   "process " + printable(oldest->run_id(), 64) + ": given up, too many processes without a client");
     forget(*oldest, false);
@@ -695,6 +712,14 @@ void ExecTable::close_idle() {
 void ExecTable::close_all() {
   const auto all = connections_;
   for (const auto& [key, connection] : all) connection->close(CloseCode::going_away, "the gateway is shutting down");
+}
+
+void ExecTable::close_revoked() {
+  const auto all = connections_;
+  for (const auto& [key, connection] : all) {
+    if (connection->credential().revoked)
+      connection->close(CloseCode::policy, "the token of this connection is no longer accepted");
+  }
 }
 
 void ExecTable::abort_all() noexcept {

@@ -6,6 +6,7 @@
 #include "gateway/process_run.hpp"
 #include "gateway/sandboxes.hpp"
 #include "gateway/text.hpp"
+#include "gateway/tokens.hpp"
 #include "net/websocket.hpp"
 #include "protocol/exec_stream.hpp"
 
@@ -122,7 +123,8 @@ class ExecProcess final : public ProcessRun, public StreamHost {
 /// One WebSocket: reads without ever waiting for a stream, writes one message at a time, control before data.
 class ExecConnection : public std::enable_shared_from_this<ExecConnection> {
  public:
-  ExecConnection(std::shared_ptr<Context> context, ExecTable& table, std::unique_ptr<net::WebSocket> socket);
+  ExecConnection(std::shared_ptr<Context> context, ExecTable& table, std::shared_ptr<const Credential> credential,
+                 std::unique_ptr<net::WebSocket> socket);
 
   void start() { read(); }
   void set_host(std::shared_ptr<StreamHost> host);
@@ -134,6 +136,7 @@ class ExecConnection : public std::enable_shared_from_this<ExecConnection> {
   void close(protocol::CloseCode code, std::string_view reason);
   void abort() noexcept;
   [[nodiscard]] bool open() const noexcept { return open_; }
+  [[nodiscard]] const Credential& credential() const noexcept { return *credential_; }
   [[nodiscard]] bool idle() const noexcept { return !host_ && !paused_; }
   /// No read until `resume_reading`: the first message cannot be acted on yet.
   void pause() { paused_ = true; }
@@ -150,6 +153,7 @@ class ExecConnection : public std::enable_shared_from_this<ExecConnection> {
 
   std::shared_ptr<Context> context_;
   ExecTable* table_;
+  std::shared_ptr<const Credential> credential_;
   std::unique_ptr<net::WebSocket> socket_;
   net::IncomingMessage message_;
   std::shared_ptr<StreamHost> host_;
@@ -163,15 +167,15 @@ class ExecConnection : public std::enable_shared_from_this<ExecConnection> {
 
 class ExecTable {
  public:
-  ExecTable(std::shared_ptr<Context> context, Sandboxes& sandboxes)
+  ExecTable(std::shared_ptr<Context> context, std::shared_ptr<Sandboxes> sandboxes)
       : context_(std::move(context)),
-        sandboxes_(sandboxes),
+        sandboxes_(std::move(sandboxes)),
         spill_budget_(std::make_shared<SpillBudget>(context_->options.total_capture_bytes)) {}
   ~ExecTable();
   ExecTable(const ExecTable&) = delete;
   ExecTable& operator=(const ExecTable&) = delete;
 
-  void accept(std::unique_ptr<net::WebSocket> socket);
+  void accept(std::shared_ptr<const Credential> credential, std::unique_ptr<net::WebSocket> socket);
   void on_start(const std::shared_ptr<ExecConnection>& connection, const protocol::StartRequest& request);
   void on_resume(const std::shared_ptr<ExecConnection>& connection, const protocol::ResumeRequest& request);
 
@@ -187,6 +191,8 @@ class ExecTable {
   [[nodiscard]] const std::shared_ptr<SpillBudget>& spill_budget() const noexcept { return spill_budget_; }
   void close_idle();
   void close_all();
+  /// Closes the connections whose token has been taken away.
+  void close_revoked();
   void abort_all() noexcept;
   void drop_all() noexcept;
 
@@ -194,9 +200,9 @@ class ExecTable {
   void refuse(const std::shared_ptr<ExecConnection>& connection, const protocol::StartRequest& request,
               const protocol::StatusError& error);
   std::shared_ptr<Context> context_;
-  Sandboxes& sandboxes_;
+  std::shared_ptr<Sandboxes> sandboxes_;
   std::shared_ptr<SpillBudget> spill_budget_;
-  std::unordered_map<std::string, std::shared_ptr<ExecProcess>> processes_;
+  std::unordered_map<std::string, std::shared_ptr<ExecProcess>> processes_;  // by owner and id
   std::unordered_map<ExecConnection*, std::shared_ptr<ExecConnection>> connections_;
   std::list<ExecProcess*> orphans_;  // oldest first
   // Ids of processes that were given up unreleased: a late repetition of their start must not run them again (P7).

@@ -268,7 +268,7 @@ asio::awaitable<void> FileService::get(FileService self, net::ServerExchange& ex
   if (range.length > 0 && reader->native_handle() >= 0) {
     done.bytes = co_await exchange.write_file(reader->native_handle(), range.from, range.length);
   } else if (range.length > 0) {
-    std::vector<char> slice(static_cast<std::size_t>(std::min<std::uint64_t>(kSlice, range.length)));
+    std::vector<char> slice(exchange.buffer_size(static_cast<std::size_t>(std::min<std::uint64_t>(kSlice, range.length))));
     while (done.bytes < range.length) {
       const std::size_t most = static_cast<std::size_t>(std::min<std::uint64_t>(slice.size(), range.length - done.bytes));
       const std::size_t n = co_await reader->read(range.from + done.bytes, asio::buffer(slice.data(), most));
@@ -287,7 +287,7 @@ asio::awaitable<void> FileService::put(FileService self, net::ServerExchange& ex
   const std::shared_ptr<runner::Sandbox> place = co_await sandbox(self, id, "");
   const std::unique_ptr<runner::FileWriter> writer = co_await refused_as(place->files().create(std::move(spec)), id);
   const std::uint64_t announced = exchange.content_length().value_or(kSlice);
-  std::vector<char> slice(static_cast<std::size_t>(std::clamp<std::uint64_t>(announced, 1, kSlice)));
+  std::vector<char> slice(exchange.buffer_size(static_cast<std::size_t>(std::clamp<std::uint64_t>(announced, 1, kSlice))));
   for (;;) {
     const std::size_t n = co_await exchange.read(asio::buffer(slice));
     if (n == 0) break;

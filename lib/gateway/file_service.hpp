@@ -21,7 +21,7 @@ inline constexpr std::string_view kFilesPath = "/v1/files";
 /// being created is waited for.
 class FileService {
  public:
-  FileService(std::shared_ptr<Context> context, std::shared_ptr<Sandboxes> sandboxes)
+  FileService(std::shared_ptr<Context> context, std::shared_ptr<OwnSandboxes> sandboxes)
       : context_(std::move(context)), sandboxes_(std::move(sandboxes)) {}
 
   struct Transfer {
@@ -49,7 +49,7 @@ class FileService {
                                    Transfer& done);
 
   std::shared_ptr<Context> context_;
-  std::shared_ptr<Sandboxes> sandboxes_;
+  std::shared_ptr<OwnSandboxes> sandboxes_;
 };
 
 }  // namespace cwsandbox::gateway

@@ -8,8 +8,10 @@
 #include "gateway/service.hpp"
 #include "gateway/text.hpp"
 #include "gateway/tokens.hpp"
+#include "net/http_wire.hpp"
 
 #include <boost/asio/steady_timer.hpp>
+#include <boost/system/system_error.hpp>
 
 #include <algorithm>
 #include <cstdlib>
@@ -53,20 +55,29 @@ class Gateway::Impl final : public net::HttpHandler, public std::enable_shared_f
       : tokens_(options.tokens),
         context_(std::make_shared<Context>(executor, without_tokens(options))),
         sandboxes_(std::make_shared<Sandboxes>(context_, std::move(runner))),
-        exec_(std::make_unique<ExecTable>(context_, *sandboxes_)),
+        exec_(std::make_unique<ExecTable>(context_, sandboxes_)),
         server_(std::make_unique<net::HttpServer>(executor, *this, options.limits)) {}
 
   net::ListenAddress listen(const net::ListenAddress& address, const net::TlsServerOptions& tls) {
     if (!address.is_unix && !address.loopback()) {
       const bool secure = !tls.certificate_file.empty() && !tls.key_file.empty();
-      if (tokens_.empty() || !secure) {
+      if (tokens_.open() || !secure) {
         throw std::invalid_argument("refusing to listen on " + printable(address.host, 256) +
                                     ": others can reach this address, so it needs both a token and TLS" +
-                                    (tokens_.empty() ? " (no token is set)" : "") + (secure ? "" : " (no certificate is set)"));
+                                    (tokens_.open() ? " (no token is set)" : "") + (secure ? "" : " (no certificate is set)"));
       }
     }
     return server_->listen(address, tls);
   }
+
+  void set_tokens(const std::vector<Token>& tokens) {
+    if (tokens_.open()) throw std::invalid_argument("this gateway serves without tokens");
+    if (tokens.empty()) throw std::invalid_argument("a gateway needs at least one token");
+    tokens_.replace(tokens);
+    exec_->close_revoked();
+  }
+
+  void reload_tls(const net::TlsServerOptions& tls) { server_->reload(tls); }
 
   static asio::awaitable<void> stop(std::shared_ptr<Impl> self, std::chrono::milliseconds grace) {
     Context& context = *self->context_;
@@ -121,6 +132,11 @@ class Gateway::Impl final : public net::HttpHandler, public std::enable_shared_f
 
   // ---- HTTP ----
 
+  std::shared_ptr<net::ClientAccount> client_of(const net::HttpRequest& request) override {
+    const auto credential = credential_of(request);
+    return credential ? credential->owner : nullptr;
+  }
+
   std::optional<net::HttpResponse> early_answer(const net::HttpRequest& request) override {
     const auto begin = std::chrono::steady_clock::now();
     std::optional<net::HttpResponse> answer = judge(request);
@@ -149,9 +165,10 @@ class Gateway::Impl final : public net::HttpHandler, public std::enable_shared_f
     return decision;
   }
 
-  void on_websocket(const net::HttpRequest&, std::unique_ptr<net::WebSocket> socket) override {
+  void on_websocket(const net::HttpRequest& request, std::unique_ptr<net::WebSocket> socket) override {
     if (context_->dropped) return;
-    exec_->accept(std::move(socket));
+    // Asked again: the token may have been taken away during the handshake.
+    if (auto credential = credential_of(request)) exec_->accept(std::move(credential), std::move(socket));
   }
 
  private:
@@ -166,7 +183,8 @@ class Gateway::Impl final : public net::HttpHandler, public std::enable_shared_f
     } else if (auto early = self->judge(request)) {
       response = std::move(*early);
     } else {
-      response = co_await serve(self->context_, self->sandboxes_, request);
+      const auto sandboxes = std::make_shared<OwnSandboxes>(self->sandboxes_, self->credential_of(request)->owner);
+      response = co_await serve(self->context_, sandboxes, request);
     }
     self->log_request(request, response, begin);
     co_return response;
@@ -174,18 +192,23 @@ class Gateway::Impl final : public net::HttpHandler, public std::enable_shared_f
 
   static asio::awaitable<void> stream(std::shared_ptr<Impl> self, net::ServerExchange& exchange) {
     const auto begin = std::chrono::steady_clock::now();
+    // It was there a moment ago, in early_answer, and nothing else has run since.
+    const auto credential = self->credential_of(exchange.request());
+    if (!credential) throw std::logic_error("a stream without a credential");
+    const auto sandboxes = std::make_shared<OwnSandboxes>(self->sandboxes_, credential->owner);
+    Watched watched(exchange, credential);
     if (path_of(exchange.request().target) != kFilesPath) {
       StreamLog line(*self, exchange.request(), begin);
       line.done.status = 200;
-      line.done.bytes = co_await serve_stream(self->context_, self->sandboxes_, exchange);
+      line.done.bytes = co_await serve_stream(self->context_, sandboxes, watched);
       line.whole = true;
       co_return;
     }
     StreamLog line(*self, exchange.request(), begin);
     std::optional<protocol::ConnectError> error;
     try {
-      const FileService files(self->context_, self->sandboxes_);
-      co_await FileService::transfer(files, exchange, line.done);
+      const FileService files(self->context_, sandboxes);
+      co_await FileService::transfer(files, watched, line.done);
     } catch (...) {
       if (line.done.status != 0) throw;  // the answer is under way: it is cut
       error = error_in_flight([&](const std::string& text) {
@@ -202,10 +225,45 @@ class Gateway::Impl final : public net::HttpHandler, public std::enable_shared_f
     line.whole = true;
   }
 
+  /// An exchange that ends with the token that it began with.
+  class Watched final : public net::ServerExchange {
+   public:
+    Watched(net::ServerExchange& exchange, std::shared_ptr<const Credential> credential)
+        : exchange_(exchange), credential_(std::move(credential)) {}
+    [[nodiscard]] const net::HttpRequest& request() const noexcept override { return exchange_.request(); }
+    [[nodiscard]] std::optional<std::uint64_t> content_length() const noexcept override { return exchange_.content_length(); }
+    [[nodiscard]] asio::awaitable<std::size_t> read(asio::mutable_buffer into) override {
+      check();
+      return exchange_.read(into);
+    }
+    [[nodiscard]] asio::awaitable<void> start(net::HttpResponse head, std::optional<std::uint64_t> length) override {
+      check();
+      return exchange_.start(std::move(head), length);
+    }
+    [[nodiscard]] asio::awaitable<void> write(asio::const_buffer from) override {
+      check();
+      return exchange_.write(from);
+    }
+    [[nodiscard]] asio::awaitable<std::uint64_t> write_file(int fd, std::uint64_t offset, std::uint64_t length) override {
+      check();
+      return exchange_.write_file(fd, offset, length);
+    }
+    [[nodiscard]] asio::awaitable<void> finish() override { return exchange_.finish(); }
+    [[nodiscard]] bool client_gone() noexcept override { return credential_->revoked || exchange_.client_gone(); }
+    [[nodiscard]] std::size_t buffer_size(std::size_t wanted) override { return exchange_.buffer_size(wanted); }
+
+   private:
+    void check() const {
+      if (credential_->revoked) throw boost::system::system_error(asio::error::operation_aborted);
+    }
+    net::ServerExchange& exchange_;
+    std::shared_ptr<const Credential> credential_;
+  };
+
   /// Writes the line of a streamed answer, however it ends.
   struct StreamLog {
     StreamLog(const Impl& impl, const net::HttpRequest& request, std::chrono::steady_clock::time_point start)
-        : context(impl.context_), begin(start) {
+        : context(impl.context_), begin(start), who(impl.who(request)) {
       if (context->options.log) what = printable(request.method, 16) + " " + printable(path_of(request.target), 128);
     }
     ~StreamLog() {
@@ -213,7 +271,7 @@ class Gateway::Impl final : public net::HttpHandler, public std::enable_shared_f
       const auto elapsed = std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::steady_clock::now() - begin).count();
       try {
         context->log(LogLevel::info, what + " " + std::to_string(done.status) + " " + std::to_string(elapsed) + " ms, " +
-                                         std::to_string(done.bytes) + " bytes" + (whole ? "" : ", cut"));
+                                         std::to_string(done.bytes) + " bytes" + (whole ? "" : ", cut") + who);
       } catch (const std::exception&) {  // a line less
       }
     }
@@ -221,13 +279,35 @@ class Gateway::Impl final : public net::HttpHandler, public std::enable_shared_f
     StreamLog& operator=(const StreamLog&) = delete;
     std::shared_ptr<Context> context;
     std::chrono::steady_clock::time_point begin;
-    std::string what;
+    std::string what, who;
     FileService::Transfer done;
     bool whole = false;
   };
 
-  [[nodiscard]] bool authenticated(const net::HttpRequest& request) const {
-    return tokens_.empty() || tokens_.accepts_header(net::find_header(request.headers, "Authorization"));
+  [[nodiscard]] std::shared_ptr<const Credential> credential_of(const net::HttpRequest& request) const {
+    return tokens_.admit(net::find_header(request.headers, "Authorization"));
+  }
+
+  /// For a line of the log: whose request it is, when its token has a name.
+  [[nodiscard]] std::string who(const net::HttpRequest& request) const {
+    const auto credential = credential_of(request);
+    return credential && !credential->owner->name.empty() ? ", for " + credential->owner->name : std::string();
+  }
+
+  /// A browser says which page makes it send a request, and may hold what lets it in: no page may, unless it is allowed to.
+  [[nodiscard]] std::optional<net::HttpResponse> judge_origin(const net::HttpRequest& request) const {
+    for (const auto& [name, value] : request.headers) {
+      if (!net::same_token(name, "Origin")) continue;
+      const auto& allowed = context_->options.allowed_origins;
+      const auto is_it = [&value = value](const std::string& origin) { return net::same_token(origin, value); };
+      if (std::any_of(allowed.begin(), allowed.end(), is_it)) continue;
+      const std::string shown = printable(value, 128);
+      return error_response(ServiceError("permission_denied", reason::kOriginNotAllowed,
+                                         "requests from pages of the origin \"" + shown + "\" are not allowed here",
+                                         {{"origin", shown}})
+                                .error());
+    }
+    return std::nullopt;
   }
 
   [[nodiscard]] static net::HttpResponse unauthenticated() {
@@ -241,7 +321,8 @@ class Gateway::Impl final : public net::HttpHandler, public std::enable_shared_f
       if (request.method == "GET" || request.method == "HEAD") return std::nullopt;
       return wrong_method("GET");
     }
-    if (!authenticated(request)) return unauthenticated();
+    if (auto refusal = judge_origin(request)) return refusal;
+    if (!credential_of(request)) return unauthenticated();
     if (is_service_path(path)) return check_service_request(request);
     if (path == kFilesPath) {
       if (request.method == "GET" || request.method == "PUT") return std::nullopt;
@@ -263,7 +344,8 @@ class Gateway::Impl final : public net::HttpHandler, public std::enable_shared_f
 
   [[nodiscard]] std::optional<net::HttpResponse> judge_upgrade(const net::HttpRequest& request,
                                                                const std::vector<std::string>& offered) const {
-    if (!authenticated(request)) return unauthenticated();
+    if (auto refusal = judge_origin(request)) return refusal;
+    if (!credential_of(request)) return unauthenticated();
     if (path_of(request.target) != protocol::kExecPath) {
       net::HttpResponse response = error_response(
           ServiceError("unimplemented", reason::kNotImplemented, "WebSockets are served at " + std::string(protocol::kExecPath))
@@ -295,7 +377,7 @@ class Gateway::Impl final : public net::HttpHandler, public std::enable_shared_f
     context_->log(LogLevel::info, printable(request.method, 16) + " " + printable(path_of(request.target), 128) + " " +
                                       std::to_string(response.status) + " " + std::to_string(elapsed / 1000) + "." +
                                       std::to_string(elapsed / 100 % 10) + " ms, " + std::to_string(request.body.size()) +
-                                      " bytes in, " + std::to_string(response.body.size()) + " out");
+                                      " bytes in, " + std::to_string(response.body.size()) + " out" + who(request));
   }
 
   TokenSet tokens_;
@@ -316,6 +398,10 @@ Gateway::~Gateway() { impl_->shut(); }
 net::ListenAddress Gateway::listen(const net::ListenAddress& address, const net::TlsServerOptions& tls) {
   return impl_->listen(address, tls);
 }
+
+void Gateway::set_tokens(const std::vector<Token>& tokens) { impl_->set_tokens(tokens); }
+
+void Gateway::reload_tls(const net::TlsServerOptions& tls) { impl_->reload_tls(tls); }
 
 asio::awaitable<void> Gateway::stop(std::chrono::milliseconds grace) { return Impl::stop(impl_, grace); }
 

@@ -30,11 +30,27 @@ enum class LogLevel : std::uint8_t { debug, info, warning, error };
 /// Called on the gateway's executor, a line at a time. No line holds a token, an environment or an argument beyond argv[0].
 using LogHook = std::function<void(LogLevel, const std::string&)>;
 
+/// An accepted bearer token, and whose it is. Every owner has sandboxes of their own: what belongs to another is not found.
+struct Token {
+  Token(std::string secret, std::string name = {}) : value(std::move(secret)), owner(std::move(name)) {}
+  Token(const char* secret) : value(secret) {}
+  std::string value;
+  /// All tokens of one name have one owner, which is how a token is replaced by another. Empty: the token is an owner by itself.
+  std::string owner;
+};
+
+/// Throws std::invalid_argument, which does not repeat the token, for one that is empty or cannot stand in a header, for a name
+/// that could not be told in a log, and for one token under two names.
+void check_tokens(const std::vector<Token>& tokens);
+
 struct GatewayOptions {
-  /// Accepted bearer tokens; only their digests are kept. At least one, unless `no_token` is set.
-  std::vector<std::string> tokens;
+  /// Only their digests are kept. At least one, unless `no_token` is set.
+  std::vector<Token> tokens;
   /// Serve without authentication. `listen` then refuses TCP addresses that others can reach.
   bool no_token = false;
+
+  /// Web origins ("https://host:port") whose pages may make requests. One that names another `Origin` gets 403.
+  std::vector<std::string> allowed_origins;
 
   net::ServerLimits limits;
   /// Silence on an exec connection after which its peer is taken for lost.
@@ -89,6 +105,13 @@ class Gateway {
   /// Binds and starts to serve; returns the address bound. Throws std::invalid_argument for a TCP address that others can reach
   /// unless there are both a token and TLS; otherwise what net::HttpServer::listen throws.
   net::ListenAddress listen(const net::ListenAddress& address, const net::TlsServerOptions& tls = {});
+
+  /// These tokens from now on. Exec connections made with a token that is gone are closed, streams under way end, and requests that
+  /// have begun are finished; processes and sandboxes stay their owners'. Throws std::invalid_argument as `check_tokens` does, for
+  /// none at all, and on a gateway without tokens, and changes nothing then.
+  void set_tokens(const std::vector<Token>& tokens);
+  /// New TLS connections use these files; see net::HttpServer::reload.
+  void reload_tls(const net::TlsServerOptions& tls);
 
   /// Refuses new work, stops every sandbox (SIGTERM, SIGKILL after `grace`), lets clients collect what their processes left, then
   /// closes everything. Completes when nothing is left; at most a few seconds after `grace`.

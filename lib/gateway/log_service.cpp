@@ -93,7 +93,7 @@ asio::awaitable<void> send_error(ServerStream& stream, const LogStore& store, st
 
 }  // namespace
 
-asio::awaitable<void> stream_logs(std::shared_ptr<Context> context, std::shared_ptr<Sandboxes> sandboxes,
+asio::awaitable<void> stream_logs(std::shared_ptr<Context> context, std::shared_ptr<OwnSandboxes> sandboxes,
                                   protocol::StreamLogsRequest request, ServerStream& stream, Clock::time_point deadline) {
   if (request.sandbox_id.empty()) throw invalid_field("sandboxId", "is required");
   if (request.tail_lines < 0) throw invalid_field("tailLines", "is negative");

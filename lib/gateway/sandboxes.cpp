@@ -123,9 +123,11 @@ void check_files(const std::vector<protocol::FileMount>& files, std::size_t most
 
 // ---- one sandbox ----
 
-SandboxRecord::SandboxRecord(std::shared_ptr<Context> context, Sandboxes& owner, std::uint64_t sequence, protocol::Sandbox view)
+SandboxRecord::SandboxRecord(std::shared_ptr<Context> context, Sandboxes& all, std::shared_ptr<Owner> owner, std::uint64_t sequence,
+                             protocol::Sandbox view)
     : context_(std::move(context)),
-      owner_(&owner),
+      all_(&all),
+      owner_(std::move(owner)),
       sequence_(sequence),
       view_(std::move(view)),
       logs_(std::make_shared<LogStore>(context_->executor, context_->options.log_bytes, context_->options.log_directory)),
@@ -163,7 +165,7 @@ asio::awaitable<void> SandboxRecord::create(std::shared_ptr<SandboxRecord> self,
     failure = e.what();
     if (failure.empty()) failure = "the sandbox could not be created";
   }
-  if (self->context_->dropped || self->owner_ == nullptr) co_return;  // `made` takes the sandbox with it
+  if (self->context_->dropped || self->all_ == nullptr) co_return;  // `made` takes the sandbox with it
   if (!made) {
     self->end(self->stop_grace_ ? State::terminated : State::failed, failure);
     co_return;
@@ -260,7 +262,7 @@ void SandboxRecord::end(State state, const std::string& why) {
   if (sandbox_) asio::post(context_->executor, [gone = std::move(sandbox_)]() mutable { gone.reset(); });
   sandbox_.reset();
   changed_.notify();
-  if (owner_ != nullptr) owner_->on_ended(*this);
+  if (all_ != nullptr) all_->on_ended(*this);
   context_->changed.notify();
 }
 
@@ -291,11 +293,11 @@ asio::awaitable<void> SandboxRecord::stop_runner(std::shared_ptr<SandboxRecord> 
   if (!failure.empty()) {
     self->context_->log(LogLevel::error, "sandbox " + self->id() + " did not stop cleanly: " + printable(failure, 512));
   }
-  if (self->owner_ != nullptr) self->end_when_read(State::terminated, "");
+  if (self->all_ != nullptr) self->end_when_read(State::terminated, "");
 }
 
 void SandboxRecord::drop() noexcept {
-  owner_ = nullptr;
+  all_ = nullptr;
   lifetime_.cancel();
   if (stop_grace_ && sandbox_) {
     // A stop under way holds the sandbox: it ends now, not after its grace time.
@@ -318,16 +320,17 @@ Sandboxes::Sandboxes(std::shared_ptr<Context> context, std::unique_ptr<runner::R
 
 Sandboxes::~Sandboxes() { drop_all(); }
 
-protocol::Sandbox Sandboxes::create(const protocol::CreateSandboxRequest& request) {
+protocol::Sandbox Sandboxes::create(const std::shared_ptr<Owner>& owner, const protocol::CreateSandboxRequest& request) {
   protocol::Sandbox asked;
   asked.spec = request.sandbox.spec;
   Digest fingerprint{};
+  const std::string request_key = owner->key + "\n" + request.request_id;
   if (!request.request_id.empty()) {
     if (request.request_id.size() > 256) throw invalid_field("requestId", "longer than 256 bytes");
     protocol::CreateSandboxRequest body;
     body.sandbox = asked;
     fingerprint = Fingerprint().add(protocol::to_json(body)).digest();
-    if (const auto made = by_request_.find(request.request_id); made != by_request_.end()) {
+    if (const auto made = by_request_.find(request_key); made != by_request_.end()) {
       if (made->second.fingerprint != fingerprint) {
         throw ServiceError("already_exists", reason::kInvalidRequest, "this request id was used before, for a different sandbox",
                            {{"sandbox_id", made->second.sandbox_id}});
@@ -425,15 +428,15 @@ protocol::Sandbox Sandboxes::create(const protocol::CreateSandboxRequest& reques
   }
 
   const std::uint64_t sequence = next_sequence_++;
-  auto record = std::make_shared<SandboxRecord>(context_, *this, sequence, std::move(asked));
+  auto record = std::make_shared<SandboxRecord>(context_, *this, owner, sequence, std::move(asked));
   by_sequence_.emplace(sequence, record);
   by_id_.emplace(record->id(), record);
   if (!request.request_id.empty()) {
     Made made;
     made.sandbox_id = record->id();
     made.fingerprint = fingerprint;
-    by_request_.emplace(request.request_id, std::move(made));
-    request_of_.emplace(record->id(), request.request_id);
+    by_request_.emplace(request_key, std::move(made));
+    request_of_.emplace(record->id(), request_key);
   }
   ++active_;
   protocol::Sandbox answer = record->view();
@@ -441,24 +444,26 @@ protocol::Sandbox Sandboxes::create(const protocol::CreateSandboxRequest& reques
   return answer;
 }
 
-std::shared_ptr<SandboxRecord> Sandboxes::find(const std::string& id) const {
+std::shared_ptr<SandboxRecord> Sandboxes::find(const std::shared_ptr<Owner>& owner, const std::string& id) const {
   const auto at = by_id_.find(id);
-  return at == by_id_.end() ? nullptr : at->second;
+  return at == by_id_.end() || at->second->owner() != owner ? nullptr : at->second;
 }
 
-protocol::Sandbox Sandboxes::get(const protocol::GetSandboxRequest& request) {
+protocol::Sandbox Sandboxes::get(const std::shared_ptr<Owner>& owner, const protocol::GetSandboxRequest& request) {
   if (request.sandbox_id.empty()) throw invalid_field("sandboxId", "is required");
-  const auto record = find(request.sandbox_id);
+  const auto record = find(owner, request.sandbox_id);
   if (!record) throw sandbox_not_found(request.sandbox_id);
   return record->view();
 }
 
-protocol::ListSandboxesResponse Sandboxes::list(const protocol::ListSandboxesRequest& request) {
+protocol::ListSandboxesResponse Sandboxes::list(const std::shared_ptr<Owner>& owner,
+                                                const protocol::ListSandboxesRequest& request) {
   if (request.page_size < 0) throw invalid_field("pageSize", "is negative");
   const std::int32_t page = request.page_size == 0 ? kDefaultPage : std::min(request.page_size, kMaxPage);
 
   // A page token is the last sequence number shown and the filter that it belongs to.
   Fingerprint filter;
+  filter.add(owner->key);
   filter.add(std::uint64_t{request.tags.size()});
   for (const auto& tag : request.tags) filter.add(tag);
   filter.add(static_cast<std::uint64_t>(request.state)).add(std::uint64_t{request.show_terminated ? 1u : 0u});
@@ -481,6 +486,7 @@ protocol::ListSandboxesResponse Sandboxes::list(const protocol::ListSandboxesReq
   if (!request.volume_ids.empty()) return response;  // no sandbox of this gateway has a volume
   std::uint64_t last = 0;
   for (auto at = by_sequence_.upper_bound(after); at != by_sequence_.end(); ++at) {
+    if (at->second->owner() != owner) continue;
     const protocol::Sandbox& sandbox = at->second->view();
     if (!with_terminal && protocol::is_terminal(sandbox.status.state)) continue;
     if (request.state != State::unspecified && sandbox.status.state != request.state) continue;
@@ -503,7 +509,8 @@ protocol::ListSandboxesResponse Sandboxes::list(const protocol::ListSandboxesReq
   return response;
 }
 
-protocol::DeleteSandboxResponse Sandboxes::remove(const protocol::DeleteSandboxRequest& request) {
+protocol::DeleteSandboxResponse Sandboxes::remove(const std::shared_ptr<Owner>& owner,
+                                                  const protocol::DeleteSandboxRequest& request) {
   if (request.sandbox_id.empty()) throw invalid_field("sandboxId", "is required");
   if (request.grace_period_seconds < 0) throw invalid_field("gracePeriodSeconds", "is negative");
   if (!request.snapshot_volumes.empty()) {
@@ -511,7 +518,7 @@ protocol::DeleteSandboxResponse Sandboxes::remove(const protocol::DeleteSandboxR
                        {{"fields", "snapshotVolumes"}});
   }
   protocol::DeleteSandboxResponse response;
-  const auto record = find(request.sandbox_id);
+  const auto record = find(owner, request.sandbox_id);
   if (!record) {
     if (!request.allow_missing) throw sandbox_not_found(request.sandbox_id);
     return response;

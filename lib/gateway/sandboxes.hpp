@@ -6,6 +6,7 @@
 #include "gateway/log_store.hpp"
 #include "gateway/main_output.hpp"
 #include "gateway/text.hpp"
+#include "gateway/tokens.hpp"
 #include "protocol/messages.hpp"
 #include "runner/runner.hpp"
 
@@ -29,10 +30,12 @@ class Sandboxes;
 /// One sandbox. States only move forward: CREATING → RUNNING → COMPLETED or FAILED, or → TERMINATING → TERMINATED.
 class SandboxRecord : public std::enable_shared_from_this<SandboxRecord> {
  public:
-  SandboxRecord(std::shared_ptr<Context> context, Sandboxes& owner, std::uint64_t sequence, protocol::Sandbox view);
+  SandboxRecord(std::shared_ptr<Context> context, Sandboxes& all, std::shared_ptr<Owner> owner, std::uint64_t sequence,
+                protocol::Sandbox view);
   ~SandboxRecord();
 
   [[nodiscard]] const std::string& id() const noexcept { return view_.sandbox_id; }
+  [[nodiscard]] const std::shared_ptr<Owner>& owner() const noexcept { return owner_; }
   [[nodiscard]] std::uint64_t sequence() const noexcept { return sequence_; }
   [[nodiscard]] const protocol::Sandbox& view() const noexcept { return view_; }
   [[nodiscard]] protocol::State state() const noexcept { return view_.status.state; }
@@ -68,7 +71,8 @@ class SandboxRecord : public std::enable_shared_from_this<SandboxRecord> {
   void arm_lifetime();
 
   std::shared_ptr<Context> context_;
-  Sandboxes* owner_;  // outlives its records' work: null once dropped
+  Sandboxes* all_;  // outlives its records' work: null once dropped
+  std::shared_ptr<Owner> owner_;
   std::uint64_t sequence_;
   protocol::Sandbox view_;
   std::shared_ptr<runner::Sandbox> sandbox_;
@@ -81,6 +85,7 @@ class SandboxRecord : public std::enable_shared_from_this<SandboxRecord> {
   std::optional<std::chrono::milliseconds> stop_grace_;  // set: a stop was asked for
 };
 
+/// All of them. What a request may see and touch of them goes through OwnSandboxes.
 class Sandboxes {
  public:
   Sandboxes(std::shared_ptr<Context> context, std::unique_ptr<runner::Runner> runner);
@@ -88,19 +93,20 @@ class Sandboxes {
   Sandboxes(const Sandboxes&) = delete;
   Sandboxes& operator=(const Sandboxes&) = delete;
 
-  // The methods of SandboxService. All throw ServiceError.
-  [[nodiscard]] protocol::Sandbox create(const protocol::CreateSandboxRequest& request);
-  [[nodiscard]] protocol::Sandbox get(const protocol::GetSandboxRequest& request);
-  [[nodiscard]] protocol::ListSandboxesResponse list(const protocol::ListSandboxesRequest& request);
-  [[nodiscard]] protocol::DeleteSandboxResponse remove(const protocol::DeleteSandboxRequest& request);
-
-  [[nodiscard]] std::shared_ptr<SandboxRecord> find(const std::string& id) const;
   [[nodiscard]] std::size_t active() const noexcept { return active_; }
   void stop_all(std::chrono::milliseconds grace, const std::string& why);
   void drop_all() noexcept;
 
  private:
   friend class SandboxRecord;
+  friend class OwnSandboxes;
+  [[nodiscard]] protocol::Sandbox create(const std::shared_ptr<Owner>& owner, const protocol::CreateSandboxRequest& request);
+  [[nodiscard]] protocol::Sandbox get(const std::shared_ptr<Owner>& owner, const protocol::GetSandboxRequest& request);
+  [[nodiscard]] protocol::ListSandboxesResponse list(const std::shared_ptr<Owner>& owner,
+                                                     const protocol::ListSandboxesRequest& request);
+  [[nodiscard]] protocol::DeleteSandboxResponse remove(const std::shared_ptr<Owner>& owner,
+                                                       const protocol::DeleteSandboxRequest& request);
+  [[nodiscard]] std::shared_ptr<SandboxRecord> find(const std::shared_ptr<Owner>& owner, const std::string& id) const;
   void on_ended(SandboxRecord& record);
   void trim_logs();
   std::shared_ptr<Context> context_;
@@ -111,11 +117,32 @@ class Sandboxes {
     std::string sandbox_id;
     Digest fingerprint;
   };
-  std::unordered_map<std::string, Made> by_request_;
-  std::unordered_map<std::string, std::string> request_of_;  // sandbox id → request id
+  std::unordered_map<std::string, Made> by_request_;         // by owner and request id
+  std::unordered_map<std::string, std::string> request_of_;  // sandbox id → key of by_request_
   std::deque<std::uint64_t> ended_;                          // oldest first
   std::uint64_t next_sequence_ = 1;
   std::size_t active_ = 0;
+};
+
+/// The sandboxes of one owner, and the only way to any: those of others are as if they were not there.
+class OwnSandboxes {
+ public:
+  OwnSandboxes(std::shared_ptr<Sandboxes> all, std::shared_ptr<Owner> owner) : all_(std::move(all)), owner_(std::move(owner)) {}
+
+  // The methods of SandboxService. All throw ServiceError.
+  [[nodiscard]] protocol::Sandbox create(const protocol::CreateSandboxRequest& request) { return all_->create(owner_, request); }
+  [[nodiscard]] protocol::Sandbox get(const protocol::GetSandboxRequest& request) { return all_->get(owner_, request); }
+  [[nodiscard]] protocol::ListSandboxesResponse list(const protocol::ListSandboxesRequest& request) {
+    return all_->list(owner_, request);
+  }
+  [[nodiscard]] protocol::DeleteSandboxResponse remove(const protocol::DeleteSandboxRequest& request) {
+    return all_->remove(owner_, request);
+  }
+  [[nodiscard]] std::shared_ptr<SandboxRecord> find(const std::string& id) const { return all_->find(owner_, id); }
+
+ private:
+  std::shared_ptr<Sandboxes> all_;
+  std::shared_ptr<Owner> owner_;
 };
 
 /// Rules for what may be run; the field names are those of the JSON.

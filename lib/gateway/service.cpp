@@ -139,7 +139,7 @@ class CollectedRun final : public ProcessRun {
   std::size_t max_bytes_;
 };
 
-asio::awaitable<protocol::ExecResponse> exec(std::shared_ptr<Context> context, std::shared_ptr<Sandboxes> sandboxes,
+asio::awaitable<protocol::ExecResponse> exec(std::shared_ptr<Context> context, std::shared_ptr<OwnSandboxes> sandboxes,
                                              protocol::ExecRequest request, std::optional<std::chrono::milliseconds> timeout) {
   if (context->stopping) throw shutting_down();
   if (request.sandbox_id.empty()) throw invalid_field("sandboxId", "is required");
@@ -266,7 +266,7 @@ bool is_streamed_path(std::string_view path) noexcept {
   return service != nullptr && contains(service->streamed, path.substr(service->path.size()));
 }
 
-asio::awaitable<net::HttpResponse> serve(std::shared_ptr<Context> context, std::shared_ptr<Sandboxes> sandboxes,
+asio::awaitable<net::HttpResponse> serve(std::shared_ptr<Context> context, std::shared_ptr<OwnSandboxes> sandboxes,
                                          const net::HttpRequest& request) {
   const std::string_view path = path_of(request.target);
   const std::string_view method = path.substr(path.rfind('/') + 1);
@@ -316,7 +316,7 @@ asio::awaitable<net::HttpResponse> serve(std::shared_ptr<Context> context, std::
   co_return response;
 }
 
-asio::awaitable<std::uint64_t> serve_stream(std::shared_ptr<Context> context, std::shared_ptr<Sandboxes> sandboxes,
+asio::awaitable<std::uint64_t> serve_stream(std::shared_ptr<Context> context, std::shared_ptr<OwnSandboxes> sandboxes,
                                             net::ServerExchange& exchange) {
   const std::string path(path_of(exchange.request().target));
   ServerStream stream(exchange);

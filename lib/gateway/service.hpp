@@ -25,12 +25,12 @@ namespace cwsandbox::gateway {
 [[nodiscard]] std::optional<net::HttpResponse> check_service_request(const net::HttpRequest& request);
 
 /// Answers a request that `check_service_request` let pass. Throws nothing.
-[[nodiscard]] asio::awaitable<net::HttpResponse> serve(std::shared_ptr<Context> context, std::shared_ptr<Sandboxes> sandboxes,
+[[nodiscard]] asio::awaitable<net::HttpResponse> serve(std::shared_ptr<Context> context, std::shared_ptr<OwnSandboxes> sandboxes,
                                                        const net::HttpRequest& request);
 
 /// The same for a method which answers with a stream; returns the bytes sent. Throws boost::system::system_error when the
 /// connection is lost.
-[[nodiscard]] asio::awaitable<std::uint64_t> serve_stream(std::shared_ptr<Context> context, std::shared_ptr<Sandboxes> sandboxes,
+[[nodiscard]] asio::awaitable<std::uint64_t> serve_stream(std::shared_ptr<Context> context, std::shared_ptr<OwnSandboxes> sandboxes,
                                                           net::ServerExchange& exchange);
 
 }  // namespace cwsandbox::gateway

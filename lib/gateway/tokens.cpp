@@ -26,32 +26,89 @@ bool scheme_is_bearer(std::string_view scheme) noexcept {
   return true;
 }
 
+// What an owner is told apart by. The kinds cannot meet: a name has no colon.
+std::string key_of(const Token& token, const Digest& digest) {
+  if (!token.owner.empty()) return "name:" + token.owner;
+  return "token:" + to_hex(std::string_view(reinterpret_cast<const char*>(digest.data()), digest.size()));
+}
+
 }  // namespace
 
-TokenSet::TokenSet(const std::vector<std::string>& tokens) {
-  for (const std::string& token : tokens) {
-    if (token.empty()) throw std::invalid_argument("a token is empty");
-    for (const char c : token) {
+void check_tokens(const std::vector<Token>& tokens) {
+  std::map<Digest, std::string_view> seen;
+  for (const Token& token : tokens) {
+    if (token.value.empty()) throw std::invalid_argument("a token is empty");
+    for (const char c : token.value) {
       if (c <= ' ' || c > '~') throw std::invalid_argument("a token holds a space or a character that cannot stand in a header");
     }
-    digests_.push_back(sha256(token));
+    if (token.owner.size() > 64) throw std::invalid_argument("the name of a token is longer than 64 characters");
+    for (const char c : token.owner) {
+      const bool plain =
+          (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '_' || c == '.';
+      if (!plain) throw std::invalid_argument("the name of a token may hold letters, digits, '-', '_' and '.' only");
+    }
+    const auto [at, fresh] = seen.emplace(sha256(token.value), token.owner);
+    if (!fresh && at->second != token.owner) throw std::invalid_argument("one token is given to two names");
   }
 }
 
-bool TokenSet::accepts(std::string_view token) const {
-  const Digest given = sha256(token);
-  int found = 0;
-  for (const Digest& known : digests_) found |= ::CRYPTO_memcmp(known.data(), given.data(), given.size()) == 0 ? 1 : 0;
-  return found != 0;
+TokenSet::TokenSet(const std::vector<Token>& tokens) {
+  if (tokens.empty()) {
+    anybody_ = std::make_shared<Credential>();
+    anybody_->owner = std::make_shared<Owner>();
+  } else {
+    replace(tokens);
+  }
 }
 
-bool TokenSet::accepts_header(std::string_view authorization) const {
+std::shared_ptr<Owner> TokenSet::owner_of(const std::string& key, const std::string& name) {
+  std::weak_ptr<Owner>& known = owners_[key];
+  auto owner = known.lock();
+  if (!owner) {
+    owner = std::make_shared<Owner>();
+    owner->key = key;
+    owner->name = name;
+    known = owner;
+  }
+  return owner;
+}
+
+void TokenSet::replace(const std::vector<Token>& tokens) {
+  check_tokens(tokens);
+  std::map<Digest, std::shared_ptr<Credential>> old, fresh;
+  for (const auto& credential : credentials_) old.emplace(credential->digest, credential);
+  for (const Token& token : tokens) {
+    const Digest digest = sha256(token.value);
+    std::shared_ptr<Credential>& credential = fresh[digest];
+    if (credential) continue;  // a line twice
+    auto owner = owner_of(key_of(token, digest), token.owner);
+    if (const auto at = old.find(digest); at != old.end() && at->second->owner == owner) {
+      credential = at->second;
+      old.erase(at);
+    } else {
+      credential = std::make_shared<Credential>();
+      credential->digest = digest;
+      credential->owner = std::move(owner);
+    }
+  }
+  credentials_.clear();
+  for (auto& [digest, credential] : fresh) credentials_.push_back(std::move(credential));
+  for (auto& [digest, credential] : old) credential->revoked = true;
+  std::erase_if(owners_, [](const auto& entry) { return entry.second.expired(); });
+}
+
+std::shared_ptr<const Credential> TokenSet::admit(std::string_view authorization) const {
+  if (anybody_) return anybody_;
   const std::size_t space = authorization.find(' ');
-  if (space == std::string_view::npos || !scheme_is_bearer(authorization.substr(0, space))) return false;
+  if (space == std::string_view::npos || !scheme_is_bearer(authorization.substr(0, space))) return nullptr;
   std::string_view token = authorization.substr(space);
   while (!token.empty() && token.front() == ' ') token.remove_prefix(1);
   while (!token.empty() && (token.back() == ' ' || token.back() == '\t')) token.remove_suffix(1);
-  return accepts(token);
+  const Digest given = sha256(token);
+  std::shared_ptr<const Credential> found;
+  for (const auto& known : credentials_)
+    if (::CRYPTO_memcmp(known->digest.data(), given.data(), given.size()) == 0) found = known;
+  return found;
 }
 
 }  // namespace cwsandbox::gateway

@@ -1,26 +1,52 @@
-// Which bearer tokens are accepted.
+// Which bearer tokens are accepted, and whose they are.
 #pragma once
 
+#include "gateway/gateway.hpp"
 #include "gateway/text.hpp"
+#include "net/http_server.hpp"
 
+#include <map>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
 
 namespace cwsandbox::gateway {
 
+/// Who owns sandboxes: all tokens of one name, or one token without a name. While anything holds it there is one object for each,
+/// so that pointers may be compared.
+struct Owner : net::ClientAccount {
+  std::string key;   ///< tells owners apart; empty where there are no tokens
+  std::string name;  ///< for logs; empty when the token has none
+};
+
+/// What a request was let in with. It outlives its token.
+struct Credential {
+  Digest digest{};
+  std::shared_ptr<Owner> owner;
+  bool revoked = false;  ///< the token has been taken away meanwhile
+};
+
 /// Keeps digests only. Comparing takes the same time whatever is presented: digests have one size, and all of them are looked at.
 class TokenSet {
  public:
-  /// Throws std::invalid_argument when a token is empty or cannot stand in a header.
-  explicit TokenSet(const std::vector<std::string>& tokens);
-  [[nodiscard]] bool empty() const noexcept { return digests_.empty(); }
-  [[nodiscard]] bool accepts(std::string_view token) const;
-  /// The value of an Authorization header. False also for another scheme or none.
-  [[nodiscard]] bool accepts_header(std::string_view authorization) const;
+  /// No tokens: everybody is let in, as one owner. Throws as `check_tokens`.
+  explicit TokenSet(const std::vector<Token>& tokens);
+  /// These from now on. What stays keeps its credential, what is gone has it revoked. Throws as `check_tokens`, and changes
+  /// nothing.
+  void replace(const std::vector<Token>& tokens);
+
+  /// Whom the value of an Authorization header lets in; null: nobody, also for another scheme or none.
+  [[nodiscard]] std::shared_ptr<const Credential> admit(std::string_view authorization) const;
+  /// Whether there are no tokens.
+  [[nodiscard]] bool open() const noexcept { return anybody_ != nullptr; }
 
  private:
-  std::vector<Digest> digests_;
+  std::shared_ptr<Owner> owner_of(const std::string& key, const std::string& name);
+
+  std::vector<std::shared_ptr<Credential>> credentials_;
+  std::shared_ptr<Credential> anybody_;
+  std::map<std::string, std::weak_ptr<Owner>> owners_;
 };
 
 }  // namespace cwsandbox::gateway

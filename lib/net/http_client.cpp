@@ -346,6 +346,7 @@ struct HttpClient::Impl : std::enable_shared_from_this<HttpClient::Impl> {
             out.stale = true;
             co_return out;
           }
+          if (!any && is_tls_alert(ec)) fail(*call, Kind::tls, "the server refused the TLS connection", ec);
           const auto& cause = write_error && !any ? write_error : ec;
           if (cause == asio::error::eof || cause.category() == asio::error::get_ssl_category())
             fail(*call, Kind::closed,
@@ -422,6 +423,7 @@ struct HttpClient::Impl : std::enable_shared_from_this<HttpClient::Impl> {
       throw UpgradeRefused(std::move(result.response), what);
     }
     if (result.error) {
+      if (is_tls_alert(result.error)) fail(*call, Kind::tls, "the server refused the TLS connection", result.error);
       fail(*call, peer_went_away(result.error) ? Kind::closed : Kind::protocol, "the WebSocket handshake", result.error);
     }
     const auto selected = result.socket->subprotocol();
@@ -688,6 +690,7 @@ struct HttpClient::Impl : std::enable_shared_from_this<HttpClient::Impl> {
       co_await await_head(s, kWhat, false, Clock::time_point::max());
     }
     if (!s->answered) {
+      if (!s->reader && is_tls_alert(s->read_error)) fail(*s, Kind::tls, "the server refused the TLS connection", s->read_error);
       if (went_away(s->read_error))
         fail(*s, Kind::closed,
              s->reader ? "the server closed the connection within its answer"

@@ -32,6 +32,8 @@
 #include <list>
 #include <optional>
 #include <system_error>
+#include <utility>
+#include <vector>
 
 namespace cwsandbox::net {
 
@@ -43,6 +45,9 @@ using Acceptor = asio::basic_socket_acceptor<asio::generic::stream_protocol>;
 constexpr std::size_t kMaxSkippedBody = 64 * 1024;
 // Connections over the limit that are being told so, at once; further ones are just closed.
 constexpr std::size_t kMaxRefusals = 64;
+// What is read at once of a request: little until it turns out to be a large one.
+constexpr std::size_t kSmallRead = 4 * 1024;
+constexpr std::size_t kLargeRead = 64 * 1024;
 // How long accepting rests when the process or the system has run out of something.
 constexpr std::chrono::milliseconds kAcceptRest{100};
 
@@ -61,8 +66,108 @@ bool somebody_listens(const std::string& path, const asio::any_io_executor& exec
 }  // namespace
 
 struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
+  struct Session;
+  using Sessions = std::list<std::shared_ptr<Session>>;
+
   Impl(asio::any_io_executor ex, HttpHandler& h, const ServerLimits& l)
-      : executor(std::move(ex)), handler(&h), limits(l), drained(executor) {}
+      : executor(std::move(ex)), handler(&h), limits(with_defaults(l)), drained(executor) {
+    stranger_memory.set_limit(limits.max_stranger_memory);
+    client_memory->set_limit(limits.max_client_memory);
+  }
+
+  static ServerLimits with_defaults(ServerLimits l) {
+    if (l.max_client_connections == 0)
+      l.max_client_connections = std::max<std::size_t>(1, l.max_connections - l.max_connections / 4);
+    return l;
+  }
+
+  // ---- Who may stay -------------------------------------------------------------------------------------------------------
+
+  static void move_to(Session& session, Sessions& list) noexcept {
+    if (session.list == nullptr) return;  // the server is gone
+    list.splice(list.end(), *session.list, session.place);
+    session.list = &list;
+  }
+
+  // Ends a connection for the sake of others. Its seat is free at once; what belongs to it goes when its coroutine has seen it.
+  void shed(const std::shared_ptr<Session>& session) noexcept {
+    move_to(*session, working);
+    give_back(*session);
+    if (session->seat) session->seat->leave();
+    if (session->transport) session->transport->close();
+  }
+
+  bool make_room() noexcept {
+    Sessions& from = strangers.empty() ? idle : strangers;
+    if (from.empty()) return false;
+    const auto session = from.front();
+    shed(session);
+    return true;
+  }
+
+  bool make_room_of(const std::shared_ptr<ClientAccount>& account) noexcept {
+    const auto mine = [&account](const auto& session) { return session->seat && session->seat->account == account; };
+    const auto at = std::find_if(idle.begin(), idle.end(), mine);
+    if (at == idle.end()) return false;
+    const auto session = *at;
+    shed(session);
+    return true;
+  }
+
+  // Counts the connection as that client's. False when it has too many.
+  bool belongs_to(Session& session, std::shared_ptr<ClientAccount> account) {
+    Seat& seat = *session.seat;
+    if (!seat.counted) return true;  // shed; it sees that soon enough
+    give_back(session);
+    if (seat.account != account) {
+      if (account && account->connections >= limits.max_client_connections && !make_room_of(account)) return false;
+      if (account) account->memory.set_limit(limits.max_client_memory - limits.max_client_memory / 4);
+      seat.assign(std::move(account));
+    }
+    move_to(session, seat.account ? working : strangers);
+    return true;
+  }
+
+  // Counts bytes that a request makes us hold, until give_back. False when there is no room for them, or none for this connection.
+  bool charge(Session& session, std::size_t bytes) noexcept {
+    Seat& seat = *session.seat;
+    if (!seat.counted) return false;
+    if (seat.account) {
+      if (!seat.account->memory.take(bytes)) return false;
+      if (!client_memory->take(bytes)) {
+        seat.account->memory.give(bytes);
+        return false;
+      }
+      session.payer = seat.account;
+    } else {
+      while (!stranger_memory.take(bytes)) {
+        if (strangers.empty()) return false;
+        const auto oldest = strangers.front();
+        shed(oldest);
+        if (!seat.counted) return false;
+      }
+    }
+    session.held += bytes;
+    return true;
+  }
+
+  void give_back(Session& session) noexcept {
+    const std::size_t bytes = std::exchange(session.held, 0);
+    if (session.payer) {
+      session.payer->memory.give(bytes);
+      client_memory->give(bytes);
+      session.payer.reset();
+    } else {
+      stranger_memory.give(bytes);
+    }
+  }
+
+  [[nodiscard]] std::vector<std::shared_ptr<Session>> all_sessions() const {
+    std::vector<std::shared_ptr<Session>> all;
+    for (const Sessions* list : {&strangers, &idle, &working}) all.insert(all.end(), list->begin(), list->end());
+    return all;
+  }
+  [[nodiscard]] bool no_sessions() const noexcept { return strangers.empty() && idle.empty() && working.empty(); }
 
   struct Listener {
     explicit Listener(const asio::any_io_executor& executor) : acceptor(executor), rest(executor) {}
@@ -75,13 +180,25 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
     ino_t inode = 0;
   };
 
-  // Counts as a connection for as long as it lives; a WebSocket takes it along.
+  // Counts as a connection for as long as it lives, or until it is given up; a WebSocket takes it along.
   struct Seat {
     explicit Seat(std::shared_ptr<Impl> s) : server(std::move(s)) { ++server->seats; }
-    ~Seat() { --server->seats; }
+    ~Seat() { leave(); }
     Seat(const Seat&) = delete;
     Seat& operator=(const Seat&) = delete;
+    void assign(std::shared_ptr<ClientAccount> to) noexcept {
+      if (account) --account->connections;
+      account = std::move(to);
+      if (account) ++account->connections;
+    }
+    void leave() noexcept {
+      assign(nullptr);
+      if (counted) --server->seats;
+      counted = false;
+    }
     std::shared_ptr<Impl> server;
+    std::shared_ptr<ClientAccount> account;  // null: a stranger's
+    bool counted = true;
   };
 
   struct Session {
@@ -90,17 +207,24 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
     std::optional<Watchdog> watchdog;
     boost::beast::flat_buffer buffer;
     asio::cancellation_signal cancel;
-    bool idle = false;    // between requests: may be closed without loss
-    bool gentle = false;  // a deadline ends the read under way, not the connection
-    std::list<std::shared_ptr<Session>>::iterator place;
+    bool idle = false;         // between requests: may be closed without loss
+    bool gentle = false;       // a deadline ends the read under way, not the connection
+    Sessions* list = nullptr;  // the one that it stands in; null once the server is gone
+    Sessions::iterator place;
+    std::shared_ptr<ClientAccount> payer;  // of `held`; null: the strangers
+    std::size_t held = 0;                  // bytes of the request under way
   };
 
   const asio::any_io_executor executor;
   HttpHandler* handler;  // null once the server is gone
   const ServerLimits limits;
   std::list<std::shared_ptr<Listener>> listeners;
-  std::list<std::shared_ptr<Session>> sessions;
+  // By who is the first to go when there are too many. The oldest stands in front: of the strangers the one that has been here
+  // longest, of the idle ones the one that has been silent longest.
+  Sessions strangers, idle, working;
   std::size_t seats = 0, refusals = 0;
+  MemoryPool stranger_memory;
+  const std::shared_ptr<MemoryPool> client_memory = std::make_shared<MemoryPool>();
   bool stopping = false;
   asio::steady_timer drained;  // cancelled when the last session has gone
 
@@ -121,6 +245,12 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
     listeners.push_back(listener);
     asio::co_spawn(executor, accept_loop(shared_from_this(), listener), [](const std::exception_ptr&) {});
     return bound;
+  }
+
+  void reload(const TlsServerOptions& tls) const {
+    const auto fresh = make_tls_server_context(tls);
+    for (const auto& listener : listeners)
+      if (listener->tls) listener->tls = fresh;
   }
 
   static void bind_tcp(Listener& listener, ListenAddress& address, const std::string& shown) {
@@ -189,6 +319,7 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
       if (!listener->acceptor.is_open()) break;
       if (ec == asio::error::connection_aborted || ec == boost::system::errc::protocol_error || ec == asio::error::interrupted)
         continue;
+      if (ec && self->make_room()) continue;  // somebody who matters less gives a descriptor back
       if (ec) {
         // Out of descriptors or memory, most likely: others give some back meanwhile.
         listener->rest.expires_after(kAcceptRest);
@@ -201,7 +332,7 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
   }
 
   void admit(Socket socket, const std::shared_ptr<TlsContext>& tls) {
-    if (seats >= limits.max_connections) {
+    if (seats >= limits.max_connections && !make_room()) {
       // Behind TLS nothing can be said before a handshake, which is what there is no room for.
       if (tls || refusals >= kMaxRefusals) return;
       ++refusals;
@@ -228,17 +359,19 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
         raw->transport->close();
       }
     });
-    session->place = sessions.insert(sessions.end(), session);
+    session->list = &strangers;
+    session->place = strangers.insert(strangers.end(), session);
     auto self = shared_from_this();
     auto ended = [self, session](const std::exception_ptr&) {
       // A WebSocket has taken the transport along; else this is the end of it.
       session->watchdog.reset();
       if (session->transport) session->transport->close();
       session->transport.reset();
+      self->give_back(*session);
       session->seat.reset();
-      if (self->handler == nullptr) return;  // the server is gone, and its list with it
-      self->sessions.erase(session->place);
-      if (self->sessions.empty()) self->drained.cancel();
+      if (self->handler == nullptr) return;  // the server is gone, and its lists with it
+      session->list->erase(session->place);
+      if (self->no_sessions()) self->drained.cancel();
     };
     asio::co_spawn(executor, serve(self, session, secure), asio::bind_cancellation_slot(session->cancel.slot(), std::move(ended)));
   }
@@ -355,11 +488,11 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
 
   // Reads the rest of a request's header or body. True when `reader` has what is asked for; else `complaint` holds the last answer
   // on this connection, if there can be one.
-  static asio::awaitable<bool> read_on(std::shared_ptr<Session> session, RequestReader& reader, bool whole,
-                                       std::optional<HttpResponse>& complaint) {
+  static asio::awaitable<bool> read_on(std::shared_ptr<Impl> self, std::shared_ptr<Session> session, RequestReader& reader,
+                                       bool whole, std::optional<HttpResponse>& complaint) {
     // A deadline here ends the read only: the peer is told.
     session->gentle = true;
-    std::size_t chunk = 4 * 1024;
+    std::size_t chunk = kSmallRead;
     for (;;) {
       if (complains(reader, *session, complaint)) break;
       if (whole ? reader.done() : reader.header_done()) break;
@@ -371,29 +504,37 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
         session->gentle = false;
         co_return false;
       }
-      if (session->buffer.size() - before == chunk) chunk = 64 * 1024;
+      std::size_t more = session->buffer.size() - before;
+      if (more == chunk && chunk < kLargeRead) more += chunk = kLargeRead;  // the buffer stays that large
+      if (!self->charge(*session, more)) {
+        if (session->seat->counted)
+          complaint = error_response(503, "unavailable", "too much is being sent here at once; try again later");
+        break;
+      }
     }
     session->gentle = false;
-    co_return !complaint;
+    co_return !complaint && session->seat->counted;
   }
 
   // One request and its answer. False when the connection has ended or has become a WebSocket.
   static asio::awaitable<bool> serve_one(std::shared_ptr<Impl> self, std::shared_ptr<Session> session, bool first) {
     const auto& limits = self->limits;
     if (session->buffer.size() == 0) {
-      if (self->stopping) co_return false;
+      if (self->stopping || self->handler == nullptr) co_return false;
       session->buffer.shrink_to_fit();
       session->idle = true;
+      if (session->seat->account) move_to(*session, self->idle);
       session->watchdog->expires_after(first ? limits.header_timeout : limits.keep_alive);
-      const bool more = co_await fill(session, 4 * 1024);
+      const bool more = co_await fill(session, kSmallRead);
       session->idle = false;
       if (!more) co_return false;
+      if (session->seat->account) move_to(*session, self->working);
     }
 
     RequestReader reader(limits.max_header, limits.max_body);
     std::optional<HttpResponse> complaint;
     session->watchdog->expires_after(limits.header_timeout);
-    if (!co_await read_on(session, reader, false, complaint)) {
+    if (!co_await read_on(self, session, reader, false, complaint)) {
       if (complaint) co_await answer_and_end(self, session, std::move(*complaint));
       co_return false;
     }
@@ -404,6 +545,20 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
     }
 
     auto request = std::make_shared<HttpRequest>(reader.head());
+    if (self->handler == nullptr) co_return false;
+    if (!self->belongs_to(*session, self->handler->client_of(*request))) {
+      auto response = error_response(429, "resource_exhausted", "this client has as many connections here as it may");
+      response.headers.emplace_back("Retry-After", "1");
+      co_await answer_and_end(self, session, std::move(response));
+      co_return false;
+    }
+    // However this request ends: what it made us hold is no longer held.
+    struct Held {
+      std::shared_ptr<Impl> self;
+      std::shared_ptr<Session> session;
+      ~Held() { self->give_back(*session); }
+    };
+    const Held held{self, session};
     if (reader.websocket_upgrade() && request->method == "GET") co_return co_await upgrade(self, session, reader, request);
 
     const bool head_only = request->method == "HEAD";
@@ -426,7 +581,7 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
       if (reader.done()) co_return true;
       reader.read_body();
       session->watchdog->expires_after(limits.body_timeout);
-      co_return co_await read_on(session, reader, true, complaint);
+      co_return co_await read_on(self, session, reader, true, complaint);
     }
 
     bool streams = false;
@@ -451,7 +606,7 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
         if (!co_await send(self, session, std::move(go_on), std::move(nothing))) co_return false;
       }
       session->watchdog->expires_after(limits.body_timeout);
-      if (!co_await read_on(session, reader, true, complaint)) {
+      if (!co_await read_on(self, session, reader, true, complaint)) {
         if (complaint) co_await answer_and_end(self, session, std::move(*complaint));
         co_return false;
       }
@@ -601,6 +756,11 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
 
     [[nodiscard]] bool client_gone() noexcept override { return lost_ || !session_->transport || session_->transport->peer_gone(); }
 
+    [[nodiscard]] std::size_t buffer_size(std::size_t wanted) override {
+      if (wanted > kLeastBuffer && session_->seat && self_->charge(*session_, wanted)) return wanted;
+      return std::min(wanted, kLeastBuffer);
+    }
+
     [[nodiscard]] bool started() const noexcept { return started_; }
     [[nodiscard]] bool finished() const noexcept { return finished_; }
     [[nodiscard]] bool lost() const noexcept { return lost_; }
@@ -712,7 +872,9 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
       if (!keep) co_await end_gently(session->transport);
       co_return keep;
     }
+    move_to(*session, self->working);  // it is the owner's now
     session->watchdog->expires_after(self->limits.header_timeout);
+    decision.limits.memory = self->client_memory;
     auto result = co_await accept_websocket(session->transport, request->target, reader.all_headers(), decision.subprotocol,
                                             decision.limits, session->seat);
     session->watchdog->disarm();
@@ -728,8 +890,8 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
 
   // ---- Ending -------------------------------------------------------------------------------------------------------------
 
-  void drop_sessions() noexcept {
-    for (const auto& session : sessions) {
+  void drop_sessions() {
+    for (const auto& session : all_sessions()) {
       if (session->transport) session->transport->close();
       // co_spawn (Boost 1.81) forwards a cancellation through the executor with a pointer into the signal: the signal must be
       // emitted on the executor, and stay until what that has queued is through.
@@ -743,12 +905,12 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
   static asio::awaitable<void> stop(std::shared_ptr<Impl> self, Watchdog::Clock::duration deadline) {
     self->stopping = true;
     self->close_listeners();
-    for (const auto& session : self->sessions)
+    for (const auto& session : self->all_sessions())
       if (session->idle && session->transport) session->transport->close();
     error_code ec;
     auto token = asio::redirect_error(asio::use_awaitable, ec);
     const auto until = Watchdog::Clock::now() + deadline;
-    while (!self->sessions.empty() && Watchdog::Clock::now() < until) {
+    while (!self->no_sessions() && Watchdog::Clock::now() < until) {
       self->drained.expires_at(until);
       co_await self->drained.async_wait(token);
     }
@@ -763,11 +925,14 @@ HttpServer::~HttpServer() {
   impl_->close_listeners();
   impl_->handler = nullptr;
   impl_->drop_sessions();
-  impl_->sessions.clear();  // each holds its server
+  for (const auto& session : impl_->all_sessions()) session->list = nullptr;
+  for (Impl::Sessions* list : {&impl_->strangers, &impl_->idle, &impl_->working}) list->clear();  // each session holds its server
   impl_->drained.cancel();
 }
 
 ListenAddress HttpServer::listen(const ListenAddress& address, const TlsServerOptions& tls) { return impl_->listen(address, tls); }
+
+void HttpServer::reload(const TlsServerOptions& tls) { impl_->reload(tls); }
 
 asio::awaitable<void> HttpServer::stop(std::chrono::steady_clock::duration deadline) { return Impl::stop(impl_, deadline); }
 

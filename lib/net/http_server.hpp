@@ -3,6 +3,7 @@
 
 #include "net/endpoint.hpp"
 #include "net/http.hpp"
+#include "net/memory_pool.hpp"
 #include "net/websocket.hpp"
 
 #include <boost/asio/awaitable.hpp>
@@ -18,7 +19,17 @@ namespace cwsandbox::net {
 struct ServerLimits {
   std::size_t max_header = 64 * 1024;      ///< bytes of request line and headers; 431 above it
   std::size_t max_body = 8 * 1024 * 1024;  ///< bytes; 413 above it
-  std::size_t max_connections = 4096;      ///< over all listeners; further ones get 503 and are closed
+  /// Over all listeners. For one more, a stranger's connection gives way, then one that is idle, the oldest first; when all are at
+  /// work the new one gets 503 and is closed.
+  std::size_t max_connections = 4096;
+  /// Of one client (HttpHandler::client_of); a request on a further one gets 429, unless another of that client's is idle, which
+  /// gives way. 0: three quarters of `max_connections`, so that nobody has all of them.
+  std::size_t max_client_connections = 0;
+  /// Bytes that strangers may have sent and not got an answer to, over all connections; beyond it the oldest connection is dropped.
+  std::size_t max_stranger_memory = 32 * 1024 * 1024;
+  /// The same for clients: requests under way with their bodies, and WebSocket messages that are not complete. Beyond it 503; one
+  /// client may have three quarters of it.
+  std::size_t max_client_memory = 256 * 1024 * 1024;
   std::chrono::steady_clock::duration header_timeout = std::chrono::seconds(10);  ///< also the TLS handshake
   std::chrono::steady_clock::duration body_timeout = std::chrono::seconds(60);
   std::chrono::steady_clock::duration write_timeout = std::chrono::seconds(60);
@@ -29,6 +40,14 @@ struct ServerLimits {
 struct TlsServerOptions {
   std::string certificate_file;  ///< PEM chain; both empty: plain
   std::string key_file;
+  /// PEM; set: clients must show a certificate that one of these authorities has signed.
+  std::string client_ca_file;
+};
+
+/// What one client takes of the server, over all its connections. The owner keeps one for each, the server counts in it.
+struct ClientAccount {
+  std::size_t connections = 0;
+  MemoryPool memory;
 };
 
 /// A request whose body is read, and whose answer is written, piece by piece, in constant memory. Everything on the server's
@@ -53,12 +72,19 @@ class ServerExchange {
   [[nodiscard]] virtual asio::awaitable<void> finish() = 0;
   /// Whether the client has closed its connection; looks, never waits. For answers that may be silent for long.
   [[nodiscard]] virtual bool client_gone() noexcept = 0;
+  /// How large a buffer for this body may be: `wanted` where there is memory for it, else less, but at least kLeastBuffer. What is
+  /// given counts as the client's until the request is over.
+  [[nodiscard]] virtual std::size_t buffer_size(std::size_t wanted) = 0;
+  static constexpr std::size_t kLeastBuffer = 16 * 1024;
 };
 
 /// What the server asks of its owner. All calls come on the server's executor.
 class HttpHandler {
  public:
   virtual ~HttpHandler() = default;
+  /// Whose request it is, asked before anything else about it; null: a stranger's, whose connection is the first to go when there
+  /// are too many. Always the same object for the same client.
+  [[nodiscard]] virtual std::shared_ptr<ClientAccount> client_of(const HttpRequest& /*request*/) { return nullptr; }
   /// True for a request that `stream` is to answer instead of `handle`; asked after `early_answer`.
   [[nodiscard]] virtual bool streams(const HttpRequest& /*request*/) { return false; }
   /// Answers a request piece by piece. An exception before `start` becomes a 500 without its text; later it cuts the connection.
@@ -95,6 +121,10 @@ class HttpServer {
   /// text that names the address or file. A Unix socket gets mode 0600; a stale one (nobody listens) is replaced.
   /// Returns the address actually bound (port 0 resolved).
   ListenAddress listen(const ListenAddress& address, const TlsServerOptions& tls = {});
+
+  /// New connections of every listener that has TLS use these; those that are there go on as they are. Throws std::runtime_error
+  /// that names the file, and changes nothing then.
+  void reload(const TlsServerOptions& tls);
 
   /// No new connections, idle ones are closed, requests under way are finished (at most `deadline`). WebSockets are the owner's.
   [[nodiscard]] asio::awaitable<void> stop(std::chrono::steady_clock::duration deadline);

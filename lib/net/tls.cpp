@@ -164,7 +164,23 @@ std::shared_ptr<TlsContext> make_tls_server_context(const TlsServerOptions& opti
   if (options.certificate_file.empty()) throw std::runtime_error("a TLS key was given without a certificate");
   auto tls = std::make_shared<TlsContext>(asio::ssl::context::tls_server, false, false);
   use_key_pair(tls->context, options.certificate_file, options.key_file);
+  if (!options.client_ca_file.empty()) {
+    error_code ec;
+    if (tls->context.load_verify_file(options.client_ca_file, ec); ec)
+      refuse_file("cannot use the CA file for clients", options.client_ca_file, ec);
+    // The names go to clients, so that one with several certificates can choose.
+    SSL_CTX_set_client_CA_list(tls->context.native_handle(), SSL_load_client_CA_file(options.client_ca_file.c_str()));
+    // A session that is resumed has shown its certificate to this context before; OpenSSL wants the context named for that.
+    constexpr unsigned char kName[] = "cwsandboxd";
+    SSL_CTX_set_session_id_context(tls->context.native_handle(), kName, sizeof kName - 1);
+    tls->context.set_verify_mode(asio::ssl::verify_peer | asio::ssl::verify_fail_if_no_peer_cert);
+  }
   return tls;
+}
+
+bool is_tls_alert(const error_code& ec) noexcept {
+  return ec.category() == asio::error::get_ssl_category() &&
+         ERR_GET_REASON(static_cast<unsigned long>(ec.value())) >= SSL_AD_REASON_OFFSET;
 }
 
 std::shared_ptr<TlsTransport> make_tls_transport(Socket socket, std::shared_ptr<TlsContext> context) {

@@ -17,6 +17,10 @@ class TlsContext;
 [[nodiscard]] std::shared_ptr<TlsContext> make_tls_client_context(const TlsClientOptions& options);
 [[nodiscard]] std::shared_ptr<TlsContext> make_tls_server_context(const TlsServerOptions& options);
 
+/// Whether the peer has ended the connection with a TLS alert, which says why. With TLS 1.3 that is how a client learns, after the
+/// handshake, that its certificate is missing or refused.
+[[nodiscard]] bool is_tls_alert(const error_code& ec) noexcept;
+
 class TlsTransport : public Transport {
  public:
   /// As a client `host` is sent (SNI) and checked against the certificate; as a server it is ignored.

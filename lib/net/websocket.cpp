@@ -13,6 +13,7 @@
 
 #include <algorithm>
 #include <array>
+#include <utility>
 
 namespace cwsandbox::net {
 
@@ -64,6 +65,7 @@ class State : public std::enable_shared_from_this<State> {
     stream_.auto_fragment(false);
     if (limits.max_message != 0) stream_.read_message_max(limits.max_message);
     max_message_ = limits.max_message;
+    memory_ = limits.memory;
     ws::stream_base::timeout timeout{};
     timeout.handshake_timeout = kHandshakeTimeout;
     timeout.idle_timeout = limits.idle_timeout > limits.idle_timeout.zero() ? limits.idle_timeout : ws::stream_base::none();
@@ -71,7 +73,10 @@ class State : public std::enable_shared_from_this<State> {
     stream_.set_option(timeout);
     stream_.write_buffer_bytes(kSmallWriteBuffer);
   }
-  ~State() { transport_->close(); }
+  ~State() {
+    give_back();
+    transport_->close();
+  }
   State(const State&) = delete;
   State& operator=(const State&) = delete;
 
@@ -98,6 +103,19 @@ class State : public std::enable_shared_from_this<State> {
   void start_write(std::string_view head, std::string_view body, IoHandler handler);
   void start_close(std::uint16_t code, std::string_view reason, std::chrono::steady_clock::duration deadline, IoHandler handler);
 
+  // Makes room for `more` bytes of the message. False when there is no memory for it.
+  bool grow(std::size_t more) {
+    if (memory_) {
+      if (!memory_->take(more)) return false;
+      taken_ += more;
+    }
+    storage_.resize(size_ + more);
+    return true;
+  }
+  void give_back() noexcept {
+    if (memory_) memory_->give(std::exchange(taken_, 0));
+  }
+
   std::array<asio::mutable_buffer, 2> read_buffers() {
     return {asio::buffer(&channel_, have_channel_ ? 0 : 1), asio::buffer(storage_.data() + size_, storage_.size() - size_)};
   }
@@ -107,6 +125,8 @@ class State : public std::enable_shared_from_this<State> {
   Stream stream_;
   std::string subprotocol_;
   std::size_t max_message_ = 0;
+  std::shared_ptr<MemoryPool> memory_;
+  std::size_t taken_ = 0;  // of it
 
   // The message that is being read.
   std::string storage_;
@@ -155,11 +175,16 @@ struct ReadOp : OpBase {
       if (s.size_ == s.storage_.size()) {
         // At least what this frame still holds, as far as it may be trusted.
         const auto hint = s.stream_.read_size_hint(std::size_t{1});
-        s.storage_.resize(s.size_ + std::min(hint, std::max(kLargeStorage, s.size_)));
+        if (!s.grow(std::min(hint, std::max(kLargeStorage, s.size_)))) {
+          ec = asio::error::no_buffer_space;
+          s.transport_->close();
+        }
       }
-      auto keep = std::move(state);
-      keep->next_read(into, std::move(handler));
-      return;
+      if (!ec) {
+        auto keep = std::move(state);
+        keep->next_read(into, std::move(handler));
+        return;
+      }
     }
     if (ec == ws::error::closed && s.stream_.reason().code == ws::close_code::none)
       s.close_code_ = 1005;  // the peer closed and said no more
@@ -180,6 +205,7 @@ void State::start_read(IncomingMessage& into, std::string& storage, IoHandler ha
   // After a large message another one is likely: it is read in one piece.
   const std::size_t least = small_reads_ == 0 ? kLargeStorage : kSmallStorage;
   if (storage_.size() < least || (storage_.size() > kSmallStorage && small_reads_ > kSmallRun)) storage_ = make_storage(least);
+  give_back();
   size_ = 0;
   channel_ = 0;
   have_channel_ = false;

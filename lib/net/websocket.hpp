@@ -1,6 +1,8 @@
 // One WebSocket connection, client or server, over TCP, TLS or a Unix socket. Beast stays behind this header.
 #pragma once
 
+#include "net/memory_pool.hpp"
+
 #include <boost/asio/any_completion_handler.hpp>
 #include <boost/asio/any_io_executor.hpp>
 #include <boost/system/error_code.hpp>
@@ -46,6 +48,9 @@ class WebSocket {
     /// Silence after which the peer is lost; pings go out at half of it. Zero: never. Only reading hears the peer, so keep a read
     /// under way: a connection that nobody reads counts as silent.
     std::chrono::steady_clock::duration idle_timeout{};
+    /// What a large message counts against while it is read; the read fails with no_buffer_space when there is no more. Null:
+    /// nothing.
+    std::shared_ptr<MemoryPool> memory{};
   };
   virtual ~WebSocket() = default;
   [[nodiscard]] virtual asio::any_io_executor executor() = 0;

@@ -20,12 +20,13 @@ const std::string kToken = "token-for-the-tls-test";
 /// A gateway on a loopback port, with the certificate of `file`.
 class TlsGateway {
  public:
-  explicit TlsGateway(const std::string& file) {
+  explicit TlsGateway(const std::string& file, const std::string& client_ca = "") {
     gateway::GatewayOptions options;
     options.tokens.push_back(kToken);
     gateway_.emplace(io_.get_executor(), runner::local::make_local_runner(io_.get_executor()), options);
     net::TlsServerOptions tls;
     tls.certificate_file = tls.key_file = file;
+    tls.client_ca_file = client_ca;
     port_ = gateway_->listen(net::parse_listen("tcp:127.0.0.1:0"), tls).port;
     thread_ = std::thread([this] { io_.run(); });
   }
@@ -101,4 +102,25 @@ TEST_CASE("a certificate for another host or another time is refused", "[EX-9]")
   CHECK(has(refused(directory.path() + "/other.pem"), "hostname mismatch"));
   authority.issue(directory.path() + "/expired.pem", "DNS:localhost", -7200, -3600);
   CHECK(has(refused(directory.path() + "/expired.pem"), "expired"));
+  test::Authority::self_signed(directory.path() + "/self.pem", "DNS:localhost");
+  CHECK(has(refused(directory.path() + "/self.pem"), "self-signed certificate"));
+}
+
+TEST_CASE("a gateway that asks for certificates lets in who shows the right one, calls and streams", "[EX-9]") {
+  const TemporaryDirectory directory;
+  const auto file = [&](const std::string& name) { return directory.path() + "/" + name; };
+  const test::Authority authority, users("users");
+  authority.write_certificate(file("ca.pem"));
+  users.write_certificate(file("users.pem"));
+  authority.issue(file("server.pem"), "DNS:localhost");
+  users.issue(file("user.pem"), "DNS:user");
+  authority.issue(file("stranger.pem"), "DNS:user");
+  const TlsGateway gateway(file("server.pem"), file("users.pem"));
+  const auto options = [&] { return gateway.options().with_ca_file(file("ca.pem")); };
+  CHECK(has(refusal(Client(options())), "certificate required"));
+  CHECK(has(refusal(Client(options().with_client_certificate(file("stranger.pem"), file("stranger.pem")))), "unknown ca"));
+  const Client client(options().with_client_certificate(file("user.pem"), file("user.pem")));
+  const auto sandbox = Sandbox::run(client);
+  CHECK(sandbox.exec({"echo", "let in"}).result().std_out == "let in\n");
+  sandbox.stop(StopOptions().with_grace_period(1s)).result();
 }

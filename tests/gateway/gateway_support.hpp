@@ -217,6 +217,9 @@ class Server {
     });
     return future.get();
   }
+  void set_tokens(const std::vector<gateway::Token>& tokens) {
+    on_loop([&] { gateway_->set_tokens(tokens); });
+  }
 
  private:
   TempDir dir_;

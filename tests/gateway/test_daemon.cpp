@@ -1,97 +1,19 @@
 // cwsandboxd as a program: options, token file, signals, curl, and what is left when it is killed.
+#include "daemon.hpp"
 #include "gateway_support.hpp"
 #include "support/catch.hpp"
 
-#include <fcntl.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <csignal>
 #include <cstdlib>
 #include <fstream>
-#include <sstream>
 
 using namespace gateway_test;
 using Catch::Matchers::Contains;
 
 namespace {
-
-std::string read_file(const std::string& path) {
-  std::ifstream file(path);
-  std::stringstream text;
-  text << file.rdbuf();
-  return text.str();
-}
-
-std::string program() {
-  const char* path = std::getenv("CWSANDBOXD");
-  REQUIRE(path != nullptr);
-  return path;
-}
-
-class Child {
- public:
-  Child(std::vector<std::string> arguments, const std::string& log) {
-    std::vector<char*> argv;
-    for (auto& argument : arguments) argv.push_back(argument.data());
-    argv.push_back(nullptr);
-    pid_ = ::fork();
-    if (pid_ == 0) {
-      const int fd = ::open(log.c_str(), O_WRONLY | O_CREAT | O_APPEND, 0600);
-      ::dup2(fd, 1);
-      ::dup2(fd, 2);
-      ::execvp(argv[0], argv.data());
-      ::_exit(126);
-    }
-  }
-  ~Child() {
-    if (pid_ <= 0) return;
-    ::kill(pid_, SIGKILL);
-    ::waitpid(pid_, nullptr, 0);
-  }
-  Child(const Child&) = delete;
-  Child& operator=(const Child&) = delete;
-  void signal(int number) const { ::kill(pid_, number); }
-  /// Exit code, or minus the signal.
-  int wait() {
-    int status = 0;
-    const bool ended = eventually([&] { return ::waitpid(pid_, &status, WNOHANG) == pid_; });
-    REQUIRE(ended);
-    pid_ = -1;
-    return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
-  }
-
- private:
-  pid_t pid_ = -1;
-};
-
-struct Daemon {
-  explicit Daemon(const std::vector<std::string>& more = {}) {
-    std::ofstream(dir.path("token")) << "# the tokens\n\n  " << kToken << "  \nsecond-token\n";
-    ::chmod(dir.path("token").c_str(), 0600);
-    address.is_unix = true;
-    address.path = dir.path("socket");
-    std::vector<std::string> arguments = {program(), "--listen", "unix:" + address.path, "--token-file", dir.path("token")};
-    arguments.insert(arguments.end(), more.begin(), more.end());
-    child = std::make_unique<Child>(arguments, dir.path("log"));
-    REQUIRE(eventually([&] { return log().find("listening on unix:" + address.path) != std::string::npos; }));
-  }
-  std::string log() const { return read_file(dir.path("log")); }
-  Answer call(const std::string& method, const Json& body, const std::string& token = kToken) const {
-    return http(address, "POST", "/coreweave.sandbox.v1.SandboxService/" + method,
-                {{"Authorization", "Bearer " + token}, {"Content-Type", "application/json"}}, body.dump());
-  }
-  std::string sandbox() const {
-    const std::string id = call("CreateSandbox", {{"sandbox", {{"spec", Json::object()}}}}).json()["sandboxId"];
-    REQUIRE(eventually([&] { return call("GetSandbox", {{"sandboxId", id}}).json()["status"]["state"] == "STATE_RUNNING"; }));
-    return id;
-  }
-
-  TempDir dir;
-  net::ListenAddress address;
-  std::unique_ptr<Child> child;
-};
 
 int run(std::vector<std::string> arguments, std::string& output) {
   TempDir dir;

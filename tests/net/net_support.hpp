@@ -109,11 +109,13 @@ inline asio::awaitable<error_code> close(WebSocket& socket, std::uint16_t code, 
 
 class Hooks final : public HttpHandler {
  public:
+  std::function<std::shared_ptr<ClientAccount>(const HttpRequest&)> client;  // unset: all are strangers
   std::function<asio::awaitable<HttpResponse>(const HttpRequest&)> on_request;
   std::function<std::optional<HttpResponse>(const HttpRequest&)> early;
   std::function<UpgradeDecision(const HttpRequest&, const std::vector<std::string>&)> decide;
   std::function<void(std::unique_ptr<WebSocket>)> opened;
 
+  std::shared_ptr<ClientAccount> client_of(const HttpRequest& request) override { return client ? client(request) : nullptr; }
   asio::awaitable<HttpResponse> handle(const HttpRequest& request) override {
     ++requests;
     if (on_request) co_return co_await on_request(request);

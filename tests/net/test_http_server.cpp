@@ -9,6 +9,7 @@
 #include <atomic>
 #include <cstdio>
 #include <fstream>
+#include <map>
 #include <thread>
 
 using namespace cwsandbox::net;
@@ -266,16 +267,240 @@ TEST_CASE("what the owner throws becomes a 500 without its text, and a header th
   run(site.context, body);
 }
 
+namespace {
+
+// Clients by name, and requests to /wait that stay under way until they are let go.
+struct Clients {
+  explicit Clients(Site& s) : site(s), gate(s.context) {
+    gate.expires_at(Clock::time_point::max());
+    site.hooks.client = [this](const HttpRequest& request) -> std::shared_ptr<ClientAccount> {
+      const std::string name(find_header(request.headers, "X-Client"));
+      if (name.empty()) return nullptr;
+      auto& account = accounts[name];
+      if (!account) account = std::make_shared<ClientAccount>();
+      return account;
+    };
+    site.hooks.on_request = [this](const HttpRequest& request) { return answer(request); };
+  }
+  asio::awaitable<HttpResponse> answer(HttpRequest request) {
+    if (request.target == "/wait") {
+      ++waiting;
+      error_code ec;
+      auto token = asio::redirect_error(asio::use_awaitable, ec);
+      co_await gate.async_wait(token);
+      --waiting;
+    }
+    HttpResponse out;
+    out.body = std::to_string(request.body.size());
+    co_return out;
+  }
+  static std::string request(const std::string& name, const std::string& path = "/", std::size_t body = 0) {
+    return "POST " + path + " HTTP/1.1\r\nHost: x\r\nX-Client: " + name + "\r\nContent-Length: " + std::to_string(body) +
+           "\r\n\r\n" + std::string(body, 'x');
+  }
+  // A connection whose request has been answered, or has got stuck in the handler.
+  asio::awaitable<std::unique_ptr<Raw>> connect(std::string name, std::string path = "/") {
+    auto raw = std::make_unique<Raw>(co_await Raw::connect(site.context, site.address));
+    const int before = waiting;
+    co_await raw->send(request(name, path));
+    if (path == "/wait") {
+      co_await wait_for(site.context, [this, before] { return waiting > before; });
+    } else {
+      const auto head = co_await raw->read_exactly(15);
+      CHECK(head == "HTTP/1.1 200 OK");
+    }
+    co_return raw;
+  }
+  asio::awaitable<std::unique_ptr<Raw>> stranger(std::string bytes) {
+    const auto before = site.server.connections();
+    auto raw = std::make_unique<Raw>(co_await Raw::connect(site.context, site.address));
+    co_await raw->send(std::move(bytes));
+    co_await wait_for(site.context, [this, before] { return site.server.connections() > before; });
+    co_return raw;
+  }
+  Site& site;
+  asio::steady_timer gate;
+  std::map<std::string, std::shared_ptr<ClientAccount>> accounts;
+  int waiting = 0;
+};
+
+bool still_open(Raw& raw) {
+  char byte = 0;
+  const auto n = ::recv(raw.socket().native_handle(), &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+  return n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK);
+}
+
+}  // namespace
+
+TEST_CASE("with too many connections strangers give way, then idle clients, the oldest first", "[P10]") {
+  ServerLimits limits;
+  limits.max_connections = 4;
+  limits.max_client_connections = 4;
+  Site site(limits);
+  Clients clients(site);
+  auto body = [&]() -> asio::awaitable<void> {
+    auto idle = co_await clients.connect("a");
+    auto silent = co_await clients.stranger("");
+    auto slow = co_await clients.stranger("GET / HTTP/1.1\r\nHo");
+    auto refused = co_await clients.stranger("");
+    CHECK(site.server.connections() == 4);
+    // The head of an answer is still in the buffer of `idle`: what shows that it is there is its seat.
+    auto one = co_await clients.connect("b", "/wait");
+    auto end = co_await silent->read_all();
+    CHECK(end.empty());
+    CHECK(still_open(*slow));
+    auto two = co_await clients.connect("b", "/wait");
+    end = co_await slow->read_all();
+    CHECK(end.empty());
+    auto three = co_await clients.connect("b", "/wait");
+    end = co_await refused->read_all();
+    CHECK(end.empty());
+    CHECK(site.server.connections() == 4);
+    CHECK(clients.accounts["a"]->connections == 1);
+    auto four = co_await clients.connect("b", "/wait");
+    CHECK(clients.accounts["a"]->connections == 0);
+    CHECK(clients.accounts["b"]->connections == 4);
+    // All are at work: nobody gives way.
+    const auto answer = co_await exchange(site, kGet);
+    CHECK(answer.find("HTTP/1.1 503") == 0);
+    clients.gate.cancel();
+    for (Raw* raw : {one.get(), two.get(), three.get(), four.get()}) {
+      const auto head = co_await raw->read_exactly(15);
+      CHECK(head == "HTTP/1.1 200 OK");
+    }
+    one.reset();
+    two.reset();
+    three.reset();
+    four.reset();
+    co_await wait_for(site.context, [&] { return site.server.connections() == 0; });
+    CHECK(clients.accounts["b"]->connections == 0);
+  };
+  run(site.context, body);
+}
+
+TEST_CASE("one client has so many connections and no more; its own idle ones give way", "[P10]") {
+  ServerLimits limits;
+  limits.max_connections = 8;
+  limits.max_client_connections = 2;
+  Site site(limits);
+  Clients clients(site);
+  auto body = [&]() -> asio::awaitable<void> {
+    auto one = co_await clients.connect("a", "/wait");
+    auto two = co_await clients.connect("a");
+    auto three = co_await clients.connect("a", "/wait");
+    const auto rest = co_await two->read_all();  // it gave way
+    CHECK(rest.find("HTTP/1.1") == std::string::npos);
+    CHECK(clients.accounts["a"]->connections == 2);
+    const auto refused = co_await exchange(site, Clients::request("a"));
+    CHECK(refused.find("HTTP/1.1 429") == 0);
+    CHECK(refused.find("Retry-After: 1\r\n") != std::string::npos);
+    CHECK(refused.find("resource_exhausted") != std::string::npos);
+    auto other = co_await clients.connect("b");
+    // A connection that another client uses is that one's.
+    co_await other->read_until("\r\n\r\n0");
+    co_await other->send(Clients::request("c"));
+    co_await other->read_until("\r\n\r\n0");
+    CHECK(clients.accounts["b"]->connections == 0);
+    CHECK(clients.accounts["c"]->connections == 1);
+    clients.gate.cancel();
+    one.reset();
+    three.reset();
+    co_await wait_for(site.context, [&] { return clients.accounts["a"]->connections == 0; });
+    auto four = co_await clients.connect("a");
+  };
+  run(site.context, body);
+}
+
+TEST_CASE("headers that do not end take only so much memory, and the oldest go", "[P10]") {
+  ServerLimits limits;
+  limits.max_stranger_memory = 128 * 1024;
+  Site site(limits);
+  Clients clients(site);
+  auto body = [&]() -> asio::awaitable<void> {
+    std::vector<std::unique_ptr<Raw>> flood;
+    const std::string half = "GET / HTTP/1.1\r\nHost: x\r\nX-Long: " + std::string(3000, 'x');
+    for (int i = 0; i < 100; ++i) {
+      flood.push_back(std::make_unique<Raw>(co_await Raw::connect(site.context, site.address)));
+      co_await flood.back()->send(half);
+      co_await flood.back()->send(half);  // behind what is read at first
+    }
+    const auto end = co_await flood.front()->read_all();
+    CHECK(end.empty());
+    auto client = co_await clients.connect("a");
+    co_await wait_for(site.context, [&] { return site.server.connections() < 60; });
+    flood.clear();
+    co_await wait_for(site.context, [&] { return site.server.connections() == 1; });
+    auto again = co_await clients.stranger(half + half);
+    CHECK(still_open(*again));
+  };
+  run(site.context, body);
+}
+
+TEST_CASE("the bodies of one client take only so much memory, and what was taken is given back", "[P10]") {
+  ServerLimits limits;
+  limits.max_client_memory = 1024 * 1024;
+  Site site(limits);
+  Clients clients(site);
+  auto body = [&]() -> asio::awaitable<void> {
+    for (int i = 0; i < 3; ++i) {
+      const auto refused = co_await exchange(site, Clients::request("a", "/", 1000 * 1024));
+      CHECK(refused.find("HTTP/1.1 503") == 0);
+      Raw raw = co_await Raw::connect(site.context, site.address);
+      co_await raw.send(Clients::request("a", "/", 600 * 1024));
+      const auto answer = co_await raw.read_until("\r\n\r\n614400");
+      CHECK(answer.find("HTTP/1.1 200") == 0);
+    }
+    // Two at once are too much together, and the one that came first is not touched.
+    Raw first = co_await Raw::connect(site.context, site.address);
+    co_await first.send(Clients::request("a", "/wait", 600 * 1024));
+    co_await wait_for(site.context, [&] { return clients.waiting == 1; });
+    CHECK(clients.accounts["a"]->memory.used() >= 600 * 1024);
+    const auto second = co_await exchange(site, Clients::request("a", "/", 600 * 1024));
+    CHECK(second.find("HTTP/1.1 503") == 0);
+    auto other = co_await clients.connect("b");
+    clients.gate.cancel();
+    const auto answer = co_await first.read_until("\r\n\r\n614400");
+    CHECK(answer.find("HTTP/1.1 200") == 0);
+    co_await wait_for(site.context, [&] { return clients.accounts["a"]->memory.used() == 0; });
+  };
+  run(site.context, body);
+}
+
+TEST_CASE("messages of WebSockets that are not complete count too", "[P10]") {
+  ServerLimits limits;
+  limits.max_client_memory = 512 * 1024;
+  Site site(limits);
+  auto body = [&]() -> asio::awaitable<void> {
+    asio::any_io_executor executor = site.context.get_executor();
+    HttpClient http(executor, endpoint_of(site.address), {});
+    const Headers headers;
+    const WebSocket::Limits ws_limits;
+    for (int i = 0; i < 3; ++i) {
+      auto socket = co_await http.upgrade(executor, "/", headers, "", ws_limits, soon());
+      const std::string large(900 * 1024, 'x'), fits(200 * 1024, 'y');
+      IncomingMessage message;
+      auto ec = co_await write(*socket, "m", fits);
+      CHECK(!ec);
+      ec = co_await read(*socket, message);
+      CHECK(!ec);
+      CHECK(message.payload() == fits);
+      ec = co_await write(*socket, "m", large);
+      if (!ec) ec = co_await read(*socket, message);
+      CHECK(ec);
+    }
+  };
+  run(site.context, body);
+}
+
 TEST_CASE("over the limit of connections: 503; a seat is free again when a connection ends, a WebSocket's too") {
   ServerLimits limits;
   limits.max_connections = 2;
   Site site(limits);
+  Clients clients(site);
   std::unique_ptr<WebSocket> kept;
   site.hooks.opened = [&](std::unique_ptr<WebSocket> socket) { kept = std::move(socket); };
   auto body = [&]() -> asio::awaitable<void> {
-    auto one = std::make_unique<Raw>(co_await Raw::connect(site.context, site.address));
-    co_await one->send(kGet);
-    co_await one->read_until("\r\n\r\n");
+    auto one = co_await clients.connect("a", "/wait");
     HttpClient http(site.context.get_executor(), endpoint_of(site.address), {});
     asio::any_io_executor executor = site.context.get_executor();
     Headers headers;
@@ -288,6 +513,7 @@ TEST_CASE("over the limit of connections: 503; a seat is free again when a conne
     CHECK(answer.find("unavailable") != std::string::npos);
     kept.reset();
     co_await wait_for(site.context, [&] { return site.server.connections() == 1; });
+    clients.gate.cancel();
     one.reset();
     co_await wait_for(site.context, [&] { return site.server.connections() == 0; });
     answer = co_await exchange(site, "GET / HTTP/1.0\r\n\r\n");
@@ -298,9 +524,9 @@ TEST_CASE("over the limit of connections: 503; a seat is free again when a conne
 
 TEST_CASE("out of descriptors, the server rests and then goes on") {
   Site site;
+  Clients clients(site);
   auto body = [&]() -> asio::awaitable<void> {
-    Raw waiting = co_await Raw::connect(site.context, site.address);
-    co_await wait_for(site.context, [&] { return site.server.connections() == 1; });
+    auto waiting = co_await clients.connect("a", "/wait");  // at work, so it does not give way
     rlimit before{};
     REQUIRE(::getrlimit(RLIMIT_NOFILE, &before) == 0);
     RawSocket spare(site.context);

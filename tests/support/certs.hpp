@@ -37,6 +37,17 @@ class Authority {
     write(file, certificate.get(), key.get());
   }
 
+  /// A certificate that nobody has signed but its own key.
+  static void self_signed(const std::string& file, const std::string& names) {
+    const Key key = new_key();
+    const Certificate certificate = new_certificate("self-signed", -60, 3600);
+    X509_set_issuer_name(certificate.get(), X509_get_subject_name(certificate.get()));
+    extend(certificate.get(), NID_subject_alt_name, names.c_str());
+    X509_set_pubkey(certificate.get(), key.get());
+    X509_sign(certificate.get(), key.get(), EVP_sha256());
+    write(file, certificate.get(), key.get());
+  }
+
  private:
   struct Free {
     void operator()(EVP_PKEY* p) const { EVP_PKEY_free(p); }
