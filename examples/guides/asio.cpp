@@ -84,11 +84,12 @@ int main() {
 
   asio::io_context context;
   asio::co_spawn(context, on_the_default_loop(), rethrow);
-  asio::co_spawn(context, tokens(Client(context.get_executor())), rethrow);
   context.run();
-  context.restart();
-  asio::co_spawn(context, deadline(Client(context.get_executor())), rethrow);
-  context.run();
+  for (auto* part : {tokens, deadline}) {
+    context.restart();
+    asio::co_spawn(context, part(Client(context.get_executor())), rethrow);
+    context.run();
+  }
 
   // snippet: slot
   asio::io_context mine;
