@@ -27,7 +27,7 @@ DEADLINE = 300  # seconds for a page
 
 def script(text, port):
     """The page as one script: each block's output goes into a file of its own."""
-    lines, expected, blocks = ["set -eu", "trap '[ -z \"$server\" ] || kill $server || true; wait' EXIT", "server="], {}, 0
+    lines, expected, blocks = ["set -euo pipefail", "trap '[ -z \"$server\" ] || kill $server || true; wait' EXIT", "server="], {}, 0
     for match in PART.finditer(text):
         kind, body, setup = match.groups()
         if kind == "prints":
