@@ -217,7 +217,8 @@ int serve(const Settings& settings) {
   if (options.tokens.empty() && !options.no_token)
     throw UsageError("--token-file is required (or --no-token, for addresses of this machine only)");
   if (settings.certificate.empty() != settings.key.empty()) throw UsageError("--tls-cert and --tls-key go together");
-  if (!settings.client_ca.empty() && settings.certificate.empty()) throw UsageError("--tls-client-ca needs --tls-cert and --tls-key");
+  if (!settings.client_ca.empty() && settings.certificate.empty())
+    throw UsageError("--tls-client-ca needs --tls-cert and --tls-key");
   for (const std::string& origin : settings.origins) options.allowed_origins.push_back(checked_origin(origin));
   if (settings.max_client_connections > settings.max_connections)
     throw UsageError("--max-connections-per-token is more than --max-connections");
@@ -286,8 +287,10 @@ int main(int argc, char** argv) {
       ->type_name("ADDRESS")
       ->expected(1)
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
-  auto* file = app.add_option("--token-file", settings.token_file, "accepted bearer tokens, one a line, each after its owner's name and a colon or alone; not readable by others")
-                   ->type_name("FILE");
+  auto* file =
+      app.add_option("--token-file", settings.token_file,
+                     "accepted bearer tokens, one a line, each after its owner's name and a colon or alone; not readable by others")
+          ->type_name("FILE");
   app.add_flag("--no-token", settings.no_token, "serve without authentication, on Unix sockets and loopback addresses only")
       ->excludes(file);
   app.add_option("--tls-cert", settings.certificate, "certificate chain, PEM (TCP addresses)")->type_name("FILE");

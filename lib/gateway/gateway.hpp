@@ -39,8 +39,8 @@ struct Token {
   std::string owner;
 };
 
-/// Throws std::invalid_argument, which does not repeat the token, for one that is empty or cannot stand in a header, for a name that
-/// could not be told in a log, and for one token under two names.
+/// Throws std::invalid_argument, which does not repeat the token, for one that is empty or cannot stand in a header, for a name
+/// that could not be told in a log, and for one token under two names.
 void check_tokens(const std::vector<Token>& tokens);
 
 struct GatewayOptions {

@@ -510,7 +510,7 @@ protocol::ListSandboxesResponse Sandboxes::list(const std::shared_ptr<Owner>& ow
 }
 
 protocol::DeleteSandboxResponse Sandboxes::remove(const std::shared_ptr<Owner>& owner,
-                                                   const protocol::DeleteSandboxRequest& request) {
+                                                  const protocol::DeleteSandboxRequest& request) {
   if (request.sandbox_id.empty()) throw invalid_field("sandboxId", "is required");
   if (request.grace_period_seconds < 0) throw invalid_field("gracePeriodSeconds", "is negative");
   if (!request.snapshot_volumes.empty()) {

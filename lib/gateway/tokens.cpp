@@ -43,7 +43,8 @@ void check_tokens(const std::vector<Token>& tokens) {
     }
     if (token.owner.size() > 64) throw std::invalid_argument("the name of a token is longer than 64 characters");
     for (const char c : token.owner) {
-      const bool plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '_' || c == '.';
+      const bool plain =
+          (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '_' || c == '.';
       if (!plain) throw std::invalid_argument("the name of a token may hold letters, digits, '-', '_' and '.' only");
     }
     const auto [at, fresh] = seen.emplace(sha256(token.value), token.owner);

@@ -13,8 +13,8 @@
 
 namespace cwsandbox::gateway {
 
-/// Who owns sandboxes: all tokens of one name, or one token without a name. While anything holds it there is one object for each, so
-/// that pointers may be compared.
+/// Who owns sandboxes: all tokens of one name, or one token without a name. While anything holds it there is one object for each,
+/// so that pointers may be compared.
 struct Owner : net::ClientAccount {
   std::string key;   ///< tells owners apart; empty where there are no tokens
   std::string name;  ///< for logs; empty when the token has none
@@ -32,7 +32,8 @@ class TokenSet {
  public:
   /// No tokens: everybody is let in, as one owner. Throws as `check_tokens`.
   explicit TokenSet(const std::vector<Token>& tokens);
-  /// These from now on. What stays keeps its credential, what is gone has it revoked. Throws as `check_tokens`, and changes nothing.
+  /// These from now on. What stays keeps its credential, what is gone has it revoked. Throws as `check_tokens`, and changes
+  /// nothing.
   void replace(const std::vector<Token>& tokens);
 
   /// Whom the value of an Authorization header lets in; null: nobody, also for another scheme or none.

@@ -48,7 +48,8 @@ class WebSocket {
     /// Silence after which the peer is lost; pings go out at half of it. Zero: never. Only reading hears the peer, so keep a read
     /// under way: a connection that nobody reads counts as silent.
     std::chrono::steady_clock::duration idle_timeout{};
-    /// What a large message counts against while it is read; the read fails with no_buffer_space when there is no more. Null: nothing.
+    /// What a large message counts against while it is read; the read fails with no_buffer_space when there is no more. Null:
+    /// nothing.
     std::shared_ptr<MemoryPool> memory{};
   };
   virtual ~WebSocket() = default;

@@ -60,7 +60,7 @@ enum class CloseCode : std::uint16_t {
   going_away = 1001,      ///< the gateway shuts down
   protocol_error = 1002,  ///< a message broke the rules; the reason says which
   unsupported = 1003,     ///< a text message
-  policy = 1008,  ///< the token that the connection was made with is no longer accepted
+  policy = 1008,          ///< the token that the connection was made with is no longer accepted
   too_big = 1009,
   superseded = 4001,  ///< a newer connection took this process over
 };
