@@ -204,7 +204,9 @@ constexpr const char* kEtcFiles[] = {"/etc/ld.so.cache", "/etc/ssl/openssl.cnf",
                                      "/etc/localtime",   "/etc/timezone",        "/etc/mime.types",
                                      "/etc/services",    "/etc/protocols"};
 constexpr off_t kMaxCopied = 1 << 20;
-static_assert(agent::kImageFd + 1 + std::size(kFiles) + std::size(kEtcFiles) <= kMaxInherited);
+constexpr int kFilterFd = agent::kImageFd + 1;  // and the next; bubblewrap closes both
+constexpr int kFirstFileFd = kFilterFd + 2;
+static_assert(kFirstFileFd + std::size(kFiles) + std::size(kEtcFiles) <= kMaxInherited);
 
 constexpr const char* kSystemLinks[] = {"/bin", "/sbin", "/lib", "/lib64", "/lib32", "/libx32"};
 
@@ -306,6 +308,7 @@ void Launcher::prepare() {
   }
   drop_privileges_ = ::geteuid() == 0;
   if (!image_) image_ = make_image();
+  if (!filters_.calls) filters_ = compile_syscall_filters();
   if (!self_) self_ = open_pidfd(::getpid());
   if (!self_)
     throw unavailable("sandboxes on this machine need Linux 5.9 or newer (pidfd_open: " + std::string(std::strerror(errno)) + ")");
@@ -334,14 +337,15 @@ void Launcher::prepare() {
   prepared_ = true;
 }
 
-std::vector<std::string> Launcher::arguments(int first_file_fd, const std::vector<std::string>& copied) const {
+std::vector<std::string> Launcher::arguments(const std::vector<std::string>& copied) const {
   std::vector<std::string> to;
   to.reserve(200);
   add(to, {"bwrap", "--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try", "--unshare-net"});
   if (disable_userns_) add(to, {"--disable-userns"});
   add(to, {"--uid", "1000", "--gid", "1000", "--hostname", "sandbox", "--new-session", "--cap-drop", "ALL", "--as-pid-1"});
+  add(to, {"--add-seccomp-fd", std::to_string(kFilterFd), "--add-seccomp-fd", std::to_string(kFilterFd + 1)});
   to.insert(to.end(), system_arguments_.begin(), system_arguments_.end());
-  int fd = first_file_fd;
+  int fd = kFirstFileFd;
   for (const SmallFile& file : kFiles) add(to, {"--perms", "0444", "--file", std::to_string(fd++), file.path});
   for (const std::string& path : copied) add(to, {"--perms", "0444", "--file", std::to_string(fd++), path});
   add(to, {"--proc", "/proc", "--dev", "/dev"});
@@ -371,14 +375,16 @@ Launched Launcher::launch() {
   ::fcntl(launched.errors.get(), F_SETFL, O_NONBLOCK);
   const UniqueFd null(::open("/dev/null", O_RDWR | O_CLOEXEC));
   if (!null) throw out_of("/dev/null");
-  // A description of its own, because bubblewrap may read it to its end.
+  // Descriptions of its own, because bubblewrap reads them to their ends.
   const UniqueFd image = reopen(image_.get());
-  if (!image) throw out_of("the agent's image");
+  const UniqueFd calls = reopen(filters_.calls.get());
+  const UniqueFd arguments_filter = reopen(filters_.arguments.get());
+  if (!image || !calls || !arguments_filter) throw out_of("what every sandbox gets");
 
   std::vector<UniqueFd> files;
-  std::vector<int> fds = {null.get(), null.get(), complaints.get(), theirs.get(), self_.get(), image.get()};
+  std::vector<int> fds = {null.get(),  null.get(),  complaints.get(), theirs.get(),
+                          self_.get(), image.get(), calls.get(),      arguments_filter.get()};
   static_assert(agent::kControlFd == 3 && agent::kGatewayFd == 4 && agent::kImageFd == 5);
-  const int first_file_fd = static_cast<int>(fds.size());
   for (const SmallFile& file : kFiles) {
     // Each is far smaller than a pipe.
     if (::pipe2(ends, O_CLOEXEC) != 0) throw out_of("pipe");
@@ -399,7 +405,7 @@ Launched Launcher::launch() {
     files.push_back(std::move(file));
     copied.push_back(path);
   }
-  std::vector<std::string> words = arguments(first_file_fd, copied);
+  std::vector<std::string> words = arguments(copied);
   std::vector<char*> argv;
   argv.reserve(words.size() + 1);
   for (std::string& word : words) argv.push_back(word.data());
@@ -463,6 +469,8 @@ RunnerError Launcher::failure(std::string_view complaint, std::string_view why) 
     text +=
         " In a container, it must be started with user namespaces allowed. Or use a gateway elsewhere by setting "
         "CWSANDBOX_BASE_URL.";
+  } else if (says("SECCOMP")) {
+    text = "sandboxes on this machine need a kernel with filters of system calls (CONFIG_SECCOMP_FILTER).";
   } else if (says("Unknown option") || says("nrecognized")) {
     text = "sandboxes on this machine need bubblewrap 0.6 or newer.";
   }

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "runner/local/local_runner.hpp"
+#include "runner/local/syscall_filter.hpp"
 #include "runner/local/unique_fd.hpp"
 
 namespace cwsandbox::runner::local {
@@ -43,7 +44,7 @@ class Launcher {
 
  private:
   void prepare();
-  [[nodiscard]] std::vector<std::string> arguments(int first_file_fd, const std::vector<std::string>& copied) const;
+  [[nodiscard]] std::vector<std::string> arguments(const std::vector<std::string>& copied) const;
 
   LocalRunnerOptions options_;
   bool prepared_ = false;
@@ -52,6 +53,7 @@ class Launcher {
   bool disable_userns_ = true;  // bubblewrap ≥ 0.8
   std::string program_;
   UniqueFd image_;
+  SyscallFilters filters_;
   UniqueFd self_;  // a pidfd of this process
   std::vector<std::string> system_arguments_;
   std::vector<std::string> copied_;  // files of the host
