@@ -143,6 +143,12 @@ spdlog::level::level_enum level_of(gateway::LogLevel level) {
   return spdlog::level::err;
 }
 
+std::uint64_t half_of_memory() {
+  const long pages = ::sysconf(_SC_PHYS_PAGES);
+  const long size = ::sysconf(_SC_PAGESIZE);
+  return pages > 0 && size > 0 ? static_cast<std::uint64_t>(pages) * static_cast<std::uint64_t>(size) / 2 : 0;
+}
+
 struct Settings {
   std::vector<std::string> listen;
   std::string token_file, certificate, key, client_ca, log_level = "info", bwrap = "bwrap";
@@ -153,6 +159,9 @@ struct Settings {
   unsigned orphan_grace = 60, idle_timeout = 60, stop_grace = 10, max_lifetime = 0;
   std::uint64_t log_size = 16ull << 20, ended_log_size = 1ull << 30, capture_size = 64ull << 20, total_capture_size = 1ull << 30;
   std::string log_dir;
+  double max_cpu = 0;
+  std::uint64_t max_memory = half_of_memory();
+  cwsandbox::runner::local::LocalLimits limits;
 };
 
 // A connection takes a descriptor, and so do the pipes of processes: connections may have half of what there is.
@@ -229,6 +238,8 @@ int serve(const Settings& settings) {
   options.orphan_grace = std::chrono::seconds(settings.orphan_grace);
   options.idle_timeout = std::chrono::seconds(settings.idle_timeout);
   options.max_lifetime = std::chrono::seconds(settings.max_lifetime);
+  options.max_memory = settings.max_memory;
+  options.max_cpu = static_cast<std::uint32_t>(settings.max_cpu * 1000);
   options.log_bytes = settings.log_size;
   options.ended_log_bytes = settings.ended_log_size;
   options.capture_bytes = settings.capture_size;
@@ -247,6 +258,10 @@ int serve(const Settings& settings) {
   asio::io_context loop(1);
   cwsandbox::runner::local::LocalRunnerOptions runner_options;
   runner_options.bwrap = settings.bwrap;
+  runner_options.limits = settings.limits;
+  runner_options.limits.memory = options.max_memory;
+  runner_options.limits.cpu = options.max_cpu;
+  runner_options.log = [](const std::string& text) { spdlog::warn("{}", text); };
   auto runner = cwsandbox::runner::local::make_local_runner(loop.get_executor(), runner_options);
   gateway::Gateway gateway(loop.get_executor(), std::move(runner), std::move(options));
   net::TlsServerOptions tls;
@@ -324,6 +339,27 @@ int main(int argc, char** argv) {
   app.add_option("--max-lifetime", settings.max_lifetime,
                  "seconds that a sandbox may live at most, whatever it asks for; 0: no bound")
       ->check(CLI::Range(0, 1000000000))
+      ->capture_default_str();
+  app.add_option("--max-memory", settings.max_memory,
+                 "bytes of memory that a sandbox may use at most, the files that it writes included; 0: no bound (default: half of "
+                 "this machine's)")
+      ->transform(CLI::AsSizeValue(false))
+      ->check(CLI::Range(std::uint64_t{0}, std::uint64_t{1} << 50));
+  app.add_option("--max-cpu", settings.max_cpu, "cores that a sandbox may use at most, e.g. 1.5; 0: no bound")
+      ->check(CLI::Range(0.0, 100000.0))
+      ->capture_default_str();
+  app.add_option("--max-pids", settings.limits.pids, "processes and threads in one sandbox; 0: no bound")
+      ->check(CLI::Range(0, 4000000))
+      ->capture_default_str();
+  app.add_option("--max-open-files", settings.limits.open_files, "files that one process may have open")
+      ->check(CLI::Range(16, 1000000000))
+      ->capture_default_str();
+  app.add_option("--max-disk", settings.limits.disk, "bytes in each place that a sandbox can write, e.g. 1GiB")
+      ->transform(CLI::AsSizeValue(false))
+      ->check(CLI::Range(std::uint64_t{1} << 20, std::uint64_t{1} << 50))
+      ->capture_default_str();
+  app.add_option("--max-files", settings.limits.files, "files and directories in each of them")
+      ->check(CLI::Range(std::uint64_t{16}, std::uint64_t{1} << 40))
       ->capture_default_str();
   app.add_option("--log-size", settings.log_size, "bytes kept of what a main command writes, e.g. 16MiB")
       ->transform(CLI::AsSizeValue(false))

@@ -76,6 +76,9 @@ struct GatewayOptions {
   std::size_t max_output_bytes = 16 * 1024 * 1024;
   /// The longest lifetime of a sandbox, also of one that asks for none; 0: no bound.
   std::chrono::seconds max_lifetime{0};
+  /// What a sandbox may ask for at most: memory in bytes, CPU in thousandths of a core; 0: no bound of the gateway's.
+  std::uint64_t max_memory = 0;
+  std::uint32_t max_cpu = 0;
   /// Files that a sandbox may be created with, in all.
   std::size_t max_initial_files = 4 * 1024 * 1024;
   /// Bytes kept of what a main command writes; older output gives way.

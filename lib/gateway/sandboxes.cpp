@@ -1,6 +1,7 @@
 #include "gateway/sandboxes.hpp"
 
 #include "gateway/process_run.hpp"
+#include "gateway/resources.hpp"
 
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
@@ -224,6 +225,7 @@ void SandboxRecord::main_exited(const runner::ExitInfo& info) {
       how = "the sandbox was lost";
       break;
   }
+  if (info.out_of_memory) how += " (it has used all the memory that it may have)";
   if (stop_grace_) return;  // TERMINATED follows when nothing is left of it
   end_when_read(state, how);
 }
@@ -384,6 +386,7 @@ protocol::Sandbox Sandboxes::create(const std::shared_ptr<Owner>& owner, const p
   check_environment(container.environment_variables, "sandbox.spec.containers[0].environmentVariables", violations);
   check_directory(container.working_dir, "sandbox.spec.containers[0].workingDir", violations);
   check_files(container.files, context_->options.max_initial_files, "sandbox.spec.containers[0].files", violations);
+  const runner::ResourceSpec resources = check_resources(container, context_->options, "sandbox.spec.containers[0]", violations);
   if (!violations.empty()) throw invalid_fields(std::move(violations));
 
   const std::string runner_name(runner_->name());
@@ -419,6 +422,7 @@ protocol::Sandbox Sandboxes::create(const std::shared_ptr<Owner>& owner, const p
   spec.command = std::move(command);
   spec.env = container.environment_variables;
   spec.working_dir = container.working_dir;
+  spec.resources = resources;
   // Their content is not kept: an answer names the files only.
   for (protocol::FileMount& file : asked.spec.containers[0].files) {
     runner::InitialFile initial;

@@ -285,6 +285,18 @@ void note_unsupported(const Object& object, std::initializer_list<const char*> n
   }
 }
 
+std::optional<ResourceList> read_resources(const Object& object, const char* name, std::vector<std::string>& unsupported) {
+  const Json* value = object.find(name);
+  if (value == nullptr || value->is_null()) return std::nullopt;
+  const Object list(*value, object.path(name));
+  ResourceList out;
+  list.read("cpu", out.cpu);
+  list.read("memory", out.memory);
+  note_unsupported(list, {"gpu"}, unsupported);
+  if (out.cpu.empty() && out.memory.empty()) return std::nullopt;
+  return out;
+}
+
 Container read_container(const Object& object, std::vector<std::string>& unsupported) {
   Container out;
   object.read("name", out.name);
@@ -300,10 +312,13 @@ Container read_container(const Object& object, std::vector<std::string>& unsuppo
     mount.read_bytes("content", file.content);
     out.files.push_back(std::move(file));
   });
-  note_unsupported(
-      object,
-      {"resources", "volume_mounts", "secret_stores", "resource_requirements", "security_context", "image_pull_credentials"},
-      unsupported);
+  out.resources = read_resources(object, "resources", unsupported);
+  if (const Json* value = object.find("resource_requirements"); value != nullptr && !value->is_null()) {
+    const Object requirements(*value, object.path("resource_requirements"));
+    out.requests = read_resources(requirements, "requests", unsupported);
+    out.limits = read_resources(requirements, "limits", unsupported);
+  }
+  note_unsupported(object, {"volume_mounts", "secret_stores", "security_context", "image_pull_credentials"}, unsupported);
   return out;
 }
 
@@ -625,6 +640,7 @@ Json container_json(const Container& message) {
   out.put("args", message.args);
   out.put("environment_variables", message.environment_variables);
   out.put("working_dir", message.working_dir);
+  if (message.resources) out.put_json("resources", resources_json(*message.resources));
   Writer requirements;
   if (message.requests) requirements.put_json("requests", resources_json(*message.requests));
   if (message.limits) requirements.put_json("limits", resources_json(*message.limits));

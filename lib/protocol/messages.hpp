@@ -53,7 +53,7 @@ struct Gpu {
 /// The API's `Resources`: quantities as Kubernetes writes them.
 struct ResourceList {
   std::string cpu, memory;
-  std::optional<Gpu> gpu;
+  std::optional<Gpu> gpu;  ///< written only
 };
 
 struct FileMount {
@@ -95,8 +95,9 @@ struct Container {
   std::map<std::string, std::string> environment_variables;
   std::string working_dir;
   std::vector<FileMount> files;
-  // Written only: parsing notes them as unsupported, see SandboxSpec.
+  std::optional<ResourceList> resources;         ///< requests and limits alike
   std::optional<ResourceList> requests, limits;  ///< `resourceRequirements`
+  // Written only: parsing notes them as unsupported, see SandboxSpec.
   std::vector<VolumeMount> volume_mounts;
   std::vector<SecretStoreReference> secret_stores;
   std::optional<SecurityContext> security_context;
@@ -153,7 +154,7 @@ struct SandboxSpec {
   std::string instance_type;
   std::string mode;  ///< "SANDBOX_MODE_SERVERLESS" and so on; empty for unset
   /// JSON paths, from the root of the message, of the fields that were set and that this tree does not carry (volumes,
-  /// services, network, resources, secrets, initContainers, ...), here and in the containers; in path order. Filled by
+  /// services, network, a GPU, secrets, initContainers, ...), here and in the containers; in path order. Filled by
   /// parsing, so that a gateway can refuse by name instead of ignoring what was asked for. Not written by `to_json`.
   std::vector<std::string> unsupported;
 };

@@ -74,6 +74,15 @@ struct InitialFile {
   std::string content;  ///< mode 0644
 };
 
+/// What was asked for of a machine's resources. Unset: as the runner gives them to everybody. What is set is kept to, or the
+/// creation fails ("unimplemented") where the runner cannot. Over a limit, memory cannot be had or a process is killed; the CPU is
+/// waited for.
+struct ResourceSpec {
+  std::optional<std::uint64_t> memory_limit;  ///< bytes, for all its processes and what the kernel keeps for them
+  std::optional<std::uint32_t> cpu_limit;     ///< thousandths of a core
+  std::optional<std::uint32_t> cpu_request;   ///< thousandths of a core: its share while others want the CPU too
+};
+
 /// What a sandbox is made from.
 struct SandboxSpec {
   std::string id;                          ///< chosen by the gateway; [a-z0-9-]
@@ -82,6 +91,7 @@ struct SandboxSpec {
   std::map<std::string, std::string> env;  ///< for the main command and every process
   std::string working_dir;                 ///< empty: the image's
   std::vector<InitialFile> files;          ///< written as the sandbox's user
+  ResourceSpec resources;
 };
 
 /// How a process ended.
@@ -89,6 +99,8 @@ struct ExitInfo {
   enum class Kind : std::uint8_t { exited, signaled, lost };
   Kind kind = Kind::lost;
   int value = 0;  ///< exit code or signal number
+  /// Of a killed main command, or a lost sandbox, whose processes have reached its limit on memory.
+  bool out_of_memory = false;
   std::chrono::system_clock::time_point time{};
 };
 

@@ -364,10 +364,8 @@ TEST_CASE("what cannot be given is refused by its name", "[gateway]") {
       {"runtimeClass", "kata"},
   };
   const std::map<std::string, Json> of_container = {
-      {"resources", {{"cpu", "1"}}},
       {"volumeMounts", {{{"name", "v"}, {"mountPath", "/v"}}}},
       {"secretStores", {{{"store", "s"}}}},
-      {"resourceRequirements", {{"limits", {{"cpu", "1"}}}}},
       {"securityContext", {{"privileged", true}}},
       {"imagePullCredentials", {{"registry", "r"}}},
   };
@@ -380,6 +378,10 @@ TEST_CASE("what cannot be given is refused by its name", "[gateway]") {
     CHECK(has(detail_strings(answer.json(), "ErrorInfo"), field));
   };
   for (const auto& [name, value] : of_spec) refused({{name, value}}, "sandbox.spec." + name);
+  const Json gpu = {{"gpu", {{"count", 1}}}};
+  refused({{"containers", {{{"resources", gpu}}}}}, "sandbox.spec.containers[0].resources.gpu");
+  refused({{"containers", {{{"resourceRequirements", {{"limits", gpu}}}}}}},
+          "sandbox.spec.containers[0].resourceRequirements.limits.gpu");
   for (const auto& [name, value] : of_container) refused({{"containers", {{{name, value}}}}}, "sandbox.spec.containers[0]." + name);
   CHECK(server.counts().sandboxes == 0);
 }

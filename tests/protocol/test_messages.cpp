@@ -63,17 +63,22 @@ TEST_CASE("a CreateSandboxRequest is read under either naming", "[messages]") {
 
 TEST_CASE("fields that are not served are listed by path, defaults are not", "[messages]") {
   const auto request = parse_create_sandbox_request(R"({"sandbox":{"spec":{"containers":[{},
-    {"resources":{"cpu":"1"},"files":[{"path":"/x","content":"Yf8="}],"volume_mounts":[{}],"secretStores":[{}],"resourceRequirements":{"limits":{}},
+    {"resources":{"cpu":"1","gpu":{"count":1}},"files":[{"path":"/x","content":"Yf8="}],"volume_mounts":[{}],"secretStores":[{}],"resourceRequirements":{"requests":{"memory":"1Gi"},"limits":{"gpu":{"count":"2"}}},
      "securityContext":{"privileged":false},"imagePullCredentials":{"registry":"r"}}],
     "volumes":[{}],"services":[{}],"networkIds":["n"],"objectStorageAccess":{"buckets":[]},"network":{"denyEgress":false},
     "init_containers":[{}],"instanceType":"i","mode":"SANDBOX_MODE_CKS"}}})");
   CHECK(request.sandbox.spec.unsupported ==
-        std::vector<std::string>{"sandbox.spec.containers[1].resources", "sandbox.spec.containers[1].volumeMounts",
-                                 "sandbox.spec.containers[1].secretStores", "sandbox.spec.containers[1].resourceRequirements",
-                                 "sandbox.spec.containers[1].securityContext", "sandbox.spec.containers[1].imagePullCredentials",
-                                 "sandbox.spec.volumes", "sandbox.spec.services", "sandbox.spec.networkIds",
-                                 "sandbox.spec.objectStorageAccess", "sandbox.spec.network", "sandbox.spec.initContainers",
-                                 "sandbox.spec.instanceType", "sandbox.spec.mode"});
+        std::vector<std::string>{
+            "sandbox.spec.containers[1].resources.gpu", "sandbox.spec.containers[1].resourceRequirements.limits.gpu",
+            "sandbox.spec.containers[1].volumeMounts", "sandbox.spec.containers[1].secretStores",
+            "sandbox.spec.containers[1].securityContext", "sandbox.spec.containers[1].imagePullCredentials", "sandbox.spec.volumes",
+            "sandbox.spec.services", "sandbox.spec.networkIds", "sandbox.spec.objectStorageAccess", "sandbox.spec.network",
+            "sandbox.spec.initContainers", "sandbox.spec.instanceType", "sandbox.spec.mode"});
+  REQUIRE(request.sandbox.spec.containers[1].resources);
+  CHECK(request.sandbox.spec.containers[1].resources->cpu == "1");
+  REQUIRE(request.sandbox.spec.containers[1].requests);
+  CHECK(request.sandbox.spec.containers[1].requests->memory == "1Gi");
+  CHECK_FALSE(request.sandbox.spec.containers[1].limits);
   REQUIRE(request.sandbox.spec.containers[1].files.size() == 1);
   CHECK(request.sandbox.spec.containers[1].files[0].path == "/x");
   CHECK(request.sandbox.spec.containers[1].files[0].content == "a\xff");

@@ -12,9 +12,7 @@
 #include <set>
 #include <sstream>
 
-#include "harness.hpp"
-#include "runner/local/local_runner.hpp"
-#include "runner/local/unique_fd.hpp"
+#include "room.hpp"
 #include "support/catch.hpp"
 
 namespace cwsandbox::test {
@@ -22,33 +20,6 @@ namespace cwsandbox::test {
 namespace fs = std::filesystem;
 
 namespace {
-
-struct Room {
-  asio::io_context loop;
-  std::unique_ptr<runner::Runner> runner = runner::local::make_local_runner(loop.get_executor());
-  std::unique_ptr<runner::Sandbox> sandbox = run(loop, runner->create(sandbox_spec()));
-  Outcome operator()(std::string script) { return run(loop, exec_sh(*sandbox, std::move(script))); }
-  ~Room() {
-    sandbox.reset();
-    run_until(loop, [this] { return loop.stopped(); });
-  }
-};
-
-std::set<std::string> lines_of(const std::string& text) {
-  std::set<std::string> lines;
-  std::istringstream in(text);
-  for (std::string line; std::getline(in, line);) lines.insert(line);
-  return lines;
-}
-
-// Empty when there is none: processes come and go while this looks.
-std::string read_file(const fs::path& path) {
-  const runner::local::UniqueFd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  std::string text(64 << 10, '\0');
-  const ssize_t n = ::read(file.get(), text.data(), text.size());
-  text.resize(n > 0 ? static_cast<std::size_t>(n) : 0);
-  return text;
-}
 
 bool has_python(Room& in) { return in("command -v python3").exit.value == 0; }
 
@@ -97,10 +68,10 @@ TEST_CASE("even under root, a sandbox is not root", "[runner][isolation]") {
   REQUIRE(run(in.loop, read_line(process->std_out())) == "ready");
   bool found = false;
   for (const auto& entry : fs::directory_iterator("/proc")) {
-    const std::string line = read_file(entry.path() / "cmdline");
+    const std::string line = content_of(entry.path() / "cmdline");
     if (line.find(marker) == std::string::npos || !line.starts_with("/bin/sh")) continue;
     found = true;
-    const std::string text = read_file(entry.path() / "status");
+    const std::string text = content_of(entry.path() / "status");
     CHECK(text.find("Uid:\t65534\t65534\t65534\t65534\n") != std::string::npos);
     CHECK(text.find("Gid:\t65534\t65534\t65534\t65534\n") != std::string::npos);
     CHECK(text.find("Groups:\t \n") != std::string::npos);
@@ -137,7 +108,7 @@ TEST_CASE("the host's files are not there", "[runner][isolation]") {
 TEST_CASE("writable places are bounded", "[runner][isolation]") {
   asio::io_context loop;
   runner::local::LocalRunnerOptions options;
-  options.tmpfs_bytes = 1 << 20;
+  options.limits.disk = 1 << 20;
   const auto runner = runner::local::make_local_runner(loop.get_executor(), options);
   auto sandbox = run(loop, runner->create(sandbox_spec()));
   const Outcome outcome =

@@ -287,8 +287,8 @@ TEST_CASE("a host that lacks something is adapted to", "[runner]") {
   CHECK(refusal(old.options()).empty());
   // Programs in memory may not be run.
   const FakeBwrap strict(
-      "for a; do l=$a; done\n[ \"$l\" = /proc/self/fd/5 ] && { echo 'bwrap: execvp /proc/self/fd/5: Permission denied' >&2; exit "
-      "1; }\n"
+      "for a; do [ \"$a\" = /proc/self/fd/5 ] && { echo 'bwrap: execvp /proc/self/fd/5: Permission denied' >&2; exit "
+      "1; }; done\n"
       "exec bwrap \"$@\"");
   asio::io_context loop;
   const auto runner = make_local_runner(loop.get_executor(), strict.options());

@@ -279,7 +279,7 @@ TEST_CASE("nothing of a file operation stays open", "[runner][files]") {
 
 TEST_CASE("a full place is an error, and the old file stays", "[runner][files][FI-6]") {
   runner::local::LocalRunnerOptions options;
-  options.tmpfs_bytes = 1 << 20;
+  options.limits.disk = 1 << 20;
   Room in(options);
   in.write("/tmp/file", "old");
   const std::string large(3 << 20, 'x');

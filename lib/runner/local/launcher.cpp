@@ -1,18 +1,25 @@
 #include "runner/local/launcher.hpp"
 
 #include <fcntl.h>
+#include <linux/nsfs.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/utsname.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
@@ -54,6 +61,10 @@ struct Plan {
   char* const* argv = nullptr;
   const int* fds = nullptr;  // where 0, 1, 2, … come from
   int fd_count = 0;
+  const int* doors = nullptr;  // of the group to join
+  std::size_t door_count = 0;
+  const char* oom_score = nullptr;
+  std::size_t oom_score_size = 0;
   bool drop = false;
   uid_t uid = 0;
   gid_t gid = 0;
@@ -86,6 +97,15 @@ CWSANDBOX_NOT_INSTRUMENTED int child_main(void* data) {
     for (int number = 1; number < 65; ++number) {
       if (number != SIGKILL && number != SIGSTOP) ::syscall(SYS_rt_sigaction, number, &standard, nullptr, sizeof(std::uint64_t));
     }
+    // Before anything else runs, so that all of it is in there.
+    step = "cgroup";
+    bool joined = true;
+    for (std::size_t i = 0; i < plan.door_count && joined; ++i) joined = ::syscall(SYS_write, plan.doors[i], "0", 1) == 1;
+    if (!joined) break;
+    // When the whole machine runs out of memory, a sandbox goes before what else runs here. Not being able to say so is no reason
+    // to fail.
+    const long score = ::syscall(SYS_openat, AT_FDCWD, "/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+    if (score >= 0) ::syscall(SYS_write, score, plan.oom_score, plan.oom_score_size);
     // A Ctrl-C at the gateway's terminal is the gateway's business.
     step = "setsid";
     if (::syscall(SYS_setsid) < 0) break;
@@ -122,6 +142,13 @@ CWSANDBOX_NOT_INSTRUMENTED int child_main(void* data) {
   for (;;) ::syscall(SYS_exit_group, 127);
 }
 
+// In memory, and all that can be written in a sandbox.
+struct WritablePlace {
+  const char *path, *mode;
+};
+constexpr WritablePlace kWritable[] = {{"/dev/shm", "1777"},      {"/tmp", "1777"},       {"/var/tmp", "1777"},
+                                       {"/home/sandbox", "0755"}, {"/workspace", "0755"}, {"/run", "0755"}};
+
 class Mapping {
  public:
   Mapping(std::size_t size, int flags) noexcept : size_(size) {
@@ -141,8 +168,10 @@ class Mapping {
   void* address_;
 };
 
-// A pidfd of the new child; the error, and the step where it came, in `outcome`.
-UniqueFd spawn(const Plan& plan, Outcome& outcome) {
+// Runs `child` until it executes a program or ends. A pidfd of it; the error, and the step where it came, in `outcome`. With a
+// `copy` it does not share this process's memory.
+template <class Argument>
+UniqueFd spawn(int (*child_function)(void*), Argument argument, bool copy, Outcome& outcome) {
   const Mapping stack(256 << 10, MAP_PRIVATE | MAP_STACK);
   const Mapping shared(4096, MAP_SHARED);
   if (!stack || !shared) {
@@ -150,15 +179,13 @@ UniqueFd spawn(const Plan& plan, Outcome& outcome) {
     return {};
   }
   auto* reported = new (shared.begin()) Outcome;
-  ChildArgument argument{&plan, reported};
-  // Like vfork where nothing but the program changes. A change of user in memory that is shared would make this process
-  // undumpable too, so there the child gets a copy.
-  const int flags = CLONE_VFORK | CLONE_PIDFD | SIGCHLD | (plan.drop ? 0 : CLONE_VM);
+  argument.outcome = reported;
+  const int flags = CLONE_VFORK | CLONE_PIDFD | SIGCHLD | (copy ? 0 : CLONE_VM);
   sigset_t all, before;
   sigfillset(&all);
   ::pthread_sigmask(SIG_SETMASK, &all, &before);
   int pidfd = -1;
-  const pid_t pid = ::clone(child_main, stack.end(), flags, &argument, &pidfd);
+  const pid_t pid = ::clone(child_function, stack.end(), flags, &argument, &pidfd);
   const int clone_error = errno;
   ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
   if (pid < 0) {
@@ -174,6 +201,30 @@ UniqueFd spawn(const Plan& plan, Outcome& outcome) {
     return {};
   }
   return child;
+}
+
+// ---- The limit on files ----
+
+// Files in memory count by their bytes, which bubblewrap limits, and by their number, which it does not: so this process sets it
+// from outside, in the sandbox's own namespaces and with no more rights than it has there.
+struct FilesPlan {
+  int user_namespace = -1, mount_namespace = -1;
+  const char* options = nullptr;
+  Outcome* outcome = nullptr;
+};
+
+CWSANDBOX_NOT_INSTRUMENTED int limit_files_main(void* data) {
+  const auto& plan = *static_cast<const FilesPlan*>(data);
+  const char* step = "setns";
+  bool done =
+      ::syscall(SYS_setns, plan.user_namespace, CLONE_NEWUSER) == 0 && ::syscall(SYS_setns, plan.mount_namespace, CLONE_NEWNS) == 0;
+  for (const WritablePlace& place : kWritable) {
+    if (!done) break;
+    step = place.path;
+    done = ::syscall(SYS_mount, nullptr, place.path, nullptr, MS_REMOUNT | MS_NOSUID | MS_NODEV, plan.options) == 0;
+  }
+  if (!done) *plan.outcome = {errno, step};
+  for (;;) ::syscall(SYS_exit_group, 0);
 }
 
 // ---- What the sandbox sees ----
@@ -204,7 +255,9 @@ constexpr const char* kEtcFiles[] = {"/etc/ld.so.cache", "/etc/ssl/openssl.cnf",
                                      "/etc/localtime",   "/etc/timezone",        "/etc/mime.types",
                                      "/etc/services",    "/etc/protocols"};
 constexpr off_t kMaxCopied = 1 << 20;
-static_assert(agent::kImageFd + 1 + std::size(kFiles) + std::size(kEtcFiles) <= kMaxInherited);
+constexpr int kFilterFd = agent::kImageFd + 1;  // and the next; bubblewrap closes both
+constexpr int kFirstFileFd = kFilterFd + 2;
+static_assert(kFirstFileFd + std::size(kFiles) + std::size(kEtcFiles) <= kMaxInherited);
 
 constexpr const char* kSystemLinks[] = {"/bin", "/sbin", "/lib", "/lib64", "/lib32", "/libx32"};
 
@@ -289,6 +342,19 @@ void add_host_path(std::vector<std::string>& to, const fs::path& path) {
   return word;
 }
 
+// Since 5.14 the kernel counts a user's processes in each user namespace apart, and so in each sandbox.
+[[nodiscard]] bool counts_by_namespace() {
+  utsname name{};
+  unsigned major = 0, minor = 0;
+  return ::uname(&name) == 0 && std::sscanf(name.release, "%u.%u", &major, &minor) == 2 &&
+         (major > 5 || (major == 5 && minor >= 14));
+}
+
+// Above this process's own by so much.
+constexpr int kOomScore = 300;
+
+constexpr const char* kControllerNames[] = {"memory", "CPU", "number of processes"};
+
 constexpr const char* kInstall =
     "Install it (Debian and Ubuntu: apt install bubblewrap; Fedora: dnf install bubblewrap), or use a gateway elsewhere by setting "
     "CWSANDBOX_BASE_URL.";
@@ -306,9 +372,15 @@ void Launcher::prepare() {
   }
   drop_privileges_ = ::geteuid() == 0;
   if (!image_) image_ = make_image();
+  if (!filters_.calls) filters_ = compile_syscall_filters();
   if (!self_) self_ = open_pidfd(::getpid());
   if (!self_)
     throw unavailable("sandboxes on this machine need Linux 5.9 or newer (pidfd_open: " + std::string(std::strerror(errno)) + ")");
+
+  if (!groups_) groups_ = std::make_unique<ControlGroups>();
+  own_pid_limits_ = counts_by_namespace();
+  const std::string score = first_word("/proc/self/oom_score_adj");
+  oom_score_ = std::to_string(std::min(1000, std::atoi(score.c_str()) + kOomScore));
 
   system_arguments_.clear();
   add(system_arguments_, {"--ro-bind", "/usr", "/usr"});
@@ -334,20 +406,81 @@ void Launcher::prepare() {
   prepared_ = true;
 }
 
-std::vector<std::string> Launcher::arguments(int first_file_fd, const std::vector<std::string>& copied) const {
+void Launcher::say(const std::string& what) const {
+  if (options_.log) options_.log(what);
+}
+
+GroupLimits Launcher::group_limits(const ResourceSpec& resources) {
+  const LocalLimits& all = options_.limits;
+  GroupLimits limits;
+  limits.memory = resources.memory_limit.value_or(all.memory);
+  limits.cpu = resources.cpu_limit.value_or(all.cpu);
+  limits.cpu_request = resources.cpu_request.value_or(0);
+  // Where the kernel counts a sandbox's processes by itself, a group would cost time and add nothing.
+  if (!own_pid_limits_) limits.pids = all.pids;
+  const auto check = [this](ControlGroups::Controller controller, bool asked, std::initializer_list<std::uint32_t*> values) {
+    const std::string& why = groups_->why_not(controller);
+    if (why.empty()) return true;
+    const std::string what = std::string("this machine cannot limit the ") + kControllerNames[controller] + " of a sandbox: " + why;
+    if (asked) throw RunnerError("unimplemented", "CWSANDBOX_NOT_IMPLEMENTED", what);
+    if (said_[controller] != what) say(what);
+    said_[controller] = what;
+    for (std::uint32_t* value : values) *value = 0;
+    return false;
+  };
+  if (limits.memory != 0 && !check(ControlGroups::memory, resources.memory_limit.has_value(), {})) limits.memory = 0;
+  if (limits.cpu != 0 || limits.cpu_request != 0) {
+    static_cast<void>(check(ControlGroups::cpu, resources.cpu_limit || resources.cpu_request, {&limits.cpu, &limits.cpu_request}));
+  }
+  if (limits.pids != 0) static_cast<void>(check(ControlGroups::pids, false, {&limits.pids}));
+  return limits;
+}
+
+std::uint64_t Launcher::disk(const ResourceSpec& resources) const noexcept {
+  const std::uint64_t memory = resources.memory_limit.value_or(options_.limits.memory);
+  // Files are memory: whoever fills one place is to be told that it is full, not killed.
+  return memory == 0 ? options_.limits.disk : std::min(options_.limits.disk, memory / 2);
+}
+
+void Launcher::limit_files(pid_t agent, const ResourceSpec& resources) {
+  if (options_.limits.files == 0) return;
+  const std::string options = "size=" + std::to_string(disk(resources)) + ",nr_inodes=" + std::to_string(options_.limits.files);
+  const std::string path = "/proc/" + std::to_string(agent) + "/ns/mnt";
+  const UniqueFd mounts(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  const UniqueFd owner(mounts ? ::ioctl(mounts.get(), NS_GET_USERNS) : -1);
+  Outcome outcome;
+  if (!owner) {
+    outcome = {errno, "its namespaces"};
+  } else {
+    FilesPlan plan;
+    plan.user_namespace = owner.get();
+    plan.mount_namespace = mounts.get();
+    plan.options = options.c_str();
+    // In memory of its own: who enters a namespace that way gets other rights, and the kernel would say so of all who share it.
+    const UniqueFd child = spawn(limit_files_main, plan, true, outcome);
+    if (child && has_ended(child.get(), -1)) static_cast<void>(reap(child.get()));
+  }
+  if (outcome.error == 0) return;
+  const std::string what = "this machine cannot limit the number of files of a sandbox: " + std::string(outcome.step) + ": " +
+                           std::strerror(outcome.error);
+  if (said_files_ != what) say(what);
+  said_files_ = what;
+}
+
+std::vector<std::string> Launcher::arguments(const std::vector<std::string>& copied, const ResourceSpec& resources) const {
   std::vector<std::string> to;
   to.reserve(200);
   add(to, {"bwrap", "--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try", "--unshare-net"});
   if (disable_userns_) add(to, {"--disable-userns"});
   add(to, {"--uid", "1000", "--gid", "1000", "--hostname", "sandbox", "--new-session", "--cap-drop", "ALL", "--as-pid-1"});
+  add(to, {"--add-seccomp-fd", std::to_string(kFilterFd), "--add-seccomp-fd", std::to_string(kFilterFd + 1)});
   to.insert(to.end(), system_arguments_.begin(), system_arguments_.end());
-  int fd = first_file_fd;
+  int fd = kFirstFileFd;
   for (const SmallFile& file : kFiles) add(to, {"--perms", "0444", "--file", std::to_string(fd++), file.path});
   for (const std::string& path : copied) add(to, {"--perms", "0444", "--file", std::to_string(fd++), path});
   add(to, {"--proc", "/proc", "--dev", "/dev"});
-  const std::string size = std::to_string(options_.tmpfs_bytes);
-  for (const char* place : {"/dev/shm", "/tmp", "/var/tmp"}) add(to, {"--perms", "1777", "--size", size, "--tmpfs", place});
-  for (const char* place : {"/home/sandbox", "/workspace", "/run"}) add(to, {"--perms", "0755", "--size", size, "--tmpfs", place});
+  const std::string size = std::to_string(disk(resources));
+  for (const WritablePlace& place : kWritable) add(to, {"--perms", place.mode, "--size", size, "--tmpfs", place.path});
   std::string program = "/proc/self/fd/" + std::to_string(agent::kImageFd);
   if (image_as_data_) {
     program = "/run/cwsandbox/agent";
@@ -355,11 +488,19 @@ std::vector<std::string> Launcher::arguments(int first_file_fd, const std::vecto
   }
   // What bubblewrap builds on is a tmpfs without a limit that the sandbox's user owns.
   add(to, {"--remount-ro", "/dev", "--remount-ro", "/", "--", program});
+  rlimit open{};
+  ::getrlimit(RLIMIT_NOFILE, &open);
+  rlim_t most = open.rlim_max;
+  if (options_.limits.open_files != 0) most = std::min<rlim_t>(most, options_.limits.open_files);
+  add(to, {std::to_string(most), std::to_string(own_pid_limits_ ? options_.limits.pids : 0)});
   return to;
 }
 
-Launched Launcher::launch() {
+Launched Launcher::launch(const ResourceSpec& resources) {
   prepare();
+  const GroupLimits limits = group_limits(resources);
+  std::unique_ptr<ControlGroup> group;
+  if (limits.any()) group = groups_->make(limits);
   int ends[2];
   if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) throw out_of("socketpair");
   Launched launched;
@@ -371,14 +512,16 @@ Launched Launcher::launch() {
   ::fcntl(launched.errors.get(), F_SETFL, O_NONBLOCK);
   const UniqueFd null(::open("/dev/null", O_RDWR | O_CLOEXEC));
   if (!null) throw out_of("/dev/null");
-  // A description of its own, because bubblewrap may read it to its end.
+  // Descriptions of its own, because bubblewrap reads them to their ends.
   const UniqueFd image = reopen(image_.get());
-  if (!image) throw out_of("the agent's image");
+  const UniqueFd calls = reopen(filters_.calls.get());
+  const UniqueFd arguments_filter = reopen(filters_.arguments.get());
+  if (!image || !calls || !arguments_filter) throw out_of("what every sandbox gets");
 
   std::vector<UniqueFd> files;
-  std::vector<int> fds = {null.get(), null.get(), complaints.get(), theirs.get(), self_.get(), image.get()};
+  std::vector<int> fds = {null.get(),  null.get(),  complaints.get(), theirs.get(),
+                          self_.get(), image.get(), calls.get(),      arguments_filter.get()};
   static_assert(agent::kControlFd == 3 && agent::kGatewayFd == 4 && agent::kImageFd == 5);
-  const int first_file_fd = static_cast<int>(fds.size());
   for (const SmallFile& file : kFiles) {
     // Each is far smaller than a pipe.
     if (::pipe2(ends, O_CLOEXEC) != 0) throw out_of("pipe");
@@ -399,7 +542,7 @@ Launched Launcher::launch() {
     files.push_back(std::move(file));
     copied.push_back(path);
   }
-  std::vector<std::string> words = arguments(first_file_fd, copied);
+  std::vector<std::string> words = arguments(copied, resources);
   std::vector<char*> argv;
   argv.reserve(words.size() + 1);
   for (std::string& word : words) argv.push_back(word.data());
@@ -413,8 +556,20 @@ Launched Launcher::launch() {
   plan.drop = drop_privileges_;
   plan.uid = options_.uid;
   plan.gid = options_.gid;
+  plan.oom_score = oom_score_.c_str();
+  plan.oom_score_size = oom_score_.size();
+  std::vector<int> doors;
+  if (group) {
+    for (const UniqueFd& door : group->doors()) doors.push_back(door.get());
+  }
+  plan.doors = doors.data();
+  plan.door_count = doors.size();
   Outcome outcome;
-  launched.monitor = spawn(plan, outcome);
+  ChildArgument child;
+  child.plan = &plan;
+  // Like vfork where nothing but the program changes. A change of user in memory that is shared would make this process
+  // undumpable too.
+  launched.monitor = spawn(child_main, child, plan.drop, outcome);
   if (!launched.monitor) {
     const std::string why = std::string(outcome.step) + ": " + std::strerror(outcome.error);
     if (outcome.error == EAGAIN || outcome.error == ENOMEM || outcome.error == EMFILE) {
@@ -427,6 +582,8 @@ Launched Launcher::launch() {
     }
     throw unavailable("cannot start bubblewrap: " + why);
   }
+  if (group) group->close_doors();
+  launched.group = std::move(group);
   return launched;
 }
 
@@ -463,6 +620,8 @@ RunnerError Launcher::failure(std::string_view complaint, std::string_view why) 
     text +=
         " In a container, it must be started with user namespaces allowed. Or use a gateway elsewhere by setting "
         "CWSANDBOX_BASE_URL.";
+  } else if (says("SECCOMP")) {
+    text = "sandboxes on this machine need a kernel with filters of system calls (CONFIG_SECCOMP_FILTER).";
   } else if (says("Unknown option") || says("nrecognized")) {
     text = "sandboxes on this machine need bubblewrap 0.6 or newer.";
   }

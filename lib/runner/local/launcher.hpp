@@ -4,20 +4,24 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "runner/local/control_groups.hpp"
 #include "runner/local/local_runner.hpp"
+#include "runner/local/syscall_filter.hpp"
 #include "runner/local/unique_fd.hpp"
 
 namespace cwsandbox::runner::local {
 
 /// What a launch leaves in the caller's hands.
 struct Launched {
-  UniqueFd control;  ///< the socket to the agent
-  UniqueFd monitor;  ///< a pidfd of bubblewrap, a child of this process
-  UniqueFd errors;   ///< what bubblewrap complains of, nonblocking
+  UniqueFd control;                     ///< the socket to the agent
+  UniqueFd monitor;                     ///< a pidfd of bubblewrap, a child of this process
+  UniqueFd errors;                      ///< what bubblewrap complains of, nonblocking
+  std::unique_ptr<ControlGroup> group;  ///< in which all of it runs; null: in none
 };
 
 class Launcher {
@@ -26,8 +30,12 @@ class Launcher {
   explicit Launcher(LocalRunnerOptions options);
 
   /// Starts a sandbox; whether it succeeds shows at the agent's first note. Throws RunnerError when not even bubblewrap could
-  /// be started. What is done once for all sandboxes is done at the first call.
-  [[nodiscard]] Launched launch();
+  /// be started, or for a limit that cannot be kept here. What is done once for all sandboxes is done at the first call.
+  [[nodiscard]] Launched launch(const ResourceSpec& resources);
+
+  /// Sets what bubblewrap cannot: how many files a sandbox may have. After its agent has come up and before anything else runs in
+  /// it. `agent` is its number here.
+  void limit_files(pid_t agent, const ResourceSpec& resources);
 
   /// Who a sandbox's user is outside it.
   [[nodiscard]] uid_t uid() const noexcept;
@@ -43,7 +51,10 @@ class Launcher {
 
  private:
   void prepare();
-  [[nodiscard]] std::vector<std::string> arguments(int first_file_fd, const std::vector<std::string>& copied) const;
+  void say(const std::string& what) const;
+  [[nodiscard]] GroupLimits group_limits(const ResourceSpec& resources);
+  [[nodiscard]] std::uint64_t disk(const ResourceSpec& resources) const noexcept;
+  [[nodiscard]] std::vector<std::string> arguments(const std::vector<std::string>& copied, const ResourceSpec& resources) const;
 
   LocalRunnerOptions options_;
   bool prepared_ = false;
@@ -52,6 +63,12 @@ class Launcher {
   bool disable_userns_ = true;  // bubblewrap ≥ 0.8
   std::string program_;
   UniqueFd image_;
+  SyscallFilters filters_;
+  std::unique_ptr<ControlGroups> groups_;
+  std::string said_[ControlGroups::kControllers];  // what has been said of limits that cannot be kept
+  bool own_pid_limits_ = false;                    // a sandbox's processes are counted apart from those of others
+  std::string said_files_;
+  std::string oom_score_;
   UniqueFd self_;  // a pidfd of this process
   std::vector<std::string> system_arguments_;
   std::vector<std::string> copied_;  // files of the host

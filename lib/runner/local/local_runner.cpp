@@ -8,6 +8,7 @@
 #include <boost/asio/use_awaitable.hpp>
 
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
@@ -53,6 +54,10 @@ constexpr std::chrono::seconds kLongDeadline{300};
 constexpr std::chrono::seconds kStopSlack{2};
 // How long a killed one may take before it is killed again, bubblewrap included.
 constexpr std::chrono::seconds kKillAgain{2};
+
+// A control group that cannot be removed yet: how often it is tried again, and when.
+constexpr int kRemovals = 500;
+constexpr std::chrono::milliseconds kRemoveAgain{2};
 
 // What is kept of bubblewrap's errors.
 constexpr std::size_t kMaxComplaint = 4096;
@@ -246,7 +251,11 @@ class State final : public FileAgent, public std::enable_shared_from_this<State>
   State& operator=(const State&) = delete;
   ~State() override;
 
-  void launch(Launcher& launcher);
+  void launch(Launcher& launcher, const ResourceSpec& resources);
+  /// Until the agent has said its first word, or never will.
+  [[nodiscard]] asio::awaitable<void> wait_up();
+  /// Its number, as long as that is its own; else 0.
+  [[nodiscard]] pid_t agent_pid() const noexcept { return agent_ ? connection_->peer() : 0; }
   [[nodiscard]] asio::awaitable<std::shared_ptr<PendingStart>> request(ProcessSpec spec, std::uint8_t flags);
   [[nodiscard]] asio::awaitable<void> wait_ended();
   void stop(std::chrono::milliseconds grace);
@@ -316,7 +325,9 @@ class State final : public FileAgent, public std::enable_shared_from_this<State>
   std::unordered_map<std::uint64_t, std::shared_ptr<ProcessState>> processes_;
   std::optional<ExitInfo> main_info_;
   ExitEvent main_exit_;
-  Waiters ended_waiters_;
+  Waiters ended_waiters_, up_waiters_;
+  std::unique_ptr<ControlGroup> group_;
+  int removals_ = 0;  // of the group, that came too early
 };
 
 State::~State() {
@@ -328,10 +339,12 @@ State::~State() {
   kill_pidfd(monitor_->native_handle(), SIGKILL);
   if (!monitor_reaped_ && has_ended(monitor_->native_handle(), 1000)) static_cast<void>(reap(monitor_->native_handle()));
   if (agent_) static_cast<void>(has_ended(agent_->native_handle(), 1000));
+  for (int i = 0; group_ && !group_->remove() && i < kRemovals; ++i) ::poll(nullptr, 0, 2);
 }
 
-void State::launch(Launcher& launcher) {
-  Launched launched = launcher.launch();
+void State::launch(Launcher& launcher, const ResourceSpec& resources) {
+  Launched launched = launcher.launch(resources);
+  group_ = std::move(launched.group);
   errors_.emplace(executor_, launched.errors.release());
   monitor_.emplace(executor_, launched.monitor.release());
   connection_ = std::make_shared<AgentConnection>(executor_, std::move(launched.control));
@@ -518,7 +531,8 @@ void State::on_note(Type type, const Note& note, std::span<UniqueFd> fds) {
       came_up_ = true;
       if (!stop_deadline_) deadline_.cancel();
       errors_.reset();
-      return adopt_agent();
+      adopt_agent();
+      return up_waiters_.resume_all(executor_);
     case Type::started:
       return on_started(note, fds);
     case Type::start_failed: {
@@ -586,6 +600,7 @@ void State::lose(std::string_view why) {
   for (auto& [seq, file] : files) answer(*file);
   auto processes = std::exchange(processes_, {});
   for (auto& [seq, process] : processes) publish(process, lost_info());
+  up_waiters_.resume_all(executor_);
   finish_when_over();
 }
 
@@ -605,6 +620,7 @@ void State::arm_deadline(Clock::time_point when) {
   deadline_.async_wait([weak = weak_from_this()](const error_code& ec) {
     const auto self = weak.lock();
     if (!self || ec || self->ended_) return;
+    if (self->agent_gone_) return self->finish_when_over();
     if (!self->came_up_ && !self->lost_) return self->lose("it did not come up in time");
     if (!self->killed_) return self->kill();
     // Killed once already.
@@ -636,14 +652,28 @@ void State::wait_agent() {
 }
 
 // The end has three parts: what the agent said last has been read up to the end of its socket, bubblewrap has been waited for,
-// and the agent, with all that was in its namespace, is gone.
+// and the agent, with all that was in its namespace, is gone. Then the group that they were in goes.
 void State::finish_when_over() {
   if (ended_ || !lost_ || !monitor_reaped_ || !agent_gone_) return;
+  if (!main_info_) main_info_ = lost_info();
+  if (group_) {
+    const bool killed =
+        main_info_->kind == ExitInfo::Kind::lost || (main_info_->kind == ExitInfo::Kind::signaled && main_info_->value == SIGKILL);
+    if (removals_ == 0) main_info_->out_of_memory = killed && group_->killed_for_memory() > 0;
+    // After all of it has ended the kernel may need a moment. What is not gone then is removed by the next gateway.
+    if (!group_->remove() && removals_++ < kRemovals) return arm_deadline(Clock::now() + kRemoveAgain);
+    group_.reset();
+  }
   ended_ = true;
   deadline_.cancel();
-  main_exit_.set(main_info_ ? *main_info_ : lost_info());
+  main_exit_.set(*main_info_);
   asio::post(executor_, [self = shared_from_this()] { self->main_exit_.fire(); });
   ended_waiters_.resume_all(executor_);
+}
+
+asio::awaitable<void> State::wait_up() {
+  const auto self = shared_from_this();
+  while (!came_up_ && !lost_) co_await wait_for(up_waiters_);
 }
 
 asio::awaitable<void> State::wait_ended() {
@@ -869,11 +899,13 @@ class LocalRunner final : public Runner {
     for (;;) {
       auto state = std::make_shared<State>(executor, *launcher);
       state->set_defaults(spec.env, spec.working_dir);
-      state->launch(*launcher);
+      state->launch(*launcher, spec.resources);
       KillUnlessKept guard(state);
       std::shared_ptr<PendingStart> answer;
       std::exception_ptr error;
       try {
+        co_await state->wait_up();
+        if (const pid_t agent = state->agent_pid(); agent > 0) launcher->limit_files(agent, spec.resources);
         for (const InitialFile& file : spec.files) co_await write_whole_file(state, file.path, file.content);
         answer = co_await state->request(main, agent::kMain);
       } catch (...) {

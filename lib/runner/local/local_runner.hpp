@@ -1,14 +1,31 @@
 // Sandboxes on this machine: bubblewrap makes the namespaces, a small agent is PID 1 inside.
 #pragma once
 
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+
 #include "runner/runner.hpp"
 
 namespace cwsandbox::runner::local {
 
+/// What each sandbox may use. Those on memory and CPU hold for what asks for nothing itself, and need control groups: where there
+/// are none, `log` says so once, and there is no such limit.
+struct LocalLimits {
+  std::uint64_t memory = 0;          ///< bytes, files in memory included; 0: no limit
+  std::uint32_t cpu = 0;             ///< thousandths of a core; 0: no limit
+  std::uint32_t pids = 4096;         ///< processes and threads; 0: no limit
+  std::uint32_t open_files = 65536;  ///< of one process; 0: as this process
+  std::uint64_t disk = 1ull << 30;   ///< bytes in each writable place (/tmp, home, /workspace, ...); at most half of the memory
+  std::uint64_t files = 1ull << 18;  ///< files and directories in each writable place
+};
+
 struct LocalRunnerOptions {
-  std::string bwrap = "bwrap";             ///< program name or path
-  std::uint64_t tmpfs_bytes = 1ull << 30;  ///< size of each writable place (/tmp, home, /workspace)
-  std::uint32_t uid = 65534, gid = 65534;  ///< who runs the sandboxes when this process is root: never root
+  std::string bwrap = "bwrap";  ///< program name or path
+  LocalLimits limits;
+  std::uint32_t uid = 65534, gid = 65534;       ///< who runs the sandboxes when this process is root: never root
+  std::function<void(const std::string&)> log;  ///< a line for the operator, on the executor; may be empty
 };
 
 /// Throws RunnerError ("failed_precondition", "CWSANDBOX_RUNNER_UNAVAILABLE") when bubblewrap is missing or user namespaces are

@@ -11,6 +11,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -130,6 +131,7 @@ class Records {
 };
 
 Records records;
+rlim_t most_open_files = RLIM_INFINITY;  // for what is started
 bool stopping = false;
 bool killed = false;
 bool asked_again = false;
@@ -262,6 +264,9 @@ int run_child(void* data) {
   }
   // What is open is exactly 0, 1 and 2, whatever the agent holds.
   if (syscall(SYS_close_range, 3u, ~0u, 0u) != 0) fail(errno, Stage::stdio);
+  // Programs that use select() count on few, and can ask for more themselves.
+  const rlimit open_files{most_open_files < 1024 ? most_open_files : 1024, most_open_files};
+  if (setrlimit(RLIMIT_NOFILE, &open_files) != 0) fail(errno, Stage::fork);
   if (chdir(child.cwd) != 0) fail(errno, Stage::cwd);
   sigset_t none;
   sigemptyset(&none);
@@ -605,7 +610,8 @@ void on_child(int) {}
 
 }  // namespace
 
-int main() {
+// The arguments: how many files a program may have open, and how many processes there may be (0: any number).
+int main(int argc, char** argv) {
   // First of all: programs in the sandbox run as the same user, and must neither trace this process nor open its descriptors.
   if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) != 0) leave(3);
   prctl(PR_SET_NAME, "cwsandbox-agent", 0, 0, 0);
@@ -618,6 +624,13 @@ int main() {
   fcntl(kControlFd, F_SETFD, FD_CLOEXEC);
   fcntl(kGatewayFd, F_SETFD, FD_CLOEXEC);
   umask(022);
+  if (argc > 1) most_open_files = strtoull(argv[1], nullptr, 10);
+  const rlim_t most_processes = argc > 2 ? strtoull(argv[2], nullptr, 10) : 0;
+  const rlimit processes{most_processes + 1, most_processes + 1};  // and this one
+  if (most_processes > 0 && setrlimit(RLIMIT_NPROC, &processes) != 0) leave(3);
+  // A dump would go to whoever handles the host's. 1 byte, which the kernel takes for none at all: with 0 it still calls a handler.
+  const rlimit core{1, 1};
+  setrlimit(RLIMIT_CORE, &core);
 
   // A program that is started begins with every signal at its default and none blocked, whatever the gateway's host did.
   for (int number = 1; number < 65; ++number) signal(number, SIG_DFL);

@@ -1,0 +1,151 @@
+#include "gateway/resources.hpp"
+
+#include "gateway/text.hpp"
+
+#include <array>
+#include <charconv>
+#include <limits>
+
+namespace cwsandbox::gateway {
+
+namespace {
+
+constexpr unsigned kMillis = 1000;
+// Below them no program starts, or none gets anywhere.
+constexpr std::uint64_t kMinMemory = 8ull << 20;
+constexpr std::uint64_t kMinCpu = 10;
+
+struct Suffix {
+  std::string_view text;
+  int tens, twos;  // powers
+};
+constexpr std::array<Suffix, 16> kSuffixes = {{{"", 0, 0},
+                                               {"n", -9, 0},
+                                               {"u", -6, 0},
+                                               {"m", -3, 0},
+                                               {"k", 3, 0},
+                                               {"M", 6, 0},
+                                               {"G", 9, 0},
+                                               {"T", 12, 0},
+                                               {"P", 15, 0},
+                                               {"E", 18, 0},
+                                               {"Ki", 0, 10},
+                                               {"Mi", 0, 20},
+                                               {"Gi", 0, 30},
+                                               {"Ti", 0, 40},
+                                               {"Pi", 0, 50},
+                                               {"Ei", 0, 60}}};
+
+__extension__ using Wide = unsigned __int128;
+// Wide enough for 18 digits times 2^60 and 1000.
+constexpr std::size_t kMaxDigits = 18;
+constexpr int kMaxTens = 36;
+
+}  // namespace
+
+std::optional<std::uint64_t> parse_quantity(std::string_view text, unsigned scale) {
+  Wide value = 0;
+  std::size_t digits = 0;
+  int tens = 0;
+  bool any = false, point = false;
+  for (; !text.empty(); text.remove_prefix(1)) {
+    const char c = text.front();
+    if (c == '.' && !point) {
+      point = true;
+    } else if (c >= '0' && c <= '9') {
+      any = true;
+      if (value > 0 || c != '0') ++digits;
+      if (digits > kMaxDigits) return std::nullopt;
+      value = value * 10 + static_cast<unsigned>(c - '0');
+      if (point && --tens < -kMaxTens) return std::nullopt;
+    } else {
+      break;
+    }
+  }
+  if (!any || value == 0) return std::nullopt;
+  int twos = 0;
+  bool known = false;
+  for (const Suffix& suffix : kSuffixes) {
+    if (text != suffix.text) continue;
+    known = true;
+    tens += suffix.tens;
+    twos = suffix.twos;
+  }
+  if (!known) {
+    if (text.size() < 2 || (text.front() != 'e' && text.front() != 'E')) return std::nullopt;
+    text.remove_prefix(text[1] == '+' ? 2 : 1);
+    int exponent = 0;
+    const auto parsed = std::from_chars(text.data(), text.data() + text.size(), exponent);
+    if (parsed.ec != std::errc() || parsed.ptr != text.data() + text.size()) return std::nullopt;
+    if (exponent < -kMaxTens || exponent > kMaxTens) return std::nullopt;
+    tens += exponent;
+  }
+  value <<= twos;
+  value *= scale;
+  constexpr Wide kMost = std::numeric_limits<std::uint64_t>::max();
+  for (; tens > 0; --tens) {
+    if (value > kMost) return std::nullopt;
+    value *= 10;
+  }
+  for (; tens < 0; ++tens) value = (value + 9) / 10;
+  if (value > kMost) return std::nullopt;
+  return static_cast<std::uint64_t>(value);
+}
+
+runner::ResourceSpec check_resources(const protocol::Container& container, const GatewayOptions& options, const std::string& field,
+                                     std::vector<protocol::FieldViolation>& violations) {
+  const auto violation = [&violations](const std::string& where, const std::string& what) {
+    protocol::FieldViolation v;
+    v.field = where;
+    v.description = what;
+    violations.push_back(std::move(v));
+  };
+  const auto read = [&](const std::string& where, const std::string& text, unsigned scale, std::uint64_t least, std::uint64_t most,
+                        const char* unit) -> std::optional<std::uint64_t> {
+    if (text.empty()) return std::nullopt;
+    const auto value = parse_quantity(text, scale);
+    if (!value) {
+      violation(where, "not a quantity like 500m, 2, 512Mi or 4G: \"" + printable(text, 64) + "\"");
+    } else if (*value < least) {
+      violation(where, "less than " + std::to_string(least) + unit);
+    } else if (most != 0 && *value > most) {
+      violation(where, "more than the " + std::to_string(most) + unit + " that a sandbox of this gateway may have");
+    } else {
+      return value;
+    }
+    return std::nullopt;
+  };
+  runner::ResourceSpec spec;
+  if (container.resources && (container.requests || container.limits)) {
+    violation(field + ".resources", "excludes resourceRequirements");
+    return spec;
+  }
+  // The flat form means both.
+  const protocol::ResourceList none;
+  const auto chosen = [&](const std::optional<protocol::ResourceList>& own) -> const protocol::ResourceList& {
+    if (container.resources) return *container.resources;
+    return own ? *own : none;
+  };
+  const protocol::ResourceList& limits = chosen(container.limits);
+  const protocol::ResourceList& requests = chosen(container.requests);
+  const std::string limits_field = field + (container.resources ? ".resources" : ".resourceRequirements.limits");
+  const std::string requests_field = field + (container.resources ? ".resources" : ".resourceRequirements.requests");
+  const std::uint64_t most_cpu = options.max_cpu != 0 ? options.max_cpu : std::numeric_limits<std::uint32_t>::max();
+
+  spec.memory_limit = read(limits_field + ".memory", limits.memory, 1, kMinMemory, options.max_memory, " bytes");
+  const auto cpu = read(limits_field + ".cpu", limits.cpu, kMillis, kMinCpu, most_cpu, "m");
+  if (cpu) spec.cpu_limit = static_cast<std::uint32_t>(*cpu);
+  if (container.resources) {
+    spec.cpu_request = spec.cpu_limit;
+    return spec;
+  }
+  const auto memory_request = read(requests_field + ".memory", requests.memory, 1, 0, options.max_memory, " bytes");
+  const auto cpu_request = read(requests_field + ".cpu", requests.cpu, kMillis, 0, most_cpu, "m");
+  if (memory_request && spec.memory_limit && *memory_request > *spec.memory_limit)
+    violation(requests_field + ".memory", "more than the limit");
+  if (cpu_request && cpu && *cpu_request > *cpu) violation(requests_field + ".cpu", "more than the limit");
+  if (cpu_request) spec.cpu_request = static_cast<std::uint32_t>(*cpu_request);
+  return spec;
+}
+
+}  // namespace cwsandbox::gateway

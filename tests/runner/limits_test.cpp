@@ -1,0 +1,317 @@
+// What one sandbox may use, and that its neighbour does not notice.
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/use_awaitable.hpp>
+
+#include <poll.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+#include <csignal>
+#include <fstream>
+
+#include "room.hpp"
+#include "runner/local/control_groups.hpp"
+#include "support/catch.hpp"
+
+namespace cwsandbox::test {
+
+namespace fs = std::filesystem;
+using runner::ExitInfo;
+using runner::ResourceSpec;
+using runner::RunnerError;
+using runner::local::ControlGroups;
+using runner::local::GroupLimits;
+using runner::local::LocalRunnerOptions;
+using runner::local::make_local_runner;
+using runner::local::UniqueFd;
+
+namespace {
+
+// Does something that needs processes, memory and files, as a bystander would.
+void works(Room& neighbour) {
+  for (int i = 0; i < 2; ++i) {
+    const Outcome outcome =
+        neighbour("head -c 1000000 /dev/zero > /tmp/x && seq 2000 | sort -n | tail -n 1 && wc -c < /tmp/x && rm /tmp/x");
+    CHECK(outcome.out == "2000\n1000000\n");
+    CHECK(outcome.exit.value == 0);
+  }
+}
+
+// What a command that goes on says before.
+std::vector<std::string> first_lines(Room& in, runner::Process& process, int count) {
+  std::vector<std::string> lines;
+  for (int i = 0; i < count; ++i) lines.push_back(run(in.loop, read_line(process.std_out())));
+  return lines;
+}
+
+// Groups of the process with this number, wherever on this machine.
+std::vector<fs::path> groups_of(pid_t pid) {
+  std::vector<fs::path> found;
+  const std::string mark = "-" + std::to_string(pid) + "-";
+  std::error_code ec;
+  for (fs::recursive_directory_iterator at("/sys/fs/cgroup", ec), end; !ec && at != end; at.increment(ec)) {
+    const std::string name = at->path().filename().native();
+    if (name.starts_with("cwsandbox-") && name.find(mark) != std::string::npos) found.push_back(at->path());
+  }
+  return found;
+}
+
+bool can_limit(ControlGroups::Controller controller) { return ControlGroups().why_not(controller).empty(); }
+
+runner::SandboxSpec spec_with(ResourceSpec resources) {
+  runner::SandboxSpec spec = sandbox_spec();
+  spec.resources = resources;
+  return spec;
+}
+
+ResourceSpec memory_of(std::uint64_t bytes) {
+  ResourceSpec resources;
+  resources.memory_limit = bytes;
+  return resources;
+}
+
+}  // namespace
+
+TEST_CASE("a fork bomb is held to its number of processes while a neighbour works", "[runner][limits]") {
+  LocalRunnerOptions options;
+  options.limits.pids = 64;
+  Room neighbour(options);
+  Room in(options);
+  run(in.loop, put_hostile(*in.sandbox, kHostile));
+  {
+    const auto counter = run(in.loop, in.sandbox->start(command({kHostile, "fork-until-refused"})));
+    const std::vector<std::string> said = first_lines(in, *counter, 2);
+    CHECK(said[0] == "-1 EAGAIN");
+    // The main command's two, and the one that counts.
+    CHECK(std::stoi(said[1]) == 64 - 3);
+    // It is the sandbox that is full, and it says so.
+    try {
+      const Outcome outcome = in("true");
+      FAIL("there was room for another: " << outcome.exit.value);
+    } catch (const runner::StartFailed& error) {
+      CHECK(error.error() == EAGAIN);
+      CHECK(error.what_failed() == "fork");
+    }
+    works(neighbour);
+    counter->signal_group(SIGKILL);
+    run(in.loop, wait_exit(*counter));
+  }
+  const auto bomb = run(in.loop, in.sandbox->start(command({kHostile, "fork-bomb"})));
+  works(neighbour);
+  // However it forks, it can be ended.
+  run(in.loop, in.sandbox->stop(std::chrono::milliseconds(0)));
+  works(neighbour);
+}
+
+TEST_CASE("a memory hog is killed at its limit while a neighbour works", "[runner][limits]") {
+  if (!can_limit(ControlGroups::memory)) return;  // what happens then is in the test below
+  Room neighbour({}, spec_with(memory_of(256u << 20)));
+  Room in({}, spec_with(memory_of(64u << 20)));
+  const Outcome hog = in.hostile("memory");
+  CHECK(hog.exit.kind == ExitInfo::Kind::signaled);
+  CHECK(hog.exit.value == SIGKILL);
+  works(neighbour);
+  // The rest of its sandbox lives on.
+  CHECK(in("echo alive").out == "alive\n");
+  // What a file in memory takes counts.
+  for (const char* place : {"/tmp", "/workspace"}) {
+    const std::string filled = in.hostile("fill", std::string(place) + "/full").out;
+    CHECK(filled == "-1 ENOSPC\n" + std::to_string(32 << 20) + "\n");
+    works(neighbour);
+    in(std::string("rm ") + place + "/full");
+  }
+}
+
+TEST_CASE("a main command that is killed for its memory says so", "[runner][limits]") {
+  if (!can_limit(ControlGroups::memory)) return;
+  asio::io_context loop;
+  const auto runner = make_local_runner(loop.get_executor());
+  runner::SandboxSpec spec = spec_with(memory_of(64u << 20));
+  spec.command = {"/run/start"};
+  runner::InitialFile start;
+  start.path = "/run/start";
+  spec.command = sh("while [ ! -x /run/hostile ]; do sleep 0.01; done; exec /run/hostile memory");
+  const auto sandbox = run(loop, runner->create(spec));
+  run(loop, put_hostile(*sandbox, kHostile));
+  const ExitInfo end = run(loop, wait_exit(*sandbox));
+  CHECK(end.kind == ExitInfo::Kind::signaled);
+  CHECK(end.value == SIGKILL);
+  CHECK(end.out_of_memory);
+  // One that was killed otherwise does not.
+  const auto other = run(loop, runner->create(spec_with(memory_of(64u << 20))));
+  run(loop, exec_sh(*other, "kill -KILL -1"));
+  CHECK_FALSE(run(loop, wait_exit(*other)).out_of_memory);
+}
+
+TEST_CASE("a disk filler is held to its places while a neighbour works", "[runner][limits]") {
+  LocalRunnerOptions options;
+  options.limits.disk = 4 << 20;
+  Room neighbour(options);
+  Room in(options);
+  for (const char* place : {"/dev/shm", "/tmp", "/var/tmp", "/home/sandbox", "/workspace"}) {
+    INFO(place);
+    CHECK(in.hostile("fill", std::string(place) + "/full").out == "-1 ENOSPC\n" + std::to_string(4 << 20) + "\n");
+    works(neighbour);
+  }
+  CHECK(in("echo alive").out == "alive\n");
+  for (const char* place : {"/", "/usr", "/etc", "/dev", "/proc", "/home", "/var"}) {
+    INFO(place);
+    CHECK(in.hostile("fill", std::string(place) + "/full").out.find("\n0\n") != std::string::npos);
+  }
+}
+
+TEST_CASE("an inode filler is held to its number of files while a neighbour works", "[runner][limits]") {
+  std::string said;
+  LocalRunnerOptions options;
+  options.limits.files = 1000;
+  options.log = [&said](const std::string& text) { said += text; };
+  Room neighbour(options);
+  Room in(options);
+  for (const char* place : {"/dev/shm", "/tmp", "/var/tmp", "/home/sandbox", "/workspace"}) {
+    INFO(place);
+    const Outcome outcome = in.hostile("inodes", place);
+    CHECK(outcome.out.starts_with("-1 ENOSPC\n"));
+    const int count = std::stoi(outcome.out.substr(outcome.out.find('\n') + 1));
+    CHECK(count <= 1000);
+    CHECK(count > 990);  // the place itself is one
+    works(neighbour);
+  }
+  CHECK(said.empty());
+}
+
+TEST_CASE("a process may open so many files", "[runner][limits]") {
+  LocalRunnerOptions options;
+  options.limits.open_files = 200;
+  Room in(options);
+  const Outcome outcome = in.hostile("open-until-refused");
+  CHECK(outcome.out == "-1 EMFILE\n" + std::to_string(200 - 3) + "\n");
+  CHECK(in("ulimit -Hn; ulimit -n 201").out == "200\n");
+  // No dump goes to whoever the host has for them.
+  CHECK(lines_of(in("grep 'core file' /proc/self/limits | tr -s ' '").out) ==
+        std::set<std::string>{"Max core file size 1 1 bytes "});
+}
+
+TEST_CASE("a busy loop is held to its part of the CPU", "[runner][limits]") {
+  if (!can_limit(ControlGroups::cpu)) return;
+  ResourceSpec resources;
+  resources.cpu_limit = 100;
+  resources.cpu_request = 50;
+  Room neighbour;
+  Room in({}, spec_with(resources));
+  run(in.loop, put_hostile(*in.sandbox, kHostile));
+  const auto burner = run(in.loop, in.sandbox->start(command({kHostile, "burn"})));
+  REQUIRE(first_lines(in, *burner, 1).front() == "ready");
+  const std::vector<fs::path> groups = groups_of(::getpid());
+  REQUIRE(groups.size() == 1);
+  // The kernel says that it has held it back, which it does a tenth of a second after the start.
+  const auto deadline = std::chrono::steady_clock::now() + kHang;
+  const auto throttled = [&] {
+    const std::string text = content_of(groups.front() / "cpu.stat");
+    const auto at = text.find("nr_throttled ");
+    return at != std::string::npos && text[at + 13] != '0';
+  };
+  while (!throttled() && std::chrono::steady_clock::now() < deadline) ::poll(nullptr, 0, 20);
+  CHECK(throttled());
+  works(neighbour);
+}
+
+TEST_CASE("a sandbox's group is gone when the sandbox is", "[runner][limits]") {
+  if (!can_limit(ControlGroups::memory)) return;
+  REQUIRE(groups_of(::getpid()).empty());
+  asio::io_context loop;
+  const auto runner = make_local_runner(loop.get_executor());
+  {
+    const auto stopped = run(loop, runner->create(spec_with(memory_of(64u << 20))));
+    const auto killed = run(loop, runner->create(spec_with(memory_of(64u << 20))));
+    CHECK(groups_of(::getpid()).size() == 2);
+    run(loop, stopped->stop(std::chrono::milliseconds(100)));
+    CHECK(groups_of(::getpid()).size() == 1);
+  }
+  run_until(loop, [&] { return loop.stopped(); });
+  CHECK(groups_of(::getpid()).empty());
+  // Nor does a program that cannot be run leave one.
+  auto spec = spec_with(memory_of(64u << 20));
+  spec.command = {"/no/such/program"};
+  CHECK_THROWS_AS(run(loop, runner->create(spec)), runner::StartFailed);
+  CHECK(groups_of(::getpid()).empty());
+  {
+    asio::io_context short_lived;
+    const auto another = make_local_runner(short_lived.get_executor());
+    const auto sandbox = run(short_lived, another->create(spec_with(memory_of(64u << 20))));
+    CHECK(groups_of(::getpid()).size() == 1);
+  }
+  CHECK(groups_of(::getpid()).empty());
+}
+
+TEST_CASE("what a killed gateway leaves of groups, the next one removes", "[runner][limits]") {
+  if (!can_limit(ControlGroups::memory)) return;
+  int ends[2];
+  REQUIRE(::pipe2(ends, O_CLOEXEC) == 0);
+  UniqueFd reader(ends[0]);
+  UniqueFd writer(ends[1]);
+  const pid_t gateway = ::fork();
+  if (gateway == 0) {
+    try {
+      asio::io_context loop;
+      const auto runner = make_local_runner(loop.get_executor());
+      const auto sandbox = run(loop, runner->create(spec_with(memory_of(64u << 20))));
+      static_cast<void>(!::write(writer.get(), "r", 1));
+      ::alarm(300);
+      for (;;) ::pause();
+    } catch (...) {
+    }
+    ::_exit(1);
+  }
+  writer.reset();
+  char ready = 0;
+  const bool came_up = ::read(reader.get(), &ready, 1) == 1;
+  const std::size_t while_alive = groups_of(gateway).size();
+  // It lives: its groups are nobody else's to remove.
+  static_cast<void>(ControlGroups());
+  CHECK(groups_of(gateway).size() == while_alive);
+  ::kill(gateway, SIGKILL);
+  REQUIRE(::waitpid(gateway, nullptr, 0) == gateway);
+  REQUIRE(came_up);
+  CHECK(while_alive == 1);
+  const auto deadline = std::chrono::steady_clock::now() + kHang;
+  while (!groups_of(gateway).empty() && std::chrono::steady_clock::now() < deadline) {
+    static_cast<void>(ControlGroups());  // what every runner begins with; the sandbox may still be ending
+    ::poll(nullptr, 0, 10);
+  }
+  CHECK(groups_of(gateway).empty());
+}
+
+TEST_CASE("without control groups a limit that is asked for is refused, and one that is not is said once", "[runner][limits]") {
+  // A kernel's view in which this process has none.
+  char directory[] = "/tmp/cwsandbox-proc-XXXXXX";
+  REQUIRE(::mkdtemp(directory) != nullptr);
+  const fs::path proc = directory;
+  fs::create_directories(proc / "self");
+  const auto write = [](const fs::path& path, const std::string& text) { std::ofstream(path) << text; };
+  write(proc / "self/cgroup", "0::/\n");
+  write(proc / "self/mountinfo", "30 22 0:27 / /nowhere rw - tmpfs tmpfs rw\n");
+  ControlGroups none(proc);
+  CHECK_THAT(none.why_not(ControlGroups::memory),
+             Catch::Matchers::Contains("no controller 'memory'") && Catch::Matchers::Contains("Delegate=yes"));
+
+  // Version 2, whose files cannot be written; a path with a space, below the mount's root.
+  const fs::path mount = proc / "the mount";
+  fs::create_directories(mount / "unit");
+  std::string shown = mount.native();
+  shown.replace(shown.find(' '), 1, "\\040");
+  write(proc / "self/cgroup", "0::/slice/unit\n");
+  write(proc / "self/mountinfo", "30 22 0:27 /slice " + shown + " rw - cgroup2 cgroup2 rw\n");
+  write(mount / "unit/cgroup.controllers", "cpu memory\n");
+  ControlGroups bare(proc);
+  CHECK_THAT(bare.why_not(ControlGroups::memory), Catch::Matchers::Contains("cgroup.subtree_control"));
+  CHECK_THAT(bare.why_not(ControlGroups::pids), Catch::Matchers::Contains("no controller 'pids'"));
+  write(mount / "unit/cgroup.subtree_control", "cpu memory\n");
+  // A directory that is no control group: nothing appears in what is made there.
+  ControlGroups fake(proc);
+  CHECK_THAT(fake.why_not(ControlGroups::memory), Catch::Matchers::Contains("memory.max"));
+  CHECK(std::distance(fs::directory_iterator(mount / "unit"), fs::directory_iterator()) == 2);
+  fs::remove_all(proc);
+}
+
+}  // namespace cwsandbox::test
