@@ -607,7 +607,12 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
       }
       session->watchdog->expires_after(limits.body_timeout);
       if (!co_await read_on(self, session, reader, true, complaint)) {
-        if (complaint) co_await answer_and_end(self, session, std::move(*complaint));
+        if (complaint) {
+          // Not held any more while the peer reads the refusal, nor while it goes on sending.
+          static_cast<void>(reader.take_body());
+          self->give_back(*session);
+          co_await answer_and_end(self, session, std::move(*complaint));
+        }
         co_return false;
       }
     }

@@ -4,7 +4,9 @@
 #include <cerrno>
 #include <csignal>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
+#include <iterator>
 
 #include <fcntl.h>
 #include <poll.h>
@@ -86,7 +88,7 @@ class OnTerminal {
     const auto deadline = std::chrono::steady_clock::now() + 60s;
     int status = 0;
     while (::waitpid(pid_, &status, WNOHANG) == 0) {
-      if (std::chrono::steady_clock::now() > deadline) throw std::runtime_error("it does not end: " + screen_);
+      if (std::chrono::steady_clock::now() > deadline) throw std::runtime_error("it does not end: " + screen_ + threads());
       read_some();
     }
     pid_ = -1;
@@ -117,6 +119,17 @@ class OnTerminal {
   }
 
  private:
+  /// What its threads are at, for whoever looks for the reason why it hangs.
+  [[nodiscard]] std::string threads() const {
+    std::string found;
+    for (const auto& thread : std::filesystem::directory_iterator("/proc/" + std::to_string(pid_) + "/task")) {
+      for (const char* name : {"wchan", "syscall", "status"}) {
+        std::ifstream file(thread.path() / name);
+        found += "\n" + std::string(std::istreambuf_iterator<char>(file), {});
+      }
+    }
+    return found;
+  }
   [[nodiscard]] termios modes() const {
     termios now{};
     ::tcgetattr(slave_, &now);
