@@ -49,6 +49,8 @@ class CwsandboxConan(ConanFile):
         self.requires("openssl/[>=3 <4]")
         self.requires("nlohmann_json/[>=3.10 <4]")
         self.requires("protozero/[>=1.7 <2]")
+        if self.options.gateway:
+            self.requires("libseccomp/[>=2.5 <3]")
 
     def build_requirements(self):
         self.tool_requires("meson/[>=1.0 <2]")
@@ -90,4 +92,6 @@ class CwsandboxConan(ConanFile):
         self.cpp_info.set_property("cmake_target_name", "cwsandbox::cwsandbox")
         self.cpp_info.set_property("pkg_config_name", "cwsandbox")
         self.cpp_info.requires = ["boost::headers", "boost::url", "openssl::openssl", "nlohmann_json::nlohmann_json", "protozero::protozero"]
+        if self.options.gateway:
+            self.cpp_info.requires.append("libseccomp::libseccomp")
         self.cpp_info.system_libs = ["pthread"]
