@@ -44,6 +44,8 @@ class OnTerminal {
     variables.push_back(nullptr);
     pid_ = ::fork();
     if (pid_ == 0) {
+      // Tests may run where some are ignored, as under nohup or behind a shell's `&`; what is ignored stays so.
+      for (int number = 1; number < NSIG; ++number) ::signal(number, SIG_DFL);
       ::setsid();
       ::ioctl(slave_, TIOCSCTTY, 0);
       for (const int fd : {0, 1, 2}) ::dup2(slave_, fd);
