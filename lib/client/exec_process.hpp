@@ -154,6 +154,7 @@ class ExecProcess final : public detail::ProcessControl, public ExecOwner, publi
   std::optional<Retries> retries_;
   std::optional<asio::steady_timer> retry_timer_, cancel_timer_, grace_timer_;
   struct Attach {
+    Attach() {}  // clang wants one: default initializers are complete only behind the class around this one
     std::uint64_t stdout_from = 0, stderr_from = 0, skipped = 0;
     bool from_held = false;
     int tries = 0;  // the edge of what is held moves while we ask
