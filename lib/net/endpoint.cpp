@@ -57,7 +57,8 @@ std::string Endpoint::to_string() const {
     case Scheme::https:
       return "https://" + authority();
     case Scheme::unix_socket:
-      return "unix:" + path;
+      // A path of two slashes at the front would be read as a host's name.
+      return (path.starts_with("//") ? "unix://" : "unix:") + path;
     case Scheme::local:
       return "local:";
   }

@@ -127,13 +127,29 @@ void BodyReader::took(std::size_t bytes) noexcept {
   if (kind_ == Kind::chunks) chunks_.took(bytes);
 }
 
-bool BodyReader::frame(boost::beast::flat_buffer& buffer) {
-  if (kind_ != Kind::chunks || buffer.size() == 0) return true;
-  const auto data = buffer.cdata();
+bool BodyReader::unframe(std::string_view& bytes) {
+  if (kind_ != Kind::chunks) return true;
   std::size_t consumed = 0;
-  const bool sound = chunks_.put({static_cast<const char*>(data.data()), data.size()}, consumed);
-  buffer.consume(consumed);
+  const bool sound = chunks_.put(bytes, consumed);
+  bytes.remove_prefix(consumed);
   return sound;
+}
+
+bool BodyReader::frame(boost::beast::flat_buffer& buffer) {
+  const auto data = buffer.cdata();
+  std::string_view bytes(static_cast<const char*>(data.data()), data.size());
+  const bool sound = unframe(bytes);
+  buffer.consume(data.size() - bytes.size());
+  return sound;
+}
+
+bool BodyReader::next(std::string_view& bytes, std::string_view& data) {
+  data = {};
+  if (!unframe(bytes)) return false;
+  data = bytes.substr(0, due(bytes.size()));
+  bytes.remove_prefix(data.size());
+  took(data.size());
+  return true;
 }
 
 bool BodyReader::take(boost::beast::flat_buffer& buffer, asio::mutable_buffer into, std::size_t& taken) {

@@ -47,6 +47,9 @@ class BodyReader {
   /// Bytes that are left when announced.
   [[nodiscard]] std::optional<std::uint64_t> left() const noexcept;
 
+  /// Takes framing from the front of `bytes`, then what follows of the body, which is `data`: empty when more bytes are needed or
+  /// the body is over. False: malformed.
+  [[nodiscard]] bool next(std::string_view& bytes, std::string_view& data);
   /// Moves what has been read already into `into`. False: malformed.
   [[nodiscard]] bool take(boost::beast::flat_buffer& buffer, asio::mutable_buffer into, std::size_t& taken);
   /// Where to read more when `take` took nothing: data into the caller's memory, framing into the buffer. `size` bytes of it are
@@ -61,6 +64,7 @@ class BodyReader {
  private:
   enum class Kind : std::uint8_t { length, chunks, end };
   BodyReader(Kind kind, std::uint64_t length) : kind_(kind), left_(length) {}
+  [[nodiscard]] bool unframe(std::string_view& bytes);
   [[nodiscard]] bool frame(boost::beast::flat_buffer& buffer);
   [[nodiscard]] std::size_t due(std::size_t room) const noexcept;
   void took(std::size_t bytes) noexcept;

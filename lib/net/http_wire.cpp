@@ -1,9 +1,11 @@
 #include "net/http_wire.hpp"
 
+#include "net/http_body.hpp"
+
 #include <boost/asio/buffer.hpp>
+#include <boost/beast/http/empty_body.hpp>
 #include <boost/beast/http/parser.hpp>
 #include <boost/beast/http/rfc7230.hpp>
-#include <boost/beast/http/string_body.hpp>
 
 #include <algorithm>
 #include <limits>
@@ -16,6 +18,8 @@ namespace http = boost::beast::http;
 namespace {
 
 constexpr std::size_t kMaxResponseHeader = 64 * 1024;
+// What is set aside for a body because it was announced; what is larger grows as it comes.
+constexpr std::size_t kMaxReserve = 64 * 1024;
 
 std::string_view view(boost::beast::string_view text) { return {text.data(), text.size()}; }
 
@@ -34,12 +38,69 @@ ParseResult result_of(boost::system::error_code ec) {
   return ParseResult::malformed;
 }
 
+// A body that is held whole.
+class WholeBody {
+ public:
+  WholeBody(BodyReader framing, std::size_t max) : framing_(framing), max_(max) {
+    if (const auto length = framing_.left())
+      bytes_.reserve(static_cast<std::size_t>(std::min<std::uint64_t>(*length, kMaxReserve)));
+  }
+
+  ParseResult put(std::string_view bytes, std::size_t& consumed) {
+    consumed = 0;
+    std::string_view rest = bytes;
+    while (!rest.empty() && !framing_.done()) {
+      if (const auto left = framing_.left(); left && *left > max_ - bytes_.size()) return ParseResult::body_too_large;
+      std::string_view data;
+      if (!framing_.next(rest, data)) return ParseResult::malformed;
+      if (data.size() > max_ - bytes_.size()) return ParseResult::body_too_large;
+      bytes_ += data;
+    }
+    consumed = bytes.size() - rest.size();
+    return consumed == 0 ? ParseResult::need_more : ParseResult::progress;
+  }
+  [[nodiscard]] bool end() noexcept { return framing_.end(); }
+  [[nodiscard]] bool done() const noexcept { return framing_.done(); }
+  [[nodiscard]] std::string take() { return std::move(bytes_); }
+
+ private:
+  BodyReader framing_;
+  std::size_t max_;
+  std::string bytes_;
+};
+
+// A message: Beast parses its header only. Beast's reader of chunks (Boost 1.81) asserts what a hostile peer's trailers need not
+// keep.
 template <typename Parser>
-ParseResult feed(Parser& parser, std::string_view bytes, std::size_t& consumed) {
-  boost::system::error_code ec;
-  consumed = parser.put(boost::asio::const_buffer(bytes.data(), bytes.size()), ec);
-  return result_of(ec);
-}
+struct Reader {
+  Parser parser;
+  std::optional<WholeBody> body;
+
+  Reader() {
+    parser.eager(false);
+    parser.body_limit(boost::none);  // bodies bound themselves
+  }
+
+  ParseResult put(std::string_view bytes, std::size_t& consumed) {
+    consumed = 0;
+    if (body) return body->put(bytes, consumed);
+    if (parser.is_header_done()) return ParseResult::need_more;
+    boost::system::error_code ec;
+    consumed = parser.put(boost::asio::const_buffer(bytes.data(), bytes.size()), ec);
+    return result_of(ec);
+  }
+  void read_body(std::size_t max) { body.emplace(framing(), max); }
+  [[nodiscard]] bool done() const { return parser.is_done() || (body && body->done()); }
+  [[nodiscard]] std::string take_body() { return body ? body->take() : std::string(); }
+
+ private:
+  [[nodiscard]] BodyReader framing() const {
+    if (parser.is_done()) return BodyReader::of_length(0);
+    if (parser.chunked()) return BodyReader::in_chunks();
+    const auto length = parser.content_length();
+    return length ? BodyReader::of_length(*length) : BodyReader::until_end();
+  }
+};
 
 // Headers that belong to the connection and are not the application's business.
 bool of_connection(std::string_view name) {
@@ -92,26 +153,20 @@ std::vector<std::string> header_list(const Headers& headers, std::string_view na
   return out;
 }
 
-struct RequestReader::Impl {
-  http::request_parser<http::string_body> parser;
+struct RequestReader::Impl : Reader<http::request_parser<http::empty_body>> {
   std::size_t max_body = 0;
 };
 
 RequestReader::RequestReader(std::size_t max_header, std::size_t max_body) : impl_(std::make_unique<Impl>()) {
   impl_->parser.header_limit(clamp_header(max_header));
-  impl_->parser.body_limit(boost::none);
   impl_->max_body = max_body;
-  impl_->parser.eager(false);
 }
 RequestReader::~RequestReader() = default;
 
-ParseResult RequestReader::put(std::string_view bytes, std::size_t& consumed) { return feed(impl_->parser, bytes, consumed); }
-void RequestReader::read_body() {
-  impl_->parser.body_limit(impl_->max_body);
-  impl_->parser.eager(true);
-}
+ParseResult RequestReader::put(std::string_view bytes, std::size_t& consumed) { return impl_->put(bytes, consumed); }
+void RequestReader::read_body() { impl_->read_body(impl_->max_body); }
 bool RequestReader::header_done() const { return impl_->parser.is_header_done(); }
-bool RequestReader::done() const { return impl_->parser.is_done(); }
+bool RequestReader::done() const { return impl_->done(); }
 
 std::string_view RequestReader::complaint() const {
   const auto& message = impl_->parser.get();
@@ -157,32 +212,28 @@ HttpRequest RequestReader::head() const {
   return out;
 }
 Headers RequestReader::all_headers() const { return copy_headers(impl_->parser.get(), true); }
-std::string RequestReader::take_body() { return std::move(impl_->parser.get().body()); }
+std::string RequestReader::take_body() { return impl_->take_body(); }
 
-struct ResponseReader::Impl {
-  http::response_parser<http::string_body> parser;
+struct ResponseReader::Impl : Reader<http::response_parser<http::empty_body>> {
+  std::optional<std::size_t> max_body;  // null: the header only
 };
 
 ResponseReader::ResponseReader(std::size_t max_body, bool head_request) : impl_(std::make_unique<Impl>()) {
   impl_->parser.header_limit(clamp_header(kMaxResponseHeader));
-  impl_->parser.body_limit(max_body);
-  impl_->parser.eager(true);
   impl_->parser.skip(head_request);
+  impl_->max_body = max_body;
 }
 ResponseReader::~ResponseReader() = default;
 
-ParseResult ResponseReader::put(std::string_view bytes, std::size_t& consumed) { return feed(impl_->parser, bytes, consumed); }
-ParseResult ResponseReader::put_eof() {
-  boost::system::error_code ec;
-  if (!impl_->parser.is_header_done()) return ParseResult::malformed;
-  impl_->parser.put_eof(ec);
-  return result_of(ec);
+ParseResult ResponseReader::put(std::string_view bytes, std::size_t& consumed) {
+  const bool had_header = header_done();
+  const ParseResult result = impl_->put(bytes, consumed);
+  if (!had_header && header_done() && impl_->max_body) impl_->read_body(*impl_->max_body);
+  return result;
 }
-bool ResponseReader::done() const { return impl_->parser.is_done(); }
-void ResponseReader::header_only() {
-  impl_->parser.body_limit(boost::none);
-  impl_->parser.eager(false);
-}
+ParseResult ResponseReader::put_eof() { return impl_->body && impl_->body->end() ? ParseResult::progress : ParseResult::malformed; }
+bool ResponseReader::done() const { return impl_->done(); }
+void ResponseReader::header_only() { impl_->max_body.reset(); }
 bool ResponseReader::header_done() const { return impl_->parser.is_header_done(); }
 std::optional<std::uint64_t> ResponseReader::content_length() const {
   if (impl_->parser.is_done()) return 0;
@@ -201,7 +252,7 @@ HttpResponse ResponseReader::take() {
   HttpResponse out;
   out.status = message.result_int();
   out.headers = copy_headers(message, false);
-  out.body = std::move(message.body());
+  out.body = impl_->take_body();
   return out;
 }
 

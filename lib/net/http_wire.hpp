@@ -1,4 +1,5 @@
-// HTTP/1.1 messages as bytes: Beast's parser behind a plain face (compiled once), and the writer.
+// HTTP/1.1 messages as bytes: Beast's parser of headers behind a plain face (compiled once), bodies that are held whole, and the
+// writer.
 #pragma once
 
 #include "net/http.hpp"

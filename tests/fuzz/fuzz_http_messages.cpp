@@ -17,13 +17,14 @@ namespace {
 constexpr std::size_t kHeader = 2048, kBody = 4096;
 
 struct Outcome {
-  ParseResult result = ParseResult::need_more;
-  bool header = false, done = false;
+  bool header = false;     // it is complete and has been accepted
+  bool malformed = false;  // which fault is met first may depend on the pieces
+  bool done = false;
   HttpRequest request;
   bool operator==(const Outcome& other) const {
     // A header that has not ended is refused at once or later, as its pieces come; it is accepted never.
     if (!header && !other.header) return true;
-    return result == other.result && header == other.header && done == other.done && request.method == other.request.method &&
+    return header == other.header && malformed == other.malformed && done == other.done && request.method == other.request.method &&
            request.target == other.request.target && request.headers == other.request.headers && request.body == other.request.body;
   }
 };
@@ -49,24 +50,19 @@ Outcome request(std::string_view bytes, std::size_t piece) {
   RequestReader reader(kHeader, kBody);
   std::string buffer;
   bool body = false;
-  while (!bytes.empty() && !failed(out.result) && !reader.done()) {
+  while (!bytes.empty() && !out.malformed && !reader.done()) {
     const auto part = bytes.substr(0, piece);
     bytes.remove_prefix(part.size());
     buffer += part;
-    out.result = feed(reader, buffer);
-    if (!failed(out.result) && reader.header_done() && !reader.done() && !body) {
+    out.malformed = failed(feed(reader, buffer));
+    if (!out.malformed && reader.header_done() && !reader.done() && !body) {
       body = true;
       reader.read_body();
-      out.result = feed(reader, buffer);
+      out.malformed = failed(feed(reader, buffer));
     }
   }
-  if (failed(out.result)) {
-    out.result = ParseResult::malformed;  // which fault is met first may depend on the pieces
-    return out;
-  }
-  out.result = ParseResult::progress;
   out.header = reader.header_done();
-  out.done = reader.done();
+  out.done = !out.malformed && reader.done();
   if (out.header && reader.complaint().empty()) {
     out.request = reader.head();
     FUZZ_CHECK(reader.version() == 10 || reader.version() == 11);

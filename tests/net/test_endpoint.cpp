@@ -43,6 +43,8 @@ TEST_CASE("base URLs of each scheme", "[NW-1]") {
   CHECK(parse_base_url("unix:/run/x.sock").path == "/run/x.sock");
   CHECK(parse_base_url("unix:///run/with space.sock").path == "/run/with space.sock");
   CHECK(parse_base_url("unix:/a").to_string() == "unix:/a");
+  CHECK(parse_base_url("unix:////a").path == "//a");
+  CHECK(parse_base_url("unix:////a").to_string() == "unix:////a");
   CHECK(parse_base_url("local:").scheme == Endpoint::Scheme::local);
 }
 

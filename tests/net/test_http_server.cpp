@@ -67,6 +67,8 @@ TEST_CASE("requests that are not HTTP are answered with 400 and a text") {
         "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nxx",
         "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n{}\f\n0u\r\n\r\n",  // Beast's reader asserts
+                                                                                                  // otherwise
     };
     for (const auto& bytes : bad) {
       INFO(bytes);
