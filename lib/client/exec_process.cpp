@@ -70,7 +70,7 @@ struct ExecProcess::Guard {
   ~Guard() {
     if (process->over_ || process->detached_) return;
     try {
-      static_cast<void>(process->loop_.executor());  // throws when the loop has ended, or in the child of a fork
+      process->check_loop();
       asio::post(process->strand_, [p = process] { p->cancel(true); });
     } catch (...) {  // nothing runs any more that could be cancelled
     }
@@ -246,6 +246,9 @@ std::exception_ptr ExecProcess::has_ended() const {
 
 // ---- from any thread ----
 
+// Before anything of the loop's is locked: in the child of a fork its thread may hold the lock forever (EV-7).
+void ExecProcess::check_loop() const { static_cast<void>(loop_.executor()); }
+
 void ExecProcess::launch(std::shared_ptr<Backend> backend, std::string sandbox_id) {
   // Runs at once when this is a thread of the loop: a warm exec from a coroutine costs no turn of it.
   asio::dispatch(strand_, [self = shared_from_this(), backend = std::move(backend), id = std::move(sandbox_id)]() mutable {
@@ -267,6 +270,7 @@ void ExecProcess::signal(std::string_view name) {
   if (!number) throw std::invalid_argument("cwsandbox: unknown signal " + std::string(name.substr(0, 32)));
   if (over_) throw SandboxExecutionError("Cannot signal: the process has ended");
   if (unary_) std::rethrow_exception(needs_exec_stream("a signal"));
+  check_loop();
   asio::post(strand_, [self = shared_from_this(), text = std::to_string(*number)]() mutable {
     self->signalled_ = true;
     if (self->finished_ || self->unary_) return;
@@ -281,6 +285,7 @@ void ExecProcess::signal(std::string_view name) {
 
 void ExecProcess::resize(std::uint16_t width, std::uint16_t height) {
   if (over_) std::rethrow_exception(has_ended());
+  check_loop();
   asio::post(strand_, [self = shared_from_this(), width, height] {
     if (self->finished_) return;
     self->request_.tty_width = width;
@@ -311,6 +316,11 @@ void ExecProcess::detach() noexcept {
 
 bool ExecProcess::request_cancel() {
   if (over_) return false;
+  try {
+    check_loop();
+  } catch (const CWSandboxError&) {
+    return false;
+  }
   asio::post(strand_, [self = shared_from_this()] { self->cancel(false); });
   return true;
 }

@@ -74,6 +74,7 @@ class ExecProcess final : public detail::ProcessControl, public ExecOwner, publi
  private:
   struct Guard;
   class TerminalOutput;
+  void check_loop() const;
   using MakeError = std::function<std::exception_ptr(std::shared_ptr<const ProcessResult>)>;
 
   [[nodiscard]] static std::shared_ptr<ExecProcess> prepare(LoopManager loop, std::vector<std::string> command, ExecOptions options,

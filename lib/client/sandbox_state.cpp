@@ -112,7 +112,11 @@ SandboxState::~SandboxState() {
   }
 }
 
+// Before any lock is taken: in the child of a fork the loop's thread, which is not there, may hold it (EV-7).
+void SandboxState::check_loop() const { static_cast<void>(core_->loop().executor()); }
+
 task<void> SandboxState::start() {
+  check_loop();
   task_source<void> source(core_->loop());
   {
     const std::lock_guard lock(mutex_);
@@ -135,6 +139,7 @@ task<SandboxStatus> SandboxState::wait_until_complete(const WaitOptions& options
 task<void> SandboxState::stop(const StopOptions& options) {
   if (options.grace_period() < std::chrono::milliseconds::zero())
     throw std::invalid_argument("cwsandbox: the grace period is negative");
+  check_loop();
   task_source<void> source(core_->loop());
   {
     const std::lock_guard lock(mutex_);
@@ -171,6 +176,7 @@ task<SandboxStatus> SandboxState::get_status() {
 
 template <typename HandOut>
 auto SandboxState::run(std::shared_ptr<ExecProcess> process, HandOut hand_out) {
+  check_loop();
   std::shared_ptr<Backend> backend;
   std::string id;
   bool stopping = false;

@@ -89,6 +89,7 @@ class SandboxState : public std::enable_shared_from_this<SandboxState> {
 
  private:
   friend class cwsandbox::Sandbox;
+  void check_loop() const;
   /// Has it run here as soon as there is a sandbox; `hand_out` makes the user's handle before that.
   template <typename HandOut>
   auto run(std::shared_ptr<client::ExecProcess> process, HandOut hand_out);

@@ -7,6 +7,7 @@
 #include <boost/asio/thread_pool.hpp>
 #include <boost/asio/use_future.hpp>
 
+#include <atomic>
 #include <filesystem>
 #include <thread>
 
@@ -98,21 +99,39 @@ TEST_CASE("an io_context that is dropped in the middle of it all", "[EV-7]") {
 TEST_CASE("the child of a fork gets an error, not a hang", "[EV-7]") {
   const auto& sandbox = shared_sandbox();
   CHECK(sandbox.exec({"true"}).wait() == 0);
-  const pid_t child = ::fork();
-  if (child == 0) {
-    int code = 1;
-    try {
-      sandbox.exec({"true"}).result();
-    } catch (const cwsandbox::CWSandboxError&) {
-      code = 0;
-    } catch (...) {
-      code = 2;
+  // The loop's thread is busy meanwhile, so that some of the children inherit its locks in its hands.
+  std::atomic<bool> enough{false};
+  std::thread busy([&] {
+    while (!enough) static_cast<void>(sandbox.exec({"true"}).wait());
+  });
+  const auto sleeper = sandbox.exec({"sleep", "1000"});
+  static_cast<void>(sleeper.pid().result());
+  for (int i = 0; i < 20; ++i) {
+    const pid_t child = ::fork();
+    if (child == 0) {
+      ::alarm(60);  // a hang is told from the rest by its signal
+      int refused = 0;
+      const auto refuses = [&refused](auto use) {
+        try {
+          use();
+        } catch (const cwsandbox::CWSandboxError&) {
+          ++refused;
+        }
+      };
+      refuses([&] { sandbox.exec({"true"}).result(); });
+      refuses([&] { sleeper.signal("TERM"); });
+      refuses([&] { sandbox.stop().result(); });
+      refuses([&] { sleeper.result(); });
+      if (sleeper.cancel()) refused = 0;
+      ::_exit(refused == 4 ? 0 : 1);
     }
-    ::_exit(code);
+    int status = -1;
+    REQUIRE(::waitpid(child, &status, 0) == child);
+    CHECK(WIFEXITED(status));
+    CHECK(WEXITSTATUS(status) == 0);
   }
-  int status = -1;
-  REQUIRE(::waitpid(child, &status, 0) == child);
-  CHECK(WIFEXITED(status));
-  CHECK(WEXITSTATUS(status) == 0);
+  enough = true;
+  busy.join();
+  CHECK(!sleeper.done());
   CHECK(sandbox.exec({"true"}).wait() == 0);  // the parent goes on
 }
