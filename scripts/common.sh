@@ -42,3 +42,8 @@ copy_tree() {
     tar -C "$root" --exclude='./build*' --exclude='./subprojects/packagecache' -cf - . | tar -xf - -C "$1"
   fi
 }
+
+# Where the sanitizers of clang find the names for their reports.
+clang_symbolizer() {
+  command -v llvm-symbolizer-19 || command -v llvm-symbolizer || true
+}

@@ -257,11 +257,13 @@ void receive_into(const std::function<ByteChannel::Poll(std::string&)>& poll,
 
 task<std::optional<std::string>> ByteChannel::receive() {
   auto state = std::make_shared<detail::TaskState<std::optional<std::string>>>(impl_->loop.loop());
-  const auto impl = impl_;
-  // Claimed before the chunk is taken: a receive() that was given up leaves it in the channel.
-  arm([impl, weak = std::weak_ptr(state)] {
+  // Weak both: the channel keeps this, and one that is given up while somebody waits must not keep itself. Claimed before the chunk
+  // is taken: a receive() that was given up leaves it in the channel.
+  arm([channel = std::weak_ptr(impl_), weak = std::weak_ptr(state)] {
+    const auto impl = channel.lock();
     const auto waiting = weak.lock();
-    if (waiting && waiting->claim()) receive_into([&](std::string& chunk) { return impl->try_receive(chunk); }, *waiting);
+    if (impl && waiting && waiting->claim())
+      receive_into([&](std::string& chunk) { return impl->try_receive(chunk); }, *waiting);
   });
   return task<std::optional<std::string>>(std::move(state));
 }
