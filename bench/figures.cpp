@@ -9,11 +9,11 @@
 //   bench-figures memory-all BYTES PID      the same with everything captured
 //   bench-figures held N PID                growth in bytes with N processes held open: this process, the gateway PID
 //   bench-figures rate N FLIGHT             /bin/true per second, FLIGHT at once
-//   bench-figures file-write FILE PID       FILE into a sandbox: MB/s, and the growth of the peak in bytes: this process, the
-//   gateway bench-figures file-read FILE PID        FILE out of a sandbox, to FILE.copy: the same bench-figures create N median in
-//   µs, from the call until the sandbox runs bench-figures list N PID                with N sandboxes there: median in ms of
-//   processor time of the gateway PID for listing them bench-figures logs N                    the main command prints N lines,
-//   100,000 a second: lines that a follower missed, lines a second
+//   bench-figures file-write FILE PID       FILE into a sandbox: MB/s, and growth as above
+//   bench-figures file-read FILE PID        FILE out of a sandbox, to FILE.copy: the same
+//   bench-figures create N                  median in µs, from the call until the sandbox runs
+//   bench-figures list N PID                with N sandboxes there: median in ms of processor time of the gateway for listing them
+//   bench-figures logs N                    the main command prints N lines, 100,000 a second: lines missed, lines a second
 //
 // Prints numbers, nothing else. One thread runs everything here, as it would in an Asio application.
 #include "statistics.hpp"

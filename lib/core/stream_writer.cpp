@@ -262,8 +262,7 @@ task<std::optional<std::string>> ByteChannel::receive() {
   arm([channel = std::weak_ptr(impl_), weak = std::weak_ptr(state)] {
     const auto impl = channel.lock();
     const auto waiting = weak.lock();
-    if (impl && waiting && waiting->claim())
-      receive_into([&](std::string& chunk) { return impl->try_receive(chunk); }, *waiting);
+    if (impl && waiting && waiting->claim()) receive_into([&](std::string& chunk) { return impl->try_receive(chunk); }, *waiting);
   });
   return task<std::optional<std::string>>(std::move(state));
 }

@@ -1,6 +1,6 @@
-// Included before anything else in builds for ThreadSanitizer, which does not understand fences: Asio's reference counts, of which the
-// last owner passes a fence, are stated with an ordering of their own instead. Otherwise every executor that two threads have shared is
-// reported when it goes.
+// Included before anything else in builds for ThreadSanitizer, which does not understand fences: Asio's reference counts, of which
+// the last owner passes a fence, are stated with an ordering of their own instead. Otherwise every executor that two threads have
+// shared is reported when it goes.
 #pragma once
 
 #define BOOST_ASIO_DETAIL_ATOMIC_COUNT_HPP  // the header that this stands for
