@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <cerrno>
+#include <memory>
 #include <optional>
 #include <string>
 #include <thread>
@@ -174,7 +175,7 @@ class TerminalPump : public Pump<cwsandbox::TerminalSession> {
       std::thread in([this] { feed(running_.input()); });
       std::thread signals([this, &mode] { take_signals(mode); });
       drain(running_.output(), STDOUT_FILENO);
-      running_.async_wait([this](boost::system::error_code) { ended_.set(); });
+      running_.async_wait([ended = ended_](boost::system::error_code) { ended->set(); });
       wait_for_end();
       over_.set();
       in.join();
@@ -192,7 +193,7 @@ class TerminalPump : public Pump<cwsandbox::TerminalSession> {
  private:
   void wait_for_end() {
     for (;;) {
-      pollfd ready{ended_.fd(), POLLIN, 0};
+      pollfd ready{ended_->fd(), POLLIN, 0};
       if (::poll(&ready, 1, -1) > 0) return;
     }
   }
@@ -222,7 +223,8 @@ class TerminalPump : public Pump<cwsandbox::TerminalSession> {
     });
   }
 
-  Event ended_;
+  // Shared: the loop's thread may still be in set() when this one goes on.
+  const std::shared_ptr<Event> ended_ = std::make_shared<Event>();
 };
 
 }  // namespace
