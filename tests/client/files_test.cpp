@@ -300,8 +300,8 @@ TEST_CASE("a write that is cancelled leaves what was there", "[FI-6][OR-7]") {
     };
   };
   auto write = std::make_shared<task<void>>();
+  std::mutex started;  // the function may be called before the task is known
   SECTION("a string") {
-    std::mutex started;  // the function may be called before the task is known
     const std::lock_guard lock(started);
     *write = sandbox.write_file("/tmp/d/file", std::string(100'000'000, 'x'),
                                 WriteFileOptions().with_progress([&, inner = cancel_at(write)](auto done, auto total) {
