@@ -76,9 +76,11 @@ struct Reader {
   Parser parser;
   std::optional<WholeBody> body;
 
-  Reader() {
+  explicit Reader(std::size_t max_header) : header_left_(max_header) {
     parser.eager(false);
     parser.body_limit(boost::none);  // bodies bound themselves
+    // Beast measures the first line apart when both come together; the bound is ours.
+    parser.header_limit(std::numeric_limits<std::uint32_t>::max());
   }
 
   ParseResult put(std::string_view bytes, std::size_t& consumed) {
@@ -86,7 +88,11 @@ struct Reader {
     if (body) return body->put(bytes, consumed);
     if (parser.is_header_done()) return ParseResult::need_more;
     boost::system::error_code ec;
-    consumed = parser.put(boost::asio::const_buffer(bytes.data(), bytes.size()), ec);
+    const auto part = bytes.substr(0, header_left_);
+    if (!part.empty()) consumed = parser.put(boost::asio::const_buffer(part.data(), part.size()), ec);
+    header_left_ -= consumed;
+    if (!parser.is_header_done() && (!ec || ec == http::error::need_more) && part.size() < bytes.size())
+      return ParseResult::header_too_large;
     return result_of(ec);
   }
   void read_body(std::size_t max) { body.emplace(framing(), max); }
@@ -94,6 +100,7 @@ struct Reader {
   [[nodiscard]] std::string take_body() { return body ? body->take() : std::string(); }
 
  private:
+  std::size_t header_left_;  // bytes that the rest of the header may have
   [[nodiscard]] BodyReader framing() const {
     if (parser.is_done()) return BodyReader::of_length(0);
     if (parser.chunked()) return BodyReader::in_chunks();
@@ -117,10 +124,6 @@ Headers copy_headers(const Fields& fields, bool all) {
     if (all || !of_connection(name)) out.emplace_back(name, view(field.value()));
   }
   return out;
-}
-
-std::uint32_t clamp_header(std::size_t n) {
-  return static_cast<std::uint32_t>(std::min<std::size_t>(n, std::numeric_limits<std::uint32_t>::max()));
 }
 
 }  // namespace
@@ -154,11 +157,11 @@ std::vector<std::string> header_list(const Headers& headers, std::string_view na
 }
 
 struct RequestReader::Impl : Reader<http::request_parser<http::empty_body>> {
+  using Reader::Reader;
   std::size_t max_body = 0;
 };
 
-RequestReader::RequestReader(std::size_t max_header, std::size_t max_body) : impl_(std::make_unique<Impl>()) {
-  impl_->parser.header_limit(clamp_header(max_header));
+RequestReader::RequestReader(std::size_t max_header, std::size_t max_body) : impl_(std::make_unique<Impl>(max_header)) {
   impl_->max_body = max_body;
 }
 RequestReader::~RequestReader() = default;
@@ -215,11 +218,11 @@ Headers RequestReader::all_headers() const { return copy_headers(impl_->parser.g
 std::string RequestReader::take_body() { return impl_->take_body(); }
 
 struct ResponseReader::Impl : Reader<http::response_parser<http::empty_body>> {
+  using Reader::Reader;
   std::optional<std::size_t> max_body;  // null: the header only
 };
 
-ResponseReader::ResponseReader(std::size_t max_body, bool head_request) : impl_(std::make_unique<Impl>()) {
-  impl_->parser.header_limit(clamp_header(kMaxResponseHeader));
+ResponseReader::ResponseReader(std::size_t max_body, bool head_request) : impl_(std::make_unique<Impl>(kMaxResponseHeader)) {
   impl_->parser.skip(head_request);
   impl_->max_body = max_body;
 }
