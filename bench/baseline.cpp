@@ -3,6 +3,8 @@
 //
 //   bench-baseline ws-down BYTES        Beast WebSocket over a Unix socket, server to client, 64 KiB binary messages: MB/s
 //   bench-baseline ws-up BYTES          the same, client to server (masked): MB/s
+//   bench-baseline ws-down-head BYTES   as ws-down, where the server reads what it sends from `head -c BYTES /dev/zero`: MB/s
+//   bench-baseline ws-up-cat BYTES      as ws-up, where the server writes what it gets to `cat >/dev/null`: MB/s
 //   bench-baseline spawn N              posix_spawn and waitpid of /bin/true, one after the other: median in µs
 //   bench-baseline spawn-rate N FLIGHT  the same with FLIGHT children at once: per second
 //   bench-baseline bwrap N              a bare `bwrap … /bin/true` in namespaces of its own: median in µs
@@ -10,11 +12,11 @@
 //   bench-baseline echo-pipe N          64 bytes through cat and back: median in µs
 //
 // and of any command line, for a comparison of programs that run commands elsewhere (scripts/compare):
-//   bench-baseline command N CMD…              CMD, one after the other, from its start to its end: median and 99th percentile in
-//   µs bench-baseline command-rate N FLIGHT CMD…  CMD, FLIGHT at once: per second bench-baseline command-out BYTES CMD…      CMD,
-//   which writes BYTES to its stdout: MB/s bench-baseline command-in BYTES CHUNK CMD… BYTES into CMD's stdin, CHUNK at a time,
-//   until CMD has ended: MB/s bench-baseline command-echo N CMD…         64 bytes to CMD, which sends back what it gets: median in
-//   µs
+//   bench-baseline command N CMD…              CMD, one after the other, start to end: median and 99th percentile in µs
+//   bench-baseline command-rate N FLIGHT CMD…  CMD, FLIGHT at once: per second
+//   bench-baseline command-out BYTES CMD…      CMD, which writes BYTES to its stdout: MB/s
+//   bench-baseline command-in BYTES CHUNK CMD… BYTES into CMD's stdin, CHUNK at a time, until CMD has ended: MB/s
+//   bench-baseline command-echo N CMD…         64 bytes to CMD, which sends back what it gets: median in µs
 //
 // Prints numbers. The WebSocket server is a process of its own, as a gateway is.
 #include "statistics.hpp"
@@ -62,6 +64,48 @@ constexpr std::size_t kEcho = 64;
 
 [[noreturn]] void fail(const std::string& what) { throw std::system_error(errno, std::generic_category(), what); }
 
+using Words = std::vector<std::string>;
+
+/// With `in` and `out` as its stdin and stdout where they are not -1.
+pid_t start(Words words, int in = -1, int out = -1) {
+  std::vector<char*> arguments;
+  for (std::string& word : words) arguments.push_back(word.data());
+  arguments.push_back(nullptr);
+  posix_spawn_file_actions_t actions;
+  posix_spawn_file_actions_init(&actions);
+  if (in >= 0) posix_spawn_file_actions_adddup2(&actions, in, 0);
+  if (out >= 0) posix_spawn_file_actions_adddup2(&actions, out, 1);
+  pid_t pid = 0;
+  const int error = posix_spawnp(&pid, arguments.front(), &actions, nullptr, arguments.data(), environ);
+  posix_spawn_file_actions_destroy(&actions);
+  if (error != 0) {
+    errno = error;
+    fail(words.front());
+  }
+  return pid;
+}
+
+void must_succeed(pid_t pid) {
+  int status = 0;
+  if (waitpid(pid, &status, 0) != pid || status != 0) throw std::runtime_error("the command failed");
+}
+
+struct Pipe {
+  Pipe() {
+    if (pipe2(ends, O_CLOEXEC) != 0) fail("pipe2");
+  }
+  ~Pipe() {
+    drop(0);
+    drop(1);
+  }
+  Pipe(const Pipe&) = delete;
+  Pipe& operator=(const Pipe&) = delete;
+  void drop(int end) {
+    if (ends[end] >= 0) close(std::exchange(ends[end], -1));
+  }
+  int ends[2] = {-1, -1};
+};
+
 /// One end of a WebSocket, tuned for large messages: no fragmenting, no compression, buffers as large as a message, and the fast
 /// (not secret) generator for masks, since nothing here crosses a proxy.
 struct Peer {
@@ -82,8 +126,9 @@ struct Peer {
     buffer.reserve(2 * kMessage);
   }
 
-  /// Sends `bytes` in messages of 64 KiB, then waits for the peer's word (any message) that it has them.
-  void send_all(std::uint64_t bytes) {
+  /// Sends `bytes` in messages of 64 KiB, or as they come out of `pipe`, then waits for the peer's word (any message) that it has
+  /// them.
+  void send_all(std::uint64_t bytes, int pipe = -1) {
     std::function<void()> next = [&] {
       if (bytes == 0) {
         stream.async_read(buffer, [](error_code ec, std::size_t) {
@@ -91,7 +136,12 @@ struct Peer {
         });
         return;
       }
-      const std::size_t n = bytes < kMessage ? static_cast<std::size_t>(bytes) : kMessage;
+      std::size_t n = bytes < kMessage ? static_cast<std::size_t>(bytes) : kMessage;
+      if (pipe >= 0) {
+        const ssize_t got = read(pipe, chunk.data(), n);
+        if (got <= 0) fail("read");
+        n = static_cast<std::size_t>(got);
+      }
       bytes -= n;
       stream.async_write(asio::buffer(chunk.data(), n), [&](error_code ec, std::size_t) {
         if (ec) throw boost::system::system_error(ec, "write");
@@ -103,8 +153,8 @@ struct Peer {
     context.restart();
   }
 
-  /// Reads messages until `bytes` have come, then says so.
-  void receive_all(std::uint64_t bytes) {
+  /// Reads messages until `bytes` have come, writes them to `pipe` if there is one, then says so.
+  void receive_all(std::uint64_t bytes, int pipe = -1) {
     std::function<void()> next = [&] {
       if (bytes == 0) {
         stream.async_write(asio::buffer(chunk.data(), 1), [](error_code ec, std::size_t) {
@@ -114,6 +164,12 @@ struct Peer {
       }
       stream.async_read(buffer, [&](error_code ec, std::size_t n) {
         if (ec) throw boost::system::system_error(ec, "read");
+        const auto data = buffer.cdata();
+        for (std::size_t put = 0; pipe >= 0 && put < n;) {
+          const ssize_t some = write(pipe, static_cast<const char*>(data.data()) + put, n - put);
+          if (some < 0) fail("write");
+          put += static_cast<std::size_t>(some);
+        }
         buffer.consume(n);
         bytes -= n;
         next();
@@ -215,8 +271,34 @@ double megabytes_per_second(std::uint64_t bytes, Clock::time_point began) {
   return static_cast<double>(bytes) / 1e6 / seconds_since(began);
 }
 
-double ws_down(std::uint64_t bytes) {
-  return with_server([&](Peer& peer) { peer.send_all(bytes); },
+// As large as those of the gateway's busy processes.
+void enlarge(const Pipe& pipe) {
+  if (fcntl(pipe.ends[0], F_SETPIPE_SZ, 256 * 1024) < 0) fail("F_SETPIPE_SZ");
+}
+
+void serve_head(Peer& peer, std::uint64_t bytes) {
+  Pipe pipe;
+  enlarge(pipe);
+  const pid_t head = start({"head", "-c", std::to_string(bytes), "/dev/zero"}, -1, pipe.ends[1]);
+  pipe.drop(1);
+  peer.send_all(bytes, pipe.ends[0]);
+  must_succeed(head);
+}
+
+void serve_cat(Peer& peer, std::uint64_t bytes) {
+  Pipe pipe;
+  enlarge(pipe);
+  const int null = open("/dev/null", O_WRONLY | O_CLOEXEC);
+  const pid_t cat = start({"cat"}, pipe.ends[0], null);
+  close(null);
+  pipe.drop(0);
+  peer.receive_all(bytes, pipe.ends[1]);
+  pipe.drop(1);
+  must_succeed(cat);
+}
+
+double ws_down(std::uint64_t bytes, bool from_head) {
+  return with_server([&](Peer& peer) { from_head ? serve_head(peer, bytes) : peer.send_all(bytes); },
                      [&](Peer& peer) {
                        const auto began = Clock::now();
                        peer.receive_all(bytes);
@@ -224,8 +306,8 @@ double ws_down(std::uint64_t bytes) {
                      });
 }
 
-double ws_up(std::uint64_t bytes) {
-  return with_server([&](Peer& peer) { peer.receive_all(bytes); },
+double ws_up(std::uint64_t bytes, bool into_cat) {
+  return with_server([&](Peer& peer) { into_cat ? serve_cat(peer, bytes) : peer.receive_all(bytes); },
                      [&](Peer& peer) {
                        const auto began = Clock::now();
                        peer.send_all(bytes);
@@ -236,48 +318,6 @@ double ws_up(std::uint64_t bytes) {
 double echo_ws(std::size_t count) {
   return with_server([](Peer& peer) { peer.echo(); }, [&](Peer& peer) { return peer.ping_pong(count); });
 }
-
-using Words = std::vector<std::string>;
-
-/// With `in` and `out` as its stdin and stdout where they are not -1.
-pid_t start(Words words, int in = -1, int out = -1) {
-  std::vector<char*> arguments;
-  for (std::string& word : words) arguments.push_back(word.data());
-  arguments.push_back(nullptr);
-  posix_spawn_file_actions_t actions;
-  posix_spawn_file_actions_init(&actions);
-  if (in >= 0) posix_spawn_file_actions_adddup2(&actions, in, 0);
-  if (out >= 0) posix_spawn_file_actions_adddup2(&actions, out, 1);
-  pid_t pid = 0;
-  const int error = posix_spawnp(&pid, arguments.front(), &actions, nullptr, arguments.data(), environ);
-  posix_spawn_file_actions_destroy(&actions);
-  if (error != 0) {
-    errno = error;
-    fail(words.front());
-  }
-  return pid;
-}
-
-void must_succeed(pid_t pid) {
-  int status = 0;
-  if (waitpid(pid, &status, 0) != pid || status != 0) throw std::runtime_error("the command failed");
-}
-
-struct Pipe {
-  Pipe() {
-    if (pipe2(ends, O_CLOEXEC) != 0) fail("pipe2");
-  }
-  ~Pipe() {
-    drop(0);
-    drop(1);
-  }
-  Pipe(const Pipe&) = delete;
-  Pipe& operator=(const Pipe&) = delete;
-  void drop(int end) {
-    if (ends[end] >= 0) close(std::exchange(ends[end], -1));
-  }
-  int ends[2] = {-1, -1};
-};
 
 std::vector<double> command_times(std::size_t count, const Words& command) {
   std::vector<double> times;
@@ -372,8 +412,10 @@ std::vector<double> run(const Words& arguments) {
   };
   const auto one = [](double value) { return std::vector<double>(1, value); };
   const std::string& what = arguments.at(0);
-  if (what == "ws-down") return one(ws_down(number(1)));
-  if (what == "ws-up") return one(ws_up(number(1)));
+  if (what == "ws-down") return one(ws_down(number(1), false));
+  if (what == "ws-up") return one(ws_up(number(1), false));
+  if (what == "ws-down-head") return one(ws_down(number(1), true));
+  if (what == "ws-up-cat") return one(ws_up(number(1), true));
   if (what == "spawn") return one(median(command_times(number(1), kTrue)));
   if (what == "bwrap") return one(median(command_times(number(1), kBareSandbox)));
   if (what == "spawn-rate") return one(command_rate(number(1), number(2), kTrue));

@@ -98,6 +98,9 @@ TemporaryDirectory::~TemporaryDirectory() {
   ::rmdir(path_.c_str());
 }
 
+// A test that runs for long is not about the memory that this takes.
+constexpr std::size_t kKeptLog = 256 * 1024;
+
 struct Daemon::Log {
   std::mutex mutex;
   std::string text;
@@ -127,6 +130,7 @@ Daemon::Daemon(const std::vector<std::string>& arguments)
     for (ssize_t n; (n = ::read(fd, buffer, sizeof buffer)) > 0;) {
       const std::lock_guard lock(log->mutex);
       log->text.append(buffer, static_cast<std::size_t>(n));
+      if (log->text.size() > 2 * kKeptLog) log->text.erase(0, log->text.size() - kKeptLog);
     }
     ::close(fd);
   }).detach();

@@ -499,7 +499,7 @@ class Soak {
   explicit Soak(std::uint64_t seed)
       : seed_(seed),
         work_(boost::asio::make_work_guard(context_)),
-        daemon_({"--orphan-grace", "20", "--idle-timeout", "10", "--log-level", "warning"}),
+        daemon_({"--orphan-grace", "20", "--idle-timeout", "10"}),
         proxy_(daemon_.socket(), FaultProxy::Listen::tcp) {
     for (int i = 0; i < 2; ++i) loop_.emplace_back([this] { context_.run(); });
   }
@@ -554,10 +554,18 @@ class Soak {
     if (!alone)
       std::fprintf(stderr, "soak: processes are left: %d below this one, %d below the gateway\n", own.processes, gateway.processes);
   }
-  /// Descriptors that both hold before anything was done.
+  /// Descriptors that both hold when a first sandbox has come and gone: what a runner makes once, its agent for one, stays.
   void take_base() {
-    base_own_ = held_by(::getpid()).descriptors;
-    base_gateway_ = held_by(daemon_.pid()).descriptors;
+    {
+      const LoopManager loop(context_.get_executor());
+      for (const auto& options : {daemon_.options(), ClientOptions().with_base_url("local:")}) {
+        const auto sandbox = Sandbox::run(Client(ClientOptions(options).with_loop(loop)));
+        get(sandbox.wait());
+        get(sandbox.stop(StopOptions().with_grace_period(0s)));
+      }
+    }
+    base_own_ = settled(::getpid());
+    base_gateway_ = settled(daemon_.pid());
   }
   [[nodiscard]] int base_own() const { return base_own_; }
   [[nodiscard]] int base_gateway() const { return base_gateway_; }
@@ -567,6 +575,18 @@ class Soak {
   int stop_daemon() { return daemon_.kill(SIGTERM); }
 
  private:
+  /// The fewest descriptors that it holds within a while: connections take a moment to end.
+  static int settled(pid_t pid) {
+    int fewest = held_by(pid).descriptors;
+    static_cast<void>(comes(
+        [&] {
+          fewest = std::min(fewest, held_by(pid).descriptors);
+          return false;
+        },
+        3s));
+    return fewest;
+  }
+
   const std::uint64_t seed_;
   boost::asio::io_context context_;
   boost::asio::executor_work_guard<boost::asio::io_context::executor_type> work_;
