@@ -43,7 +43,7 @@ copy_tree() {
   fi
 }
 
-# Where the sanitizers of clang find the names for their reports.
+# Where the sanitizers of clang find the names for their reports, and for what is suppressed by name.
 clang_symbolizer() {
-  command -v llvm-symbolizer-19 || command -v llvm-symbolizer || true
+  command -v llvm-symbolizer-19 || command -v llvm-symbolizer || die "llvm-symbolizer is not installed: scripts/deps --ci installs it"
 }
