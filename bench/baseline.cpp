@@ -5,6 +5,7 @@
 //   bench-baseline ws-up BYTES          the same, client to server (masked): MB/s
 //   bench-baseline ws-down-head BYTES   as ws-down, where the server reads what it sends from `head -c BYTES /dev/zero`: MB/s
 //   bench-baseline ws-up-cat BYTES      as ws-up, where the server writes what it gets to `cat >/dev/null`: MB/s
+//   bench-baseline head-alone BYTES     `head -c BYTES /dev/zero` into a pipe that is emptied without looking at it: MB/s
 //   bench-baseline spawn N              posix_spawn and waitpid of /bin/true, one after the other: median in µs
 //   bench-baseline spawn-rate N FLIGHT  the same with FLIGHT children at once: per second
 //   bench-baseline bwrap N              a bare `bwrap … /bin/true` in namespaces of its own: median in µs
@@ -306,6 +307,28 @@ double ws_down(std::uint64_t bytes, bool from_head) {
                      });
 }
 
+/// What no reader can beat: the kernel drops the pipe's pages as they are, none is copied out.
+double head_alone(std::uint64_t bytes) {
+  Pipe pipe;
+  enlarge(pipe);
+  const int null = open("/dev/null", O_WRONLY | O_CLOEXEC);
+  if (null < 0) fail("/dev/null");
+  const auto began = Clock::now();
+  const pid_t head = start({"head", "-c", std::to_string(bytes), "/dev/zero"}, -1, pipe.ends[1]);
+  pipe.drop(1);
+  for (std::uint64_t dropped = 0; dropped < bytes;) {
+    const ssize_t n = splice(pipe.ends[0], nullptr, null, nullptr, 1024 * 1024, 0);
+    if (n <= 0) fail("splice");
+    dropped += static_cast<std::uint64_t>(n);
+    // `head` writes 8 KiB at a time: who takes each at once wakes up for each. This is how long the gateway lets the pipe fill.
+    if (dropped < bytes) usleep(50);
+  }
+  const double rate = megabytes_per_second(bytes, began);
+  close(null);
+  must_succeed(head);
+  return rate;
+}
+
 double ws_up(std::uint64_t bytes, bool into_cat) {
   return with_server([&](Peer& peer) { into_cat ? serve_cat(peer, bytes) : peer.receive_all(bytes); },
                      [&](Peer& peer) {
@@ -414,6 +437,7 @@ std::vector<double> run(const Words& arguments) {
   const std::string& what = arguments.at(0);
   if (what == "ws-down") return one(ws_down(number(1), false));
   if (what == "ws-up") return one(ws_up(number(1), false));
+  if (what == "head-alone") return one(head_alone(number(1)));
   if (what == "ws-down-head") return one(ws_down(number(1), true));
   if (what == "ws-up-cat") return one(ws_up(number(1), true));
   if (what == "spawn") return one(median(command_times(number(1), kTrue)));
