@@ -73,12 +73,11 @@ void Refusal::on_message(ExecConnection& connection, std::uint8_t channel, std::
 // ---- process ----
 
 ExecProcess::ExecProcess(std::shared_ptr<Context> context, ExecTable& table, std::shared_ptr<SandboxRecord> sandbox,
-                         const protocol::StartRequest& request, const Digest& fingerprint)
+                         const protocol::StartRequest& request)
     : ProcessRun(context, std::move(sandbox), request.id, request.command.front(), limits_of(*context, request)),
       StreamHost(request),
       context_(std::move(context)),
       table_(&table),
-      fingerprint_(fingerprint),
       attempt_(request.attempt),
       orphan_timer_(context_->executor),
       hold_timer_(context_->executor),
@@ -583,11 +582,10 @@ void ExecTable::on_start(const std::shared_ptr<ExecConnection>& connection, cons
       refuse(connection, request, *fault);
       return;
     }
-    const Digest fingerprint = fingerprint_of(request);
     const std::shared_ptr<Owner>& owner = connection->credential().owner;
     const std::string key = table_key(*owner, request.id);
     if (const auto known = processes_.find(key); known != processes_.end()) {
-      if (known->second->fingerprint() != fingerprint) {
+      if (known->second->fingerprint_ != fingerprint_of(request)) {
         throw ServiceError("already_exists", reason::kInvalidRequest, "this process id is in use, for a different request",
                            {{"id", request.id}});
       }
@@ -621,10 +619,11 @@ void ExecTable::on_start(const std::shared_ptr<ExecConnection>& connection, cons
     spec.tty = request.tty;
     spec.tty_width = request.tty_width;
     spec.tty_height = request.tty_height;
-    auto process = std::make_shared<ExecProcess>(context_, *this, std::move(sandbox), request, fingerprint);
+    auto process = std::make_shared<ExecProcess>(context_, *this, std::move(sandbox), request);
     processes_.emplace(key, process);
     process->attach_first(connection);
     process->start(std::move(spec));
+    process->fingerprint_ = fingerprint_of(request);  // now that the runner is at work
   } catch (const ServiceError& e) {
     refuse(connection, request, to_status_error(e.error()));
   }

@@ -60,7 +60,7 @@ class Refusal final : public StreamHost {
 class ExecProcess final : public ProcessRun, public StreamHost {
  public:
   ExecProcess(std::shared_ptr<Context> context, ExecTable& table, std::shared_ptr<SandboxRecord> sandbox,
-              const protocol::StartRequest& request, const Digest& fingerprint);
+              const protocol::StartRequest& request);
   ~ExecProcess() override;
 
   struct Attach {
@@ -71,7 +71,6 @@ class ExecProcess final : public ProcessRun, public StreamHost {
   void attach_first(const std::shared_ptr<ExecConnection>& connection);
   /// A later one; takes effect once nothing is being written to the one before.
   void attach(const std::shared_ptr<ExecConnection>& connection, const Attach& how);
-  [[nodiscard]] const Digest& fingerprint() const noexcept { return fingerprint_; }
   /// Its table is going away.
   void orphaned_for_good() noexcept;
 
@@ -107,7 +106,7 @@ class ExecProcess final : public ProcessRun, public StreamHost {
 
   std::shared_ptr<Context> context_;
   ExecTable* table_;  // null once forgotten
-  Digest fingerprint_;
+  Digest fingerprint_{};  // of the request, by which a repeated start is known; the table's
   std::shared_ptr<ExecConnection> connection_;
   std::shared_ptr<ExecConnection> next_;  // waits for connection_ to let go
   Attach next_how_;

@@ -292,7 +292,6 @@ class State final : public FileAgent, public std::enable_shared_from_this<State>
   [[nodiscard]] asio::awaitable<Answer> ask_agent(std::string frame, std::uint64_t seq, bool takes_long);
   [[nodiscard]] Clock::time_point next_deadline() const;
   void check_deadlines();
-  void publish(const std::shared_ptr<ProcessState>& process, const ExitInfo& info);
   void wait_monitor();
   void wait_complaint();
   void read_complaint();
@@ -552,7 +551,8 @@ void State::on_note(Type type, const Note& note, std::span<UniqueFd> fds) {
       processes_.erase(found);
       const ExitInfo info = exit_info(note.value);
       if (note.seq == kMainSeq) main_info_ = info;
-      return publish(process, info);
+      process->exit.set(info);
+      return process->exit.fire();  // nobody listens yet when the answer to the start is still on its way
     }
     default:
       return lose("the agent broke the protocol");
@@ -581,12 +581,6 @@ void State::on_started(const Note& note, std::span<UniqueFd> fds) {
   answer(*pending);
 }
 
-void State::publish(const std::shared_ptr<ProcessState>& process, const ExitInfo& info) {
-  process->exit.set(info);
-  // Posted behind the answer to the start, and never from inside a call of the listener's own.
-  asio::post(executor_, [process] { process->exit.fire(); });
-}
-
 void State::lose(std::string_view why) {
   if (lost_) return;
   lost_ = true;
@@ -599,7 +593,11 @@ void State::lose(std::string_view why) {
   auto files = std::exchange(files_, {});
   for (auto& [seq, file] : files) answer(*file);
   auto processes = std::exchange(processes_, {});
-  for (auto& [seq, process] : processes) publish(process, lost_info());
+  for (auto& [seq, process] : processes) {
+    process->exit.set(lost_info());
+    // Not from inside a call of the listener's own.
+    asio::post(executor_, [process = process] { process->exit.fire(); });
+  }
   up_waiters_.resume_all(executor_);
   finish_when_over();
 }
