@@ -105,7 +105,7 @@ class ExecProcess final : public ProcessRun, public StreamHost {
   [[nodiscard]] std::shared_ptr<ExecProcess> self() { return std::static_pointer_cast<ExecProcess>(shared_from_this()); }
 
   std::shared_ptr<Context> context_;
-  ExecTable* table_;  // null once forgotten
+  ExecTable* table_;      // null once forgotten
   Digest fingerprint_{};  // of the request, by which a repeated start is known; the table's
   std::shared_ptr<ExecConnection> connection_;
   std::shared_ptr<ExecConnection> next_;  // waits for connection_ to let go
