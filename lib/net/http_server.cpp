@@ -497,7 +497,9 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
       if (complains(reader, *session, complaint)) break;
       if (whole ? reader.done() : reader.header_done()) break;
       const auto before = session->buffer.size();
-      if (!co_await fill(session, chunk)) {
+      // Between two reads there was none for the deadline to end.
+      const bool late = session->watchdog->fired();
+      if (late || !co_await fill(session, chunk)) {
         if (session->watchdog->fired())
           complaint = error_response(408, "deadline_exceeded",
                                      whole ? "the request body came too slowly" : "the request header came too slowly");

@@ -180,6 +180,28 @@ TEST_CASE("slow peers: a silent one is dropped, one that is slow within its requ
   run(site.context, body);
 }
 
+TEST_CASE("a deadline that passes while data is at hand is not lost") {
+  for (const std::string& begin : {std::string("GET / HTTP/1.1\r\nHost: x\r\nX-Long: "),
+                                   std::string("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n")}) {
+    Site site(short_limits());
+    std::optional<Raw> raw;
+    auto start = [&]() -> asio::awaitable<void> {
+      raw.emplace(co_await Raw::connect(site.context, site.address));
+      co_await raw->send(begin + "x");
+    };
+    run(site.context, start);
+    settle(site.context);
+    // The server finds both in one turn of its loop: a deadline that is over, and more than one read takes.
+    std::this_thread::sleep_for(150ms);  // nobody runs the loop meanwhile
+    REQUIRE(asio::write(raw->socket(), asio::buffer(std::string(10'000, 'x'))) == 10'000);
+    auto rest = [&]() -> asio::awaitable<void> {
+      const auto answer = co_await raw->read_all();
+      CHECK(answer.find("HTTP/1.1 408") == 0);
+    };
+    run(site.context, rest);
+  }
+}
+
 TEST_CASE("a peer that does not read its answer is dropped") {
   Site site(short_limits());
   site.hooks.on_request = [](const HttpRequest&) -> asio::awaitable<HttpResponse> {
