@@ -7,6 +7,7 @@
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/use_awaitable.hpp>
 
+#include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -47,7 +48,9 @@ ssize_t quiet_sendfile(int to, int from, off_t offset, std::size_t count) noexce
 
 class PlainTransport final : public Transport {
  public:
-  explicit PlainTransport(Socket socket) : socket_(std::move(socket)), executor_(socket_.get_executor()) {}
+  explicit PlainTransport(Socket socket) : socket_(std::move(socket)), executor_(socket_.get_executor()) {
+    keep_from_children(socket_.native_handle());
+  }
 
   asio::any_io_executor executor() override { return executor_; }
   void read_some(const MutableBuffers& into, SizeHandler handler) override {
@@ -107,6 +110,8 @@ class PlainTransport final : public Transport {
 };
 
 }  // namespace
+
+void keep_from_children(int socket) noexcept { static_cast<void>(::fcntl(socket, F_SETFD, FD_CLOEXEC)); }
 
 bool socket_is_quiet(Socket& socket) noexcept {
   if (!socket.is_open()) return false;

@@ -101,6 +101,10 @@ class Transport : public std::enable_shared_from_this<Transport> {
 /// A connected TCP or Unix socket as a transport.
 [[nodiscard]] std::shared_ptr<Transport> make_plain_transport(Socket socket);
 
+/// Programs that this process starts do not get the socket: Asio opens and accepts sockets that they would. Not atomic with the
+/// opening, for which there is no way through Asio.
+void keep_from_children(int socket) noexcept;
+
 /// See `Transport::quiet`.
 [[nodiscard]] bool socket_is_quiet(Socket& socket) noexcept;
 

@@ -259,6 +259,7 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
     if (ec) fail(EINVAL, "cannot listen on " + shown);
     const asio::generic::stream_protocol::endpoint at = asio::ip::tcp::endpoint(ip, address.port);
     if (listener.acceptor.open(at.protocol(), ec); ec) fail(ec.value(), "cannot listen on " + shown);
+    keep_from_children(listener.acceptor.native_handle());
     listener.acceptor.set_option(asio::socket_base::reuse_address(true), ec);
     if (listener.acceptor.bind(at, ec); ec) fail(ec.value(), "cannot listen on " + shown);
     const auto local = listener.acceptor.local_endpoint(ec);
@@ -283,6 +284,7 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
     error_code ec;
     const asio::generic::stream_protocol::endpoint at = asio::local::stream_protocol::endpoint(path);
     if (listener.acceptor.open(at.protocol(), ec); ec) fail(ec.value(), "cannot listen on " + shown);
+    keep_from_children(listener.acceptor.native_handle());
     // The file takes the socket's own mode, so there is no moment in which others could connect. Nobody can before `listen` anyway.
     ::fchmod(listener.acceptor.native_handle(), S_IRUSR | S_IWUSR);
     if (listener.acceptor.bind(at, ec); ec) fail(ec.value(), "cannot listen on " + shown);

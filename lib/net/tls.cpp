@@ -53,7 +53,9 @@ bool send_name(SSL* ssl, std::string host) {
 class TlsTransportImpl final : public TlsTransport {
  public:
   TlsTransportImpl(Socket socket, std::shared_ptr<TlsContext> context)
-      : context_(std::move(context)), stream_(std::move(socket), context_->context), executor_(stream_.get_executor()) {}
+      : context_(std::move(context)), stream_(std::move(socket), context_->context), executor_(stream_.get_executor()) {
+    keep_from_children(stream_.next_layer().native_handle());
+  }
 
   asio::any_io_executor executor() override { return executor_; }
 

@@ -2,6 +2,7 @@
 
 #include <boost/asio/steady_timer.hpp>
 
+#include <fcntl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -176,6 +177,26 @@ TEST_CASE("slow peers: a silent one is dropped, one that is slow within its requ
     answer = co_await exchange(site, kGet);
     CHECK(answer.find("HTTP/1.1 200") == 0);
     co_await wait_for(site.context, [&] { return site.server.connections() == 0; });
+  };
+  run(site.context, body);
+}
+
+TEST_CASE("programs that this process starts get no socket of the server's or of its connections") {
+  Site site;
+  auto body = [&]() -> asio::awaitable<void> {
+    Raw raw = co_await Raw::connect(site.context, site.address);
+    ::fcntl(raw.socket().native_handle(), F_SETFD, FD_CLOEXEC);  // the test's own
+    co_await raw.send(kGet);
+    const auto head = co_await raw.read_until("\r\n\r\n");
+    CHECK(head.find("HTTP/1.1 200") == 0);
+    std::size_t sockets = 0;
+    for (int fd = 3; fd < 256; ++fd) {
+      struct stat info{};
+      if (::fstat(fd, &info) != 0 || !S_ISSOCK(info.st_mode)) continue;
+      ++sockets;
+      CHECK((::fcntl(fd, F_GETFD) & FD_CLOEXEC) != 0);
+    }
+    CHECK(sockets >= 3);  // the listener, and both ends of the connection
   };
   run(site.context, body);
 }
