@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 #include <sys/un.h>
 
+#include <array>
 #include <atomic>
 #include <cstdio>
 #include <fstream>
@@ -182,6 +183,12 @@ TEST_CASE("slow peers: a silent one is dropped, one that is slow within its requ
 }
 
 TEST_CASE("programs that this process starts get no socket of the server's or of its connections") {
+  const auto is_socket = [](int fd) {
+    struct stat info{};
+    return ::fstat(fd, &info) == 0 && S_ISSOCK(info.st_mode);
+  };
+  std::array<bool, 256> inherited{};  // from whoever runs the tests
+  for (int fd = 0; fd < 256; ++fd) inherited[static_cast<std::size_t>(fd)] = is_socket(fd);
   Site site;
   auto body = [&]() -> asio::awaitable<void> {
     Raw raw = co_await Raw::connect(site.context, site.address);
@@ -190,9 +197,8 @@ TEST_CASE("programs that this process starts get no socket of the server's or of
     const auto head = co_await raw.read_until("\r\n\r\n");
     CHECK(head.find("HTTP/1.1 200") == 0);
     std::size_t sockets = 0;
-    for (int fd = 3; fd < 256; ++fd) {
-      struct stat info{};
-      if (::fstat(fd, &info) != 0 || !S_ISSOCK(info.st_mode)) continue;
+    for (int fd = 0; fd < 256; ++fd) {
+      if (inherited[static_cast<std::size_t>(fd)] || !is_socket(fd)) continue;
       ++sockets;
       CHECK((::fcntl(fd, F_GETFD) & FD_CLOEXEC) != 0);
     }
