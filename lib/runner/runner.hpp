@@ -1,7 +1,7 @@
 // What a runner must do: the seam between the gateway and the place where sandboxes run. This page and the comments below are the
 // whole of what the two know of each other, so that another runner needs no change outside lib/runner/.
 //
-// A runner knows nothing of HTTP, WebSockets, tokens or JSON; the gateway knows nothing of namespaces, pods or pids.
+// A runner knows nothing of the gateway's HTTP, tokens or messages; the gateway knows nothing of namespaces, pods or pids.
 //
 // Where it runs. Everything here is called on, and calls back on, the one serialised executor that the runner was made with.
 // Nothing blocks it: a runner waits asynchronously, and work that it does itself comes in bounded turns (a mebibyte copied, some
@@ -14,6 +14,10 @@
 // `async_wait`) is called once or, after its object has been destroyed, never, and not from inside the call that gave it.
 // Destroying a Sandbox ends it with all that is in it and leaves nothing behind: no process, no descriptor, no file. Runner,
 // sandboxes and processes may be destroyed in any order, and with the event loop.
+//
+// Who else is there. A runner may be durable: its sandboxes outlive this process, and several gateways may share the place where they
+// run. It then tells of those that it did not create itself (`on_found`), keeps for each what the gateway wants kept (`record`), and
+// creating one with an id that is there already is how a creation is repeated.
 //
 // Life. `create` completes when the initial files are there and the main command runs; until then an error leaves nothing behind.
 // The end of the main command is the end of the sandbox, whose other processes are then ended; each process gets its ExitInfo
@@ -78,9 +82,53 @@ struct InitialFile {
 /// creation fails ("unimplemented") where the runner cannot. Over a limit, memory cannot be had or a process is killed; the CPU is
 /// waited for.
 struct ResourceSpec {
-  std::optional<std::uint64_t> memory_limit;  ///< bytes, for all its processes and what the kernel keeps for them
-  std::optional<std::uint32_t> cpu_limit;     ///< thousandths of a core
-  std::optional<std::uint32_t> cpu_request;   ///< thousandths of a core: its share while others want the CPU too
+  std::optional<std::uint64_t> memory_limit;    ///< bytes, for all its processes and what the kernel keeps for them
+  std::optional<std::uint64_t> memory_request;  ///< bytes that are set aside for it where sandboxes are placed by such requests
+  std::optional<std::uint32_t> cpu_limit;       ///< thousandths of a core
+  std::optional<std::uint32_t> cpu_request;     ///< thousandths of a core: its share while others want the CPU too
+  std::uint32_t gpus = 0;
+  std::string gpu_type;  ///< empty: any
+};
+
+/// A directory of its own, empty at first, gone with the sandbox.
+struct ScratchVolume {
+  std::string name;  ///< [a-z0-9-], at most 63
+  std::optional<std::uint64_t> size_limit;  ///< bytes
+  bool in_memory = false;
+};
+
+struct VolumeMount {
+  std::string volume;  ///< the name of a ScratchVolume
+  std::string path;    ///< absolute
+  std::string sub_path;
+  bool read_only = false;
+};
+
+/// A value that the place where sandboxes run keeps secret: it goes into the environment and never through the gateway.
+struct SecretVariable {
+  std::string env_var;
+  std::string secret, key;  ///< the name of the secret, and of the value in it
+};
+
+enum class PortProtocol : std::uint8_t { tcp, udp };
+
+/// A port that the sandbox serves to others.
+struct ServicePort {
+  std::uint16_t port = 0;
+  std::string name;  ///< may be empty
+  PortProtocol protocol = PortProtocol::tcp;
+};
+
+struct PortRange {
+  PortProtocol protocol = PortProtocol::tcp;
+  std::uint16_t first = 0, last = 0;
+};
+
+/// Connections out of the sandbox that are allowed.
+struct EgressRule {
+  std::string cidr;                 ///< empty: any address
+  std::vector<std::string> except;  ///< blocks inside `cidr`
+  std::vector<PortRange> ports;     ///< empty: all
 };
 
 /// What a sandbox is made from.
@@ -92,6 +140,18 @@ struct SandboxSpec {
   std::string working_dir;                 ///< empty: the image's
   std::vector<InitialFile> files;          ///< written as the sandbox's user
   ResourceSpec resources;
+  // What not every runner can do, see Runner::refuses.
+  std::vector<ScratchVolume> volumes;
+  std::vector<VolumeMount> mounts;
+  std::vector<SecretVariable> secrets;
+  std::vector<ServicePort> ports;
+  std::optional<std::vector<EgressRule>> egress;  ///< unset: as the runner has it; without a rule: nothing gets out
+  std::string runtime_class;
+  /// The gateway ends it then. A durable runner sees to it too, for the case that there is no gateway.
+  std::optional<std::chrono::seconds> max_lifetime;
+  std::vector<std::string> tags;                   ///< for whoever looks at the place itself
+  std::map<std::string, std::string> annotations;  ///< the same
+  std::string record;  ///< what the gateway wants to have again in Found: text, at most 64 KiB
 };
 
 /// How a process ended.
@@ -270,12 +330,61 @@ class Sandbox {
   [[nodiscard]] virtual asio::awaitable<void> stop(std::chrono::milliseconds grace) = 0;
 };
 
+/// What `spec` asks for beyond an image, a command, an environment, a working directory, files, memory and CPU limits: the answer of a
+/// runner that can do no more than these.
+[[nodiscard]] inline std::vector<std::string> asked_beyond_the_basics(const SandboxSpec& spec) {
+  std::vector<std::string> names;
+  if (spec.resources.gpus > 0) names.emplace_back("resources.gpus");
+  if (!spec.volumes.empty()) names.emplace_back("volumes");
+  if (!spec.mounts.empty()) names.emplace_back("mounts");
+  if (!spec.secrets.empty()) names.emplace_back("secrets");
+  if (!spec.ports.empty()) names.emplace_back("ports");
+  if (spec.egress) names.emplace_back("egress");
+  if (!spec.runtime_class.empty()) names.emplace_back("runtime_class");
+  return names;
+}
+
+/// A sandbox that this runner object has not created, or that has gone meanwhile. Told again when something of it changes.
+struct Found {
+  enum class State : std::uint8_t { creating, running, stopping, ended, gone };  ///< gone: the place no longer knows it
+  std::string id;
+  std::string record;  ///< as it was given
+  State state = State::creating;
+  std::optional<ExitInfo> exit;  ///< when ended, as far as known
+  std::string reason;            ///< for people: why it is as it is; may be empty
+};
+
 class Runner {
  public:
   virtual ~Runner() = default;
   [[nodiscard]] virtual std::string_view name() const noexcept = 0;  ///< becomes status.runnerId
-  /// Completes when the sandbox runs its main command. Throws RunnerError; nothing is left behind then.
+  /// Completes when the sandbox runs its main command. Throws RunnerError; nothing is left behind then. A durable runner that has a
+  /// sandbox of that id already: the same record means a repeated creation, which completes as the first does; another one is
+  /// "already_exists".
   [[nodiscard]] virtual asio::awaitable<std::unique_ptr<Sandbox>> create(SandboxSpec spec) = 0;
+  /// Which of what `spec` asks for this runner cannot do, by the names of SandboxSpec's members ("volumes", "resources.gpus", ...).
+  /// Empty: it will try.
+  [[nodiscard]] virtual std::vector<std::string> refuses(const SandboxSpec& spec) const { return asked_beyond_the_basics(spec); }
+
+  // ---- durable runners only ----
+
+  /// Whether sandboxes outlive this process.
+  [[nodiscard]] virtual bool durable() const noexcept { return false; }
+  /// Calls `handler` for every sandbox that is there and that this object has not created, and whenever one changes; not from inside
+  /// the call. Set once, before anything is created. Completes when all that are there have been told of, so that whoever waits for
+  /// it does not take a sandbox for missing; throws RunnerError when the place cannot be asked.
+  [[nodiscard]] virtual asio::awaitable<void> find(std::function<void(Found)> handler);
+  /// A sandbox that was found. Completes when it runs its main command; throws as `create` does, and when nobody creates it any more.
+  [[nodiscard]] virtual asio::awaitable<std::unique_ptr<Sandbox>> adopt(std::string id);
+  /// From now on destroying a Sandbox, or this object, only lets go of it: it runs on, to be found by another.
+  virtual void let_go() noexcept {}
 };
+
+inline asio::awaitable<void> Runner::find(std::function<void(Found)> /*handler*/) { co_return; }
+
+inline asio::awaitable<std::unique_ptr<Sandbox>> Runner::adopt(std::string /*id*/) {
+  throw RunnerError("unimplemented", "CWSANDBOX_NOT_IMPLEMENTED", "this runner has only sandboxes of its own");
+  co_return nullptr;
+}
 
 }  // namespace cwsandbox::runner
