@@ -323,12 +323,11 @@ std::unique_ptr<ControlGroup> ControlGroups::make(const GroupLimits& limits) {
       }
     }
     if (limits.cpu_request != 0) {
-      // A core is 1024 shares; version 2 has 1 to 10000 where version 1 has 2 to 262144.
-      const std::uint64_t shares = std::clamp<std::uint64_t>(limits.cpu_request * 1024ull / 1000, 2, 262144);
+      // A core weighs what a group does that asks for nothing, in both versions: who asks for one must not get less for it.
       if (v2) {
-        set(directory, "cpu.weight", std::to_string(1 + (shares - 2) * 9999 / 262142));
+        set(directory, "cpu.weight", std::to_string(std::clamp<std::uint64_t>(limits.cpu_request * 100ull / 1000, 1, 10000)));
       } else {
-        set(directory, "cpu.shares", std::to_string(shares));
+        set(directory, "cpu.shares", std::to_string(std::clamp<std::uint64_t>(limits.cpu_request * 1024ull / 1000, 2, 262144)));
       }
     }
   }
