@@ -4,6 +4,7 @@
 #include "gateway/gateway.hpp"
 #include "net/endpoint.hpp"
 #include "runner/runner.hpp"
+#include "support/patience.hpp"
 
 #include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/io_context.hpp>
@@ -33,7 +34,7 @@ using Json = nlohmann::json;
 
 inline constexpr const char* kToken = "test-token-0123456789";
 /// Bounds every wait of these tests; nothing ever takes this long.
-inline constexpr std::chrono::seconds kLong{20};
+inline const std::chrono::seconds kLong = test_support::patience(std::chrono::seconds(20));
 
 /// Looks again until it holds; false after kLong.
 bool eventually(const std::function<bool()>& holds);

@@ -14,13 +14,14 @@
 #include <vector>
 
 #include "runner/runner.hpp"
+#include "support/patience.hpp"
 
 namespace cwsandbox::test {
 
 namespace asio = boost::asio;
 
 /// Long enough for any machine; it is there so that a hang is a failure.
-inline constexpr std::chrono::seconds kHang{60};
+inline const std::chrono::seconds kHang = test_support::patience(std::chrono::seconds(60));
 
 template <class Done>
 void run_until(asio::io_context& loop, Done done) {
