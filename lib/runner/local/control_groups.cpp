@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <charconv>
 #include <cstring>
+#include <mutex>
 #include <optional>
 #include <sstream>
 #include <string_view>
@@ -154,6 +155,23 @@ struct Files {
 };
 constexpr Files kFiles[] = {{"memory.limit_in_bytes", "memory.max"}, {"cpu.cfs_quota_us", "cpu.max"}, {"pids.max", "pids.max"}};
 
+// Groups of this process that were given up while somebody was still in them: on a busy machine even killed processes take a while.
+struct Late {
+  std::mutex mutex;
+  std::vector<std::string> directories;
+};
+
+[[nodiscard]] Late& late() {
+  static Late* const all = new Late;  // also for sandboxes that outlive static objects
+  return *all;
+}
+
+void remove_late() noexcept {
+  const std::scoped_lock lock(late().mutex);
+  std::erase_if(late().directories,
+                [](const std::string& directory) { return ::rmdir(directory.c_str()) == 0 || errno == ENOENT; });
+}
+
 [[nodiscard]] std::string next_name(const std::string& prefix) {
   static std::atomic<std::uint64_t> number{0};
   return prefix + std::to_string(++number);
@@ -171,6 +189,15 @@ std::uint64_t ControlGroup::killed_for_memory() const {
   std::uint64_t count = 0;
   std::from_chars(found[1].data(), found[1].data() + found[1].size(), count);
   return count;
+}
+
+ControlGroup::~ControlGroup() {
+  if (remove()) return;
+  try {
+    const std::scoped_lock lock(late().mutex);
+    late().directories.insert(late().directories.end(), directories_.begin(), directories_.end());
+  } catch (const std::exception&) {  // no memory: the next gateway removes them
+  }
 }
 
 bool ControlGroup::remove() noexcept {
@@ -274,6 +301,7 @@ std::string ControlGroups::probe(Controller controller, const Place& place) cons
 }
 
 std::unique_ptr<ControlGroup> ControlGroups::make(const GroupLimits& limits) {
+  remove_late();
   auto group = std::make_unique<ControlGroup>();
   const std::string name = next_name(prefix_);
   const auto fail = [](const std::string& what, int error) -> RunnerError {

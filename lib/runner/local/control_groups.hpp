@@ -27,8 +27,9 @@ class ControlGroup {
   ControlGroup() = default;
   ControlGroup(const ControlGroup&) = delete;
   ControlGroup& operator=(const ControlGroup&) = delete;
-  /// Removes it, if nobody is in it any more. Else the next gateway to start here does.
-  ~ControlGroup() { static_cast<void>(remove()); }
+  /// Removes it, if nobody is in it any more. Else this is tried again when the next one is made, and by the next gateway to start
+  /// here.
+  ~ControlGroup();
 
   /// Whoever writes "0" to each of them is in the group, with all that it starts from then on.
   [[nodiscard]] const std::vector<UniqueFd>& doors() const noexcept { return doors_; }

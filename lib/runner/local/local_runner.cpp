@@ -658,7 +658,7 @@ void State::finish_when_over() {
     const bool killed =
         main_info_->kind == ExitInfo::Kind::lost || (main_info_->kind == ExitInfo::Kind::signaled && main_info_->value == SIGKILL);
     if (removals_ == 0) main_info_->out_of_memory = killed && group_->killed_for_memory() > 0;
-    // After all of it has ended the kernel may need a moment. What is not gone then is removed by the next gateway.
+    // After all of it has ended the kernel may need a moment. What is not gone then is removed when the next sandbox is made.
     if (!group_->remove() && removals_++ < kRemovals) return arm_deadline(Clock::now() + kRemoveAgain);
     group_.reset();
   }
