@@ -38,6 +38,7 @@ class Channel final : public detail::Source<T> {
  public:
   using typename detail::Source<T>::Poll;
 
+  /// An empty queue, whose waiting senders are served on `loop`.
   /// \param capacity items that fit before `send` waits; at least 1.
   /// \param on_close called once when the consumer closes the stream (SR-5).
   explicit Channel(std::size_t capacity = 16, LoopManager loop = LoopManager(), std::function<void()> on_close = nullptr)
@@ -56,7 +57,7 @@ class Channel final : public detail::Source<T> {
     waiting_.emplace_back(std::move(item), task_source<void>(loop_));
     return waiting_.back().second.get_task();
   }
-  /// Queues an item if it fits now.
+  /// Queues an item if it fits now. False: it did not, or the stream has ended, and the item is as it was.
   bool try_send(T& item) {
     std::unique_lock lock(mutex_);
     if (ended_ || closed_ || !waiting_.empty() || items_.size() >= capacity_) return false;

@@ -27,16 +27,19 @@ template <typename... Parts>
 
 /// What `result()` keeps of the output, and so how much memory it takes. A cap never cuts what is streamed.
 ///
-/// | | a stream that nobody reads | a stream that somebody reads | `result()` holds |
+/// | | not read by anybody | read by somebody | held by `result()` |
 /// | --- | --- | --- | --- |
 /// | all() | flows, is kept | flows, is kept, one copy in all | everything |
-/// | head_tail(h, t) | flows, at most h + t bytes kept | back-pressure: a slow reader slows the process | head, tail, the count
-/// between | | none() | waits in the window until somebody reads or waits for the result, then flows and is dropped, counted |
-/// back-pressure | nothing |
+/// | head_tail(h, t) | flows, at most h + t bytes kept | a slow reader slows the process | head, tail, the count between |
+/// | none() | see below | a slow reader slows the process | nothing |
+///
+/// With `none()`, a stream that nobody reads waits in the window until somebody reads or waits for the result; then it flows and is
+/// dropped, and counted.
 class CWSANDBOX_EXPORT Capture {
  public:
   /// All of both streams: the default.
   [[nodiscard]] static Capture all() { return Capture(Kind::all, 0, 0); }
+  /// The beginning and the end of each stream; what is between is counted.
   /// \param head,tail bytes of each stream
   [[nodiscard]] static Capture head_tail(std::uint64_t head, std::uint64_t tail) { return Capture(Kind::head_tail, head, tail); }
   /// Nothing; what is received is counted.

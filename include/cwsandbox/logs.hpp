@@ -48,7 +48,7 @@ class LogLine {
   /// Here something is missing; `text` is empty.
   [[nodiscard]] bool is_gap() const noexcept { return gap; }
 
-  std::string text;                                                ///< without its '\n'; bytes as they were written
+  std::string text;                                                ///< without its line feed; bytes as they were written
   std::optional<std::chrono::system_clock::time_point> timestamp;  ///< with LogOptions::with_timestamps
   /// Of a gap: the bytes that are missing; 0 when nobody knows how many. Then the log began afresh, and lines may come again.
   std::uint64_t lost_bytes = 0;

@@ -87,7 +87,7 @@ class CWSANDBOX_EXPORT ProcessResult {
   std::optional<int> signal;
   std::vector<std::string> command;                  ///< the caller's argv (PR-6)
   std::chrono::system_clock::time_point started_at;  ///< by the gateway's clock; the epoch when unknown
-  std::chrono::system_clock::time_point ended_at;    ///< likewise
+  std::chrono::system_clock::time_point ended_at;    ///< by the same clock; the epoch when unknown
 
   /// It exited by itself, with 0.
   [[nodiscard]] bool ok() const noexcept { return outcome == Outcome::exited && returncode == 0; }
@@ -133,7 +133,7 @@ class CWSANDBOX_EXPORT Process : public task<ProcessResult> {
   /// Called once per process, before anybody sees the result: with the result or the error (PR-12).
   using StatsCallback = std::function<void(const ProcessResult*, std::exception_ptr)>;
 
-  /// From parts of your own.
+  /// From parts of your own, for fakes.
   Process(task<ProcessResult> result, std::vector<std::string> command, StreamReader<std::string> std_out,
           StreamReader<std::string> std_err, std::optional<StreamWriter> std_in = std::nullopt,
           StatsCallback stats_callback = nullptr);
@@ -150,6 +150,7 @@ class CWSANDBOX_EXPORT Process : public task<ProcessResult> {
 
   /// Blocks until it ends; the exit code. Errors as `result()` (PR-2).
   int wait() const;
+  /// The same with a limit on the wait.
   /// \throws TimeoutError when `timeout` passes first; nothing is killed and it may be asked again (PR-4).
   template <typename Rep, typename Period>
   int wait(std::chrono::duration<Rep, Period> timeout) const {
@@ -158,7 +159,7 @@ class CWSANDBOX_EXPORT Process : public task<ProcessResult> {
 
   /// What it writes to stdout, as it comes.
   [[nodiscard]] const StreamReader<std::string>& std_out() const noexcept { return std_out_; }
-  /// What it writes to stderr.
+  /// What it writes to stderr, as it comes.
   [[nodiscard]] const StreamReader<std::string>& std_err() const noexcept { return std_err_; }
   /// Null unless the process was started with stdin (PR-14).
   [[nodiscard]] const StreamWriter* std_in() const noexcept { return std_in_ ? &*std_in_ : nullptr; }

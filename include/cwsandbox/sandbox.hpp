@@ -124,6 +124,12 @@ class ExecStats {
 /// Calls return tasks; the errors of the tree in <cwsandbox/errors.hpp> come out of those. Misuse (an empty command, a relative
 /// path, a NUL) throws `std::invalid_argument` from the call.
 ///
+/// \par Files
+/// The calls for files start the sandbox if need be (FI-1). A path is bytes without a NUL, not empty (else `std::invalid_argument`
+/// from the call), resolved inside the sandbox by its user. Errors come out of the task: SandboxFileError with path, reason and
+/// metadata for what concerns the file (FI-2). Cancelling the task ends the transfer; a write that was cancelled or failed leaves
+/// what was there before (FI-6). More in docs/files.md.
+///
 /// \par Executor
 /// The client's LoopManager.
 ///
@@ -177,11 +183,13 @@ class CWSANDBOX_EXPORT Sandbox {
   task<void> start() const;
   /// Completes when it is running (or paused, or completed). Starts it if need be. However many wait, the server is asked once
   /// (LC-5). Cancelling drops this wait and nothing else.
-  /// \throws SandboxFailedError, SandboxTerminatedError, SandboxNotRunningError (stopped meanwhile) from the task (LC-4, ST-8).
+  /// \throws SandboxFailedError from the task, as the next two (LC-4).
+  /// \throws SandboxTerminatedError when it was terminated.
+  /// \throws SandboxNotRunningError when it was stopped meanwhile (ST-8).
   [[nodiscard]] task<void> wait() const;
   /// Completes when it has ended, with how. Starts it if need be; the rest as with `wait`.
-  /// \throws SandboxFailedError; SandboxTerminatedError when it was terminated or this handle stopped it, unless the options say
-  /// otherwise, from the task (LC-6).
+  /// \throws SandboxFailedError from the task, as the next (LC-6).
+  /// \throws SandboxTerminatedError when it was terminated or this handle stopped it, unless the options say otherwise.
   [[nodiscard]] task<SandboxStatus> wait_until_complete(WaitOptions options = WaitOptions()) const;
   /// Stops it; completes when nothing of it is left (ST-1). Concurrent calls share one stop (ST-2). One that was never accepted is
   /// left alone (ST-3).
@@ -189,11 +197,7 @@ class CWSANDBOX_EXPORT Sandbox {
   /// Asks the server where it is; one that is known to have ended is not asked about (LC-11). Starts it if need be.
   [[nodiscard]] task<SandboxStatus> get_status() const;
 
-  // ---- files: all start the sandbox if need be (FI-1) ----
-  //
-  // A path is bytes without a NUL, not empty (else std::invalid_argument from the call), resolved inside the sandbox by its user.
-  // Errors come out of the task: SandboxFileError with path, reason and metadata for what concerns the file (FI-2). Cancelling the
-  // task ends the transfer; a write that was cancelled or failed leaves what was there before (FI-6). docs/files.md.
+  // ---- files: see the class's comment ----
 
   /// A file, or a range of one, as a string.
   /// \throws SandboxFileError from the task; with reason CWSANDBOX_FILE_TRUNCATED when fewer bytes came than announced (FI-4).
@@ -212,10 +216,11 @@ class CWSANDBOX_EXPORT Sandbox {
   task<void> download_file(std::string path, std::string local_path, ReadFileOptions options = ReadFileOptions()) const;
   /// Copies a regular file of this machine into the sandbox, in constant memory, with its permission bits. Errors as above.
   task<void> upload_file(std::string local_path, std::string path, WriteFileOptions options = WriteFileOptions()) const;
-  /// What it is; of a symlink, the link itself.
+  /// What is at a path; of a symlink, the link itself.
   [[nodiscard]] task<FileInfo> stat_file(std::string path) const;
   /// The entries of a directory, without "." and "..", in no order.
   [[nodiscard]] task<std::vector<FileInfo>> list_files(std::string path) const;
+  /// Makes a directory.
   /// \param parents makes those above it that are missing; one that is there already is no error then.
   /// \param mode permission bits; the default is 0755.
   task<void> make_directory(std::string path, bool parents = false, std::optional<std::uint32_t> mode = std::nullopt) const;
@@ -255,9 +260,9 @@ class CWSANDBOX_EXPORT Sandbox {
   [[nodiscard]] std::vector<std::string> tags() const;
   /// When the server made it; the epoch while unknown.
   [[nodiscard]] std::chrono::system_clock::time_point created_at() const;
-  /// When it began to run, and when it ended; the epoch while unknown.
+  /// When it began to run; the epoch while unknown.
   [[nodiscard]] std::chrono::system_clock::time_point started_at() const;
-  /// The epoch while unknown.
+  /// When it ended; the epoch while unknown.
   [[nodiscard]] std::chrono::system_clock::time_point ended_at() const;
   /// Where it runs; empty while unknown.
   [[nodiscard]] std::string runner_id() const;
@@ -265,7 +270,7 @@ class CWSANDBOX_EXPORT Sandbox {
   [[nodiscard]] std::string runner_group_id() const;
   /// How its processes ended: one snapshot.
   [[nodiscard]] ExecStats exec_stats() const;
-  /// It goes on when the last handle goes.
+  /// Gives up ownership: the sandbox goes on when the last handle goes.
   void release() const;
 
   /// For the library's own parts.

@@ -124,6 +124,7 @@ class CWSANDBOX_EXPORT FileMount {
 /// A value of a secret store as an environment variable. The value itself never passes through this client.
 class CWSANDBOX_EXPORT Secret {
  public:
+  /// From its place in a store.
   /// \param store,name which secret; the variable bears its name unless `with_env_var` says otherwise.
   Secret(std::string store, std::string name) : store_(std::move(store)), name_(std::move(name)), env_var_(name_) {}
   CWSANDBOX_DETAIL_SET(Secret, field, std::string, field_)  ///< a part of a secret that has several
@@ -168,6 +169,7 @@ enum class StorageMedium : std::uint8_t { unspecified, disk, memory };
 /// A directory of its own: scratch space that goes with the sandbox, or a volume that exists.
 class CWSANDBOX_EXPORT Volume {
  public:
+  /// Scratch space that goes with the sandbox.
   /// \param mount_path absolute, not "/"
   [[nodiscard]] static Volume scratch(std::string name, std::string mount_path) {
     return Volume(std::move(name), std::move(mount_path), std::nullopt);
@@ -219,7 +221,8 @@ enum class EndpointAuth : std::uint8_t { unspecified, open, token };
 /// A port of the sandbox that others can reach.
 class CWSANDBOX_EXPORT Service {
  public:
-  explicit Service(int port) : port_(port) {}  ///< \param port 1 to 65535
+  /// At a port, 1 to 65535.
+  explicit Service(int port) : port_(port) {}
   /// Its name.
   CWSANDBOX_DETAIL_SET(Service, name, std::string, name_)
   /// What it speaks.

@@ -37,7 +37,7 @@ class CWSANDBOX_EXPORT Session {
 
   /// As `Sandbox::list`. \param adopt whether the session takes what is found along when it closes (SE-7).
   [[nodiscard]] task<std::vector<Sandbox>> list(ListOptions options = ListOptions(), bool adopt = false) const;
-  /// As `Sandbox::from_id`. \param adopt as above (SE-8).
+  /// As `Sandbox::from_id`. \param adopt whether the session takes it along when it closes (SE-8).
   [[nodiscard]] task<Sandbox> from_id(std::string sandbox_id, bool adopt = true) const;
   /// From now on the sandbox is stopped with the session, or with its last handle.
   void adopt(const Sandbox& sandbox) const;

@@ -46,7 +46,7 @@ class StreamReader {
   /// when its reader is closed, its output is then discarded; a terminal, a log or a file ends (SR-6).
   void close() const { state_->source->close(); }
 
-  /// Lines without their '\n', the last one also when nothing ends it. A carriage return is kept.
+  /// Lines without their line feed, the last one also when nothing ends it. A carriage return is kept.
   /// \param max_line bytes; a longer line throws std::length_error.
   [[nodiscard]] LineReader lines(std::size_t max_line = 16 * 1024 * 1024) const
     requires std::same_as<T, std::string>;

@@ -21,6 +21,7 @@ class CWSANDBOX_EXPORT ByteChannel {
  public:
   static constexpr std::size_t SLOT_SIZE = 64 * 1024;  ///< bytes
 
+  /// An empty queue, whose waiting writers are served on `loop`.
   /// \param slots chunks that fit before writes wait; at least 1.
   explicit ByteChannel(std::size_t slots = 16, LoopManager loop = LoopManager());
   ByteChannel(const ByteChannel&) = delete;
@@ -71,6 +72,7 @@ class CWSANDBOX_EXPORT StreamWriter {
  public:
   static constexpr std::size_t QUEUE_SIZE = 16;  ///< slots of at most ByteChannel::SLOT_SIZE bytes
 
+  /// Writes to a channel of your own; waiters are served on `loop`.
   /// \param guard lives as long as any handle does.
   explicit StreamWriter(std::shared_ptr<ByteChannel> channel, LoopManager loop = LoopManager(),
                         std::shared_ptr<void> guard = nullptr);
@@ -86,7 +88,7 @@ class CWSANDBOX_EXPORT StreamWriter {
   ///@}
   /// The same without a copy for up to 64 KiB.
   task<void> write(std::string&& data) const;
-  /// Appends '\n', then encodes `text` (UTF-8) in `encoding`, any name that iconv knows (SW-2).
+  /// Appends a line feed, then encodes `text` (UTF-8) in `encoding`, any name that iconv knows (SW-2).
   /// \throws std::invalid_argument for an unknown encoding or a text that it cannot hold; nothing is sent then.
   task<void> writeline(std::string_view text, const std::string& encoding = "utf-8") const;
   /// Completes when the peer has everything queued before (SW-18).

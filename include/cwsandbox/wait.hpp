@@ -51,12 +51,10 @@ template <typename Item>
 class WaitResult {
  public:
   WaitResult() {}
-  std::vector<Item> done;     ///< completed, with a value or an error: nothing is thrown for it (UT-5)
-  std::vector<Item> pending;  ///< the rest
-  ///@{
-  /// Where they stand in the list.
-  std::vector<std::size_t> done_indices, pending_indices;
-  ///@}
+  std::vector<Item> done;                    ///< completed, with a value or an error: nothing is thrown for it (UT-5)
+  std::vector<Item> pending;                 ///< the rest
+  std::vector<std::size_t> done_indices;     ///< where those that are done stand in the list
+  std::vector<std::size_t> pending_indices;  ///< where the rest stand
 };
 
 /// How long to wait, and for how many.
