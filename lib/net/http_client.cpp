@@ -298,7 +298,7 @@ struct HttpClient::Impl : std::enable_shared_from_this<HttpClient::Impl> {
   asio::awaitable<error_code> tls_handshake(std::shared_ptr<TlsTransport> transport) {
     error_code ec;
     auto token = asio::redirect_error(asio::use_awaitable, ec);
-    const std::string& host = endpoint.host;
+    const std::string& host = options.tls.server_name.empty() ? endpoint.host : options.tls.server_name;
     auto initiate = [&transport, &host](auto handler) { transport->async_handshake(host, IoHandler(std::move(handler))); };
     co_await asio::async_initiate<decltype(token)&, void(error_code)>(initiate, token);
     co_return ec;

@@ -43,6 +43,9 @@ struct TlsClientOptions {
   std::string ca_file;           ///< PEM; empty: the system's store
   std::string certificate_file;  ///< PEM, for client certificates
   std::string key_file;
+  // The same as text instead of files, of which one may not be given too.
+  std::string ca, certificate, key;
+  std::string server_name;  ///< sent (SNI) and checked instead of the endpoint's host
 };
 
 struct HttpClientOptions {
@@ -83,7 +86,7 @@ class ClientExchange {
 class HttpClient {
  public:
   /// `executor` does the I/O of requests and must be running while one is awaited; it must outlive the client. Throws
-  /// std::runtime_error that names the TLS file that cannot be used.
+  /// std::runtime_error that names the TLS file, or the text, that cannot be used.
   HttpClient(asio::any_io_executor executor, Endpoint endpoint, HttpClientOptions options);
   ~HttpClient();
   HttpClient(const HttpClient&) = delete;

@@ -13,7 +13,7 @@ namespace cwsandbox::net {
 /// Certificates and settings, shared by connections of any thread.
 class TlsContext;
 
-/// Throws std::runtime_error that names the file that cannot be used.
+/// Throws std::runtime_error that names the file, or the text, that cannot be used.
 [[nodiscard]] std::shared_ptr<TlsContext> make_tls_client_context(const TlsClientOptions& options);
 [[nodiscard]] std::shared_ptr<TlsContext> make_tls_server_context(const TlsServerOptions& options);
 

@@ -1,8 +1,12 @@
+#include "net/tls.hpp"
 #include "net_support.hpp"
 #include "support/certs.hpp"
 
 #include <boost/asio/ssl.hpp>
 #include <boost/asio/steady_timer.hpp>
+
+#include <fstream>
+#include <iterator>
 
 using namespace cwsandbox::net;
 using namespace cwsandbox::net::test;
@@ -244,6 +248,62 @@ TEST_CASE("a client that does not go through with the handshake is dropped") {
     CHECK(site.hooks.requests == 0);
   };
   run(site.context, body);
+}
+
+TEST_CASE("certificates and keys as text are as good as files, and broken ones are named without their text") {
+  TlsSite site("DNS:inside.example", -60, 3600, {}, true);
+  site.users.issue(site.folder / "user.pem", "DNS:user");
+  site.users.issue(site.folder / "other.pem", "DNS:user");
+  const auto text = [&](const std::string& file) {
+    std::ifstream in(site.folder / file, std::ios::binary);
+    return std::string(std::istreambuf_iterator<char>(in), {});
+  };
+  HttpClientOptions options;
+  options.tls.ca = "\n" + text("ca.pem") + "# and another\n" + text("users.pem");
+  options.tls.server_name = "inside.example";
+  CHECK(holds(site.ask(options), "certificate required"));
+  options.tls.certificate = options.tls.key = text("user.pem");
+  CHECK(site.ask(options).empty());
+  options.tls.server_name = "other.example";
+  CHECK(holds(site.ask(options), "hostname mismatch"));
+  options.tls.server_name.clear();
+  CHECK(holds(site.ask(options), "IP address mismatch"));
+
+  const auto refusal = [&](const TlsClientOptions& tls) -> std::string {
+    try {
+      (void)make_tls_client_context(tls);
+    } catch (const std::runtime_error& e) {
+      return e.what();
+    }
+    return "accepted";
+  };
+  TlsClientOptions tls;
+  tls.ca = "secret";
+  CHECK(holds(refusal(tls), "cannot use the CA certificate that is given as text"));
+  CHECK_FALSE(holds(refusal(tls), "secret"));
+  tls.ca_file = site.folder / "ca.pem";
+  CHECK(holds(refusal(tls), "both as text and as a file"));
+  tls = {};
+  tls.certificate = "secret";
+  CHECK(holds(refusal(tls), "cannot use the TLS certificate that is given as text"));
+  tls.certificate = text("user.pem");
+  CHECK(holds(refusal(tls), "cannot use the TLS key that is given as text"));
+  tls.key = text("other.pem");
+  CHECK(holds(refusal(tls), "cannot use the TLS key that is given as text: key values mismatch"));
+  // Nobody is asked for its password.
+  tls.key =
+      "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: "
+      "AES-128-CBC,00000000000000000000000000000000\n\nc2VjcmV0\n-----END RSA PRIVATE KEY-----\n";
+  CHECK(holds(refusal(tls), "cannot use the TLS key"));
+}
+
+TEST_CASE("an authority that another one has signed is trusted when it is given as text") {
+  TlsSite site("IP:127.0.0.1");
+  // The server's own certificate, which is no authority at all: what is given is what is trusted.
+  std::ifstream in(site.folder / "server.pem", std::ios::binary);
+  HttpClientOptions options;
+  options.tls.ca.assign(std::istreambuf_iterator<char>(in), {});
+  CHECK(site.ask(options).empty());
 }
 
 TEST_CASE("files that cannot be used are named") {
