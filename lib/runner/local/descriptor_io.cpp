@@ -22,14 +22,6 @@ namespace {
 constexpr std::size_t kGrowAfter = 512u << 10;
 constexpr int kLargePipe = 256 << 10;
 
-void grow_when_busy(int fd, std::size_t& seen, std::size_t n, bool& grown) {
-  if (grown) return;
-  seen += n;
-  if (seen < kGrowAfter) return;
-  grown = true;
-  static_cast<void>(::fcntl(fd, F_SETPIPE_SZ, kLargePipe));  // without it, everything works as before
-}
-
 // A pipe has no MSG_NOSIGNAL. The signal that a write to a closed pipe raises goes to the writing thread, so it is blocked for
 // this thread, and taken away again when the write raised it; the program's own handling of SIGPIPE is not touched.
 class WithoutSigpipe {
@@ -66,6 +58,14 @@ void fail_later(const asio::any_io_executor& executor, IoHandler handler) {
 
 }  // namespace
 
+void PipeGrowth::count(int fd, std::size_t bytes) {
+  if (grown_) return;
+  seen_ += bytes;
+  if (seen_ < kGrowAfter) return;
+  grown_ = true;
+  static_cast<void>(::fcntl(fd, F_SETPIPE_SZ, kLargePipe));  // without it, everything works as before
+}
+
 void WaitableFd::async_wait(asio::posix::stream_descriptor::wait_type what, IoHandler handler) {
   if (!is_open()) return fail_later(executor_, std::move(handler));
   if (!descriptor_) {
@@ -100,7 +100,7 @@ std::size_t FdSource::try_read(asio::mutable_buffer into, error_code& ec) {
   for (;;) {
     const ssize_t n = ::read(fd_->get(), into.data(), into.size());
     if (n > 0) {
-      if (!terminal_) grow_when_busy(fd_->get(), seen_, static_cast<std::size_t>(n), grown_);
+      if (!terminal_) growth_.count(fd_->get(), static_cast<std::size_t>(n));
       return static_cast<std::size_t>(n);
     }
     if (n < 0 && errno == EINTR) continue;
@@ -133,7 +133,7 @@ std::size_t FdSink::try_write(asio::const_buffer from, error_code& ec) {
   for (;;) {
     const ssize_t n = ::write(fd_->get(), from.data(), from.size());
     if (n >= 0) {
-      if (!terminal_) grow_when_busy(fd_->get(), seen_, static_cast<std::size_t>(n), grown_);
+      if (!terminal_) growth_.count(fd_->get(), static_cast<std::size_t>(n));
       return static_cast<std::size_t>(n);
     }
     if (errno == EINTR) continue;

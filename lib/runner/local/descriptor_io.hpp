@@ -27,6 +27,16 @@ class WaitableFd {
   std::optional<asio::posix::stream_descriptor> descriptor_;
 };
 
+/// A pipe through which much passes gets a larger one.
+class PipeGrowth {
+ public:
+  void count(int fd, std::size_t bytes);
+
+ private:
+  std::size_t seen_ = 0;
+  bool grown_ = false;
+};
+
 class FdSource final : public ByteSource {
  public:
   /// `terminal`: the end looks like EIO there.
@@ -39,8 +49,7 @@ class FdSource final : public ByteSource {
   std::shared_ptr<WaitableFd> fd_;
   bool terminal_;
   bool closed_ = false;
-  bool grown_ = false;
-  std::size_t seen_ = 0;
+  PipeGrowth growth_;
 };
 
 class FdSink final : public ByteSink {
@@ -54,8 +63,7 @@ class FdSink final : public ByteSink {
   std::shared_ptr<WaitableFd> fd_;
   bool terminal_;
   bool closed_ = false;
-  bool grown_ = false;
-  std::size_t seen_ = 0;
+  PipeGrowth growth_;
 };
 
 }  // namespace cwsandbox::runner::local

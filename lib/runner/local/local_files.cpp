@@ -82,8 +82,9 @@ void check_path(const std::string& path, const char* what) {
   info.type = file_type(status.st_mode);
   info.size = static_cast<std::uint64_t>(std::max<off_t>(status.st_size, 0));
   info.mode = status.st_mode & 07777;
-  info.uid = status.st_uid == agent.uid() ? kInside : kNobody;
-  info.gid = status.st_gid == agent.gid() ? kInside : kNobody;
+  const bool same = agent.shares_users();
+  info.uid = same ? status.st_uid : status.st_uid == agent.uid() ? kInside : kNobody;
+  info.gid = same ? status.st_gid : status.st_gid == agent.gid() ? kInside : kNobody;
   const auto since = std::chrono::seconds(status.st_mtim.tv_sec) + std::chrono::nanoseconds(status.st_mtim.tv_nsec);
   info.modified = std::chrono::system_clock::time_point(std::chrono::duration_cast<std::chrono::system_clock::duration>(since));
   return info;

@@ -41,6 +41,8 @@ class FileAgent {
   /// Who the sandbox's user is outside it.
   [[nodiscard]] virtual uid_t uid() const noexcept = 0;
   [[nodiscard]] virtual gid_t gid() const noexcept = 0;
+  /// Whether users have the same numbers here as inside. Else the sandbox's own is 1000 there, and all others are nobody.
+  [[nodiscard]] virtual bool shares_users() const noexcept { return false; }
 };
 
 [[nodiscard]] std::unique_ptr<Files> make_local_files(std::shared_ptr<FileAgent> agent);

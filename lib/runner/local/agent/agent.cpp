@@ -1,8 +1,9 @@
-// PID 1 of a local sandbox: starts processes, reaps, delivers signals, and hands out the descriptors of what it started.
+// PID 1 of a sandbox: starts processes, reaps, delivers signals, and hands out the descriptors of what it started.
 //
 // It is the only program in the sandbox that the runner talks to, and it never touches a process's data nor a file's, but hands out
-// descriptors of files too. Linked statically and
-// without the C++ runtime, because it runs on whatever files the sandbox has. See docs/decisions/0002-local-agent.md.
+// descriptors of files too. No exceptions and nothing of the C++ runtime: see main.cpp. See docs/decisions/0002-local-agent.md.
+#include "runner/local/agent/agent.hpp"
+
 #include <fcntl.h>
 #include <linux/memfd.h>
 #include <poll.h>
@@ -10,7 +11,6 @@
 #include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -29,15 +29,9 @@
 #include "runner/local/agent_protocol.hpp"
 #include "runner/local/unique_fd.hpp"
 
+namespace cwsandbox::runner::local::agent {
+
 namespace {
-
-using namespace cwsandbox::runner::local::agent;
-using cwsandbox::runner::local::UniqueFd;
-
-[[noreturn]] void leave(int status) {
-  // The kernel kills whatever else there is in the PID namespace when its first process ends.
-  _exit(status);
-}
 
 std::int64_t now_ms() {
   timespec t{};
@@ -131,7 +125,7 @@ class Records {
 };
 
 Records records;
-rlim_t most_open_files = RLIM_INFINITY;  // for what is started
+AgentOptions own;
 bool stopping = false;
 bool killed = false;
 bool asked_again = false;
@@ -170,7 +164,7 @@ bool send_note(Type type, const Note& note, const int* fds = nullptr, std::size_
   std::size_t sent = 0;
   while (sent < sizeof frame) {
     part = {frame + sent, sizeof frame - sent};
-    const ssize_t n = sendmsg(kControlFd, &message, MSG_NOSIGNAL);
+    const ssize_t n = sendmsg(own.control, &message, MSG_NOSIGNAL);
     if (n < 0) {
       if (errno == EINTR) continue;
       if (sent == 0 && fd_count > 0 && errno != EPIPE && errno != ECONNRESET) return false;
@@ -265,7 +259,7 @@ int run_child(void* data) {
   // What is open is exactly 0, 1 and 2, whatever the agent holds.
   if (syscall(SYS_close_range, 3u, ~0u, 0u) != 0) fail(errno, Stage::stdio);
   // Programs that use select() count on few, and can ask for more themselves.
-  const rlimit open_files{most_open_files < 1024 ? most_open_files : 1024, most_open_files};
+  const rlimit open_files{own.open_files < 1024 ? own.open_files : 1024, own.open_files};
   if (setrlimit(RLIMIT_NOFILE, &open_files) != 0) fail(errno, Stage::fork);
   if (chdir(child.cwd) != 0) fail(errno, Stage::cwd);
   sigset_t none;
@@ -390,17 +384,28 @@ void send_file(std::uint64_t seq, int error, const UniqueFd& fd) {
   send_note(Type::file_done, note);
 }
 
+// Whatever else this process has open belongs to nobody but itself, and is to end with it.
+void close_all_but(int one, int other) {
+  unsigned from = 3;
+  for (const int kept : {one < other ? one : other, one < other ? other : one}) {
+    const auto number = static_cast<unsigned>(kept);
+    if (kept < 3) continue;
+    if (number > from) syscall(SYS_close_range, from, number - 1, 0u);
+    from = number + 1;
+  }
+  syscall(SYS_close_range, from, ~0u, 0u);
+}
+
 // What may take long runs in a process of its own: `work` gives an errno, which becomes its exit code. It inherits being closed to
-// the others in the sandbox, who can kill it, though, as they can kill each other.
+// the others in the sandbox, who can kill it, though, as they can kill each other. `source` is what it reads, -1: nothing.
 template <class Work>
-int start_worker(std::uint64_t seq, UniqueFd result, Work work) {
+int start_worker(std::uint64_t seq, int source, UniqueFd result, Work work) {
   if (stopping) return ECANCELED;
   if (workers >= kMaxWorkers) return EAGAIN;
   const pid_t pid = fork();
   if (pid < 0) return errno;
   if (pid == 0) {
-    close(kControlFd);
-    close(kGatewayFd);
+    close_all_but(source, result.get());
     setpgid(0, 0);
     sigset_t none;
     sigemptyset(&none);
@@ -441,7 +446,7 @@ int start_copy(std::uint64_t seq, const UniqueFd& from) {
   if (!copy || fstat(from.get(), &status) != 0 || fchmod(copy.get(), status.st_mode & 07777) != 0) return errno;
   const int to = copy.get();
   const auto work = [&from, to] { return copy_pseudo(from.get(), to); };
-  return start_worker(seq, std::move(copy), work);
+  return start_worker(seq, from.get(), std::move(copy), work);
 }
 
 void work_on_file(const FileRequest& request) {
@@ -468,7 +473,7 @@ void work_on_file(const FileRequest& request) {
     case FileOp::remove:
       error = remove_file(request);
       later = error == ENOTEMPTY && (request.flags & kRecursive) != 0;
-      if (later) error = start_worker(request.seq, UniqueFd(), [&request] { return remove_tree(request); });
+      if (later) error = start_worker(request.seq, -1, UniqueFd(), [&request] { return remove_tree(request); });
       break;
     case FileOp::rename:
       error = rename_file(request);
@@ -582,7 +587,7 @@ void resize_buffer(std::size_t size) {
 }
 
 void read_requests() {
-  const ssize_t n = recv(kControlFd, buffer + buffer_used, buffer_size - buffer_used, MSG_DONTWAIT);
+  const ssize_t n = recv(own.control, buffer + buffer_used, buffer_size - buffer_used, MSG_DONTWAIT);
   if (n < 0) {
     if (errno == EAGAIN || errno == EINTR) return;
     leave(0);
@@ -610,24 +615,14 @@ void on_child(int) {}
 
 }  // namespace
 
-// The arguments: how many files a program may have open, and how many processes there may be (0: any number).
-int main(int argc, char** argv) {
-  // First of all: programs in the sandbox run as the same user, and must neither trace this process nor open its descriptors.
-  if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) != 0) leave(3);
-  prctl(PR_SET_NAME, "cwsandbox-agent", 0, 0, 0);
+bool prepare_process() {
   const int null = open("/dev/null", O_RDWR | O_CLOEXEC | O_NOCTTY);
-  if (null < 0) leave(3);
+  if (null < 0) return false;
   for (int fd = 0; fd < 3; ++fd) {
-    if (dup2(null, fd) < 0) leave(3);
+    if (dup2(null, fd) < 0) return false;
   }
-  if (syscall(SYS_close_range, static_cast<unsigned>(kImageFd), ~0u, 0u) != 0) leave(3);
-  fcntl(kControlFd, F_SETFD, FD_CLOEXEC);
-  fcntl(kGatewayFd, F_SETFD, FD_CLOEXEC);
+  if (null > 2) close(null);
   umask(022);
-  if (argc > 1) most_open_files = strtoull(argv[1], nullptr, 10);
-  const rlim_t most_processes = argc > 2 ? strtoull(argv[2], nullptr, 10) : 0;
-  const rlimit processes{most_processes + 1, most_processes + 1};  // and this one
-  if (most_processes > 0 && setrlimit(RLIMIT_NPROC, &processes) != 0) leave(3);
   // A dump would go to whoever handles the host's. 1 byte, which the kernel takes for none at all: with 0 it still calls a handler.
   const rlimit core{1, 1};
   setrlimit(RLIMIT_CORE, &core);
@@ -637,10 +632,15 @@ int main(int argc, char** argv) {
   struct sigaction action{};
   action.sa_handler = on_child;
   sigaction(SIGCHLD, &action, nullptr);
-  sigset_t all, waiting;
+  sigset_t all;
   sigfillset(&all);
-  sigprocmask(SIG_SETMASK, &all, nullptr);
-  waiting = all;
+  return sigprocmask(SIG_SETMASK, &all, nullptr) == 0;
+}
+
+void serve(const AgentOptions& options) {
+  own = options;
+  sigset_t waiting;
+  sigfillset(&waiting);
   sigdelset(&waiting, SIGCHLD);
 
   resize_buffer(kSmallBuffer);
@@ -649,7 +649,7 @@ int main(int argc, char** argv) {
   send_note(Type::hello, hello);
 
   // Signals come only while it waits here, so a child that ends is noticed at once and none is missed.
-  pollfd fds[2] = {{kControlFd, POLLIN, 0}, {kGatewayFd, POLLIN, 0}};
+  pollfd fds[2] = {{own.control, POLLIN, 0}, {own.watched, POLLIN, 0}};
   for (;;) {
     timespec timeout{};
     if (stopping) {
@@ -673,3 +673,5 @@ int main(int argc, char** argv) {
     if (stopping) reap();
   }
 }
+
+}  // namespace cwsandbox::runner::local::agent

@@ -122,8 +122,14 @@ int check_not_own(int fd) {
   char target[64];
   const ssize_t n = readlink(path, target, sizeof target);
   if (n < 0) return errno;
-  static constexpr char kOwn[] = "/proc/1/";  // cut off or not
-  return static_cast<std::size_t>(n) >= sizeof kOwn - 1 && memcmp(target, kOwn, sizeof kOwn - 1) == 0 ? EACCES : 0;
+  static constexpr char kProc[] = "/proc/";  // what is cut off lies behind the number
+  if (static_cast<std::size_t>(n) < sizeof kProc - 1 || memcmp(target, kProc, sizeof kProc - 1) != 0) return 0;
+  pid_t number = 0;
+  ssize_t at = sizeof kProc - 1;
+  for (; at < n && at < 16 && target[at] >= '0' && target[at] <= '9'; ++at) number = number * 10 + (target[at] - '0');
+  if (number == 0 || (at < n && target[at] != '/')) return 0;
+  // Each of its threads has a place of its own there.
+  return syscall(SYS_tgkill, getpid(), number, 0) == 0 ? EACCES : 0;
 }
 
 [[nodiscard]] bool is_proc(int fd) {
