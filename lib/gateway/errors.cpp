@@ -57,6 +57,12 @@ ServiceError shutting_down() {
       .with_retry(std::chrono::seconds(1));
 }
 
+ServiceError starting() {
+  return ServiceError("unavailable", reason::kBackendUnavailable,
+                      "the gateway is starting: it does not know yet which sandboxes there are")
+      .with_retry(std::chrono::seconds(1));
+}
+
 ServiceError from_runner(const runner::RunnerError& error) {
   return ServiceError(error.code(), error.reason().c_str(), error.what(), error.metadata());
 }

@@ -48,6 +48,7 @@ class ServiceError : public std::exception {
 [[nodiscard]] ServiceError invalid_fields(std::vector<protocol::FieldViolation> violations);
 [[nodiscard]] ServiceError sandbox_not_found(const std::string& id);
 [[nodiscard]] ServiceError shutting_down();
+[[nodiscard]] ServiceError starting();
 [[nodiscard]] ServiceError from_runner(const runner::RunnerError& error);
 [[nodiscard]] ServiceError from_file(const runner::FileFailed& error, const std::string& sandbox_id);
 /// The exception being handled, as an answer; called inside a `catch`. One that is nobody's business is an internal error and its

@@ -52,28 +52,30 @@ std::string_view path_of(std::string_view target) noexcept { return target.subst
 class Gateway::Impl final : public net::HttpHandler, public std::enable_shared_from_this<Gateway::Impl> {
  public:
   Impl(const asio::any_io_executor& executor, std::unique_ptr<runner::Runner> runner, const GatewayOptions& options)
-      : tokens_(options.tokens),
+      : tokens_(std::make_shared<TokenSet>(options.tokens)),
         context_(std::make_shared<Context>(executor, without_tokens(options))),
-        sandboxes_(std::make_shared<Sandboxes>(context_, std::move(runner))),
+        sandboxes_(std::make_shared<Sandboxes>(context_, tokens_, std::move(runner))),
         exec_(std::make_unique<ExecTable>(context_, sandboxes_)),
-        server_(std::make_unique<net::HttpServer>(executor, *this, options.limits)) {}
+        server_(std::make_unique<net::HttpServer>(executor, *this, options.limits)) {
+    Sandboxes::start(sandboxes_);
+  }
 
   net::ListenAddress listen(const net::ListenAddress& address, const net::TlsServerOptions& tls) {
     if (!address.is_unix && !address.loopback()) {
       const bool secure = !tls.certificate_file.empty() && !tls.key_file.empty();
-      if (tokens_.open() || !secure) {
+      if (tokens_->open() || !secure) {
         throw std::invalid_argument("refusing to listen on " + printable(address.host, 256) +
                                     ": others can reach this address, so it needs both a token and TLS" +
-                                    (tokens_.open() ? " (no token is set)" : "") + (secure ? "" : " (no certificate is set)"));
+                                    (tokens_->open() ? " (no token is set)" : "") + (secure ? "" : " (no certificate is set)"));
       }
     }
     return server_->listen(address, tls);
   }
 
   void set_tokens(const std::vector<Token>& tokens) {
-    if (tokens_.open()) throw std::invalid_argument("this gateway serves without tokens");
+    if (tokens_->open()) throw std::invalid_argument("this gateway serves without tokens");
     if (tokens.empty()) throw std::invalid_argument("a gateway needs at least one token");
-    tokens_.replace(tokens);
+    tokens_->replace(tokens);
     exec_->close_revoked();
   }
 
@@ -84,12 +86,19 @@ class Gateway::Impl final : public net::HttpHandler, public std::enable_shared_f
     context.stopping = true;
     context.log(LogLevel::info, "stopping");
     self->exec_->close_idle();
-    self->sandboxes_->stop_all(grace, "the gateway is shutting down");
+    const bool durable = self->sandboxes_->durable();
+    if (durable) {
+      // Others have the sandboxes from now on, but for the creations and deletions that were begun here.
+      self->sandboxes_->let_go();
+      for (const auto& run : self->runs()) run->shut_down(grace);
+    } else {
+      self->sandboxes_->stop_all(grace, "the gateway is shutting down");
+    }
+    const auto left = [&] { return durable ? self->sandboxes_->busy() || !context.runs.empty() : self->sandboxes_->active() > 0; };
     const auto now = std::chrono::steady_clock::now();
     // A runner kills what ignores SIGTERM; the margin is for a kernel that takes its time.
     auto deadline = now + grace + std::chrono::seconds(10);
-    while (self->sandboxes_->active() > 0 && std::chrono::steady_clock::now() < deadline)
-      co_await context.changed.wait_until(deadline);
+    while (left() && std::chrono::steady_clock::now() < deadline) co_await context.changed.wait_until(deadline);
     deadline = std::chrono::steady_clock::now() + kCollect;
     while (self->exec_->busy_connections() > 0 && std::chrono::steady_clock::now() < deadline)
       co_await context.changed.wait_until(deadline);
@@ -107,10 +116,9 @@ class Gateway::Impl final : public net::HttpHandler, public std::enable_shared_f
     if (context_->dropped) return;
     context_->stopping = true;
     context_->dropped = true;
+    sandboxes_->let_go();
     exec_->drop_all();
-    std::vector<std::shared_ptr<ProcessRun>> runs;
-    for (const auto& [key, run] : context_->runs) runs.push_back(run);
-    for (const auto& run : runs) run->drop();
+    for (const auto& run : runs()) run->drop();
     context_->runs.clear();
     sandboxes_->drop_all();
     context_->changed.notify();
@@ -172,13 +180,21 @@ class Gateway::Impl final : public net::HttpHandler, public std::enable_shared_f
   }
 
  private:
+  /// A copy: a process that ends takes itself out of the table.
+  [[nodiscard]] std::vector<std::shared_ptr<ProcessRun>> runs() const {
+    std::vector<std::shared_ptr<ProcessRun>> out;
+    for (const auto& [key, run] : context_->runs) out.push_back(run);
+    return out;
+  }
+
   static asio::awaitable<net::HttpResponse> handle(std::shared_ptr<Impl> self, const net::HttpRequest& request) {
     const auto begin = std::chrono::steady_clock::now();
     net::HttpResponse response;
     if (path_of(request.target) == "/healthz") {
       response.headers.emplace_back("Content-Type", "application/json");
-      response.status = self->context_->stopping ? 503 : 200;
-      response.body = self->context_->stopping ? R"({"status":"stopping"})" : R"({"status":"ok"})";
+      const char* status = self->context_->stopping ? "stopping" : self->sandboxes_->ready() ? "ok" : "starting";
+      response.status = std::string_view(status) == "ok" ? 200 : 503;
+      response.body = std::string(R"({"status":")") + status + R"("})";
       if (request.method == "HEAD") response.body.clear();
     } else if (auto early = self->judge(request)) {
       response = std::move(*early);
@@ -285,7 +301,7 @@ class Gateway::Impl final : public net::HttpHandler, public std::enable_shared_f
   };
 
   [[nodiscard]] std::shared_ptr<const Credential> credential_of(const net::HttpRequest& request) const {
-    return tokens_.admit(net::find_header(request.headers, "Authorization"));
+    return tokens_->admit(net::find_header(request.headers, "Authorization"));
   }
 
   /// For a line of the log: whose request it is, when its token has a name.
@@ -323,6 +339,8 @@ class Gateway::Impl final : public net::HttpHandler, public std::enable_shared_f
     }
     if (auto refusal = judge_origin(request)) return refusal;
     if (!credential_of(request)) return unauthenticated();
+    const bool served = is_service_path(path) || path == kFilesPath;
+    if (served && !sandboxes_->ready()) return error_response(starting().error());
     if (is_service_path(path)) return check_service_request(request);
     if (path == kFilesPath) {
       if (request.method == "GET" || request.method == "PUT") return std::nullopt;
@@ -358,6 +376,7 @@ class Gateway::Impl final : public net::HttpHandler, public std::enable_shared_f
           invalid_field("Sec-WebSocket-Protocol", "must offer " + std::string(protocol::kExecSubprotocol)).error());
     }
     if (context_->stopping) return error_response(shutting_down().error());
+    if (!sandboxes_->ready()) return error_response(starting().error());
     return std::nullopt;
   }
 
@@ -380,7 +399,7 @@ class Gateway::Impl final : public net::HttpHandler, public std::enable_shared_f
                                       " bytes in, " + std::to_string(response.body.size()) + " out" + who(request));
   }
 
-  TokenSet tokens_;
+  std::shared_ptr<TokenSet> tokens_;
   std::shared_ptr<Context> context_;
   std::shared_ptr<Sandboxes> sandboxes_;
   std::unique_ptr<ExecTable> exec_;

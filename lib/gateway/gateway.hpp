@@ -69,6 +69,8 @@ struct GatewayOptions {
   std::chrono::milliseconds max_grace = std::chrono::minutes(10);
   /// How long a process waits for its sandbox to leave CREATING.
   std::chrono::milliseconds start_wait = std::chrono::seconds(60);
+  /// How long a durable runner may take to tell which sandboxes there are until the log complains. Requests get 503 until it has.
+  std::chrono::milliseconds find_wait = std::chrono::seconds(30);
   /// Time limit of a unary Exec without Connect-Timeout-Ms.
   std::chrono::milliseconds unary_timeout = std::chrono::seconds(300);
   /// Output that a unary Exec returns per stream: default and upper bound.
@@ -100,13 +102,14 @@ class Gateway {
  public:
   /// Throws std::invalid_argument for options that contradict each other.
   Gateway(asio::any_io_executor executor, std::unique_ptr<runner::Runner> runner, GatewayOptions options);
-  /// Drops everything at once: connections, processes, sandboxes.
+  /// Drops everything at once: connections, processes, sandboxes; those of a durable runner run on.
   ~Gateway();
   Gateway(const Gateway&) = delete;
   Gateway& operator=(const Gateway&) = delete;
 
-  /// Binds and starts to serve; returns the address bound. Throws std::invalid_argument for a TCP address that others can reach
-  /// unless there are both a token and TLS; otherwise what net::HttpServer::listen throws.
+  /// Binds and starts to serve; returns the address bound. With a durable runner all but /healthz gets 503 until the runner has
+  /// told which sandboxes there are. Throws std::invalid_argument for a TCP address that others can reach unless there are both a
+  /// token and TLS; otherwise what net::HttpServer::listen throws.
   net::ListenAddress listen(const net::ListenAddress& address, const net::TlsServerOptions& tls = {});
 
   /// These tokens from now on. Exec connections made with a token that is gone are closed, streams under way end, and requests that
@@ -117,7 +120,8 @@ class Gateway {
   void reload_tls(const net::TlsServerOptions& tls);
 
   /// Refuses new work, stops every sandbox (SIGTERM, SIGKILL after `grace`), lets clients collect what their processes left, then
-  /// closes everything. Completes when nothing is left; at most a few seconds after `grace`.
+  /// closes everything. Completes when nothing is left; at most a few seconds after `grace`. With a durable runner the sandboxes
+  /// run on, and only processes are ended that way.
   [[nodiscard]] asio::awaitable<void> stop(std::chrono::milliseconds grace);
 
   struct Counts {

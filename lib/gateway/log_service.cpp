@@ -106,6 +106,16 @@ asio::awaitable<void> stream_logs(std::shared_ptr<Context> context, std::shared_
     if (!request.container.empty() && request.container != sandbox->view().spec.containers[0].name)
       throw invalid_field("container", "the sandbox has no container of this name");
     store = sandbox->logs();
+    if (sandbox->state() == protocol::State::running) {
+      // What is behind another gateway's sandbox comes once it has been taken up; without that there is still what was heard
+      // before.
+      const auto until = std::min(deadline, Clock::now() + context->options.start_wait);
+      try {
+        auto there = SandboxRecord::running(sandbox, until);
+        static_cast<void>(co_await std::move(there));
+      } catch (const ServiceError&) {
+      }
+    }
   }
 
   std::uint64_t at = 0;

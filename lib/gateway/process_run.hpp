@@ -47,6 +47,8 @@ class ProcessRun : public std::enable_shared_from_this<ProcessRun> {
   void resize(std::uint16_t width, std::uint16_t height);
   /// SIGTERM to the group now, SIGKILL after `grace`; outcome cancelled. Harmless when it has finished.
   void cancel(std::chrono::milliseconds grace) { kill(Why::cancel, grace); }
+  /// The same, for a gateway that stops: how it ended is told as it was.
+  void shut_down(std::chrono::milliseconds grace) { kill(Why::shutdown, grace); }
   /// The watcher has more room.
   void pump();
   /// The sandbox is gone and everything in it: what does not report in by itself is lost.
@@ -60,7 +62,7 @@ class ProcessRun : public std::enable_shared_from_this<ProcessRun> {
   [[nodiscard]] std::chrono::milliseconds grace() const noexcept { return limits_.grace; }
 
  protected:
-  enum class Why : std::uint8_t { none, timeout, cancel };
+  enum class Why : std::uint8_t { none, timeout, cancel, shutdown };
   void kill(Why why, std::chrono::milliseconds grace);
 
   // What the watcher must say and hear. Never called after `drop`.

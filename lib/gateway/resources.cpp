@@ -5,6 +5,7 @@
 #include <array>
 #include <charconv>
 #include <limits>
+#include <utility>
 
 namespace cwsandbox::gateway {
 
@@ -133,10 +134,20 @@ runner::ResourceSpec check_resources(const protocol::Container& container, const
   const std::uint64_t most_cpu = options.max_cpu != 0 ? options.max_cpu : std::numeric_limits<std::uint32_t>::max();
 
   spec.memory_limit = read(limits_field + ".memory", limits.memory, 1, kMinMemory, options.max_memory, " bytes");
+  // A device is had or not: what is set aside is what may be used.
+  if (limits.gpu && requests.gpu && (limits.gpu->count != requests.gpu->count || limits.gpu->type != requests.gpu->type))
+    violation(requests_field + ".gpu", "not the same as the limit");
+  if (const auto& gpu = limits.gpu ? limits.gpu : requests.gpu) {
+    const std::string where = (limits.gpu ? limits_field : requests_field) + ".gpu.count";
+    if (gpu->count < 1 || !std::in_range<std::uint32_t>(gpu->count)) violation(where, "not a number of devices, 1 or more");
+    spec.gpus = static_cast<std::uint32_t>(gpu->count);
+    spec.gpu_type = gpu->type;
+  }
   const auto cpu = read(limits_field + ".cpu", limits.cpu, kMillis, kMinCpu, most_cpu, "m");
   if (cpu) spec.cpu_limit = static_cast<std::uint32_t>(*cpu);
   if (container.resources) {
     spec.cpu_request = spec.cpu_limit;
+    spec.memory_request = spec.memory_limit;
     return spec;
   }
   const auto memory_request = read(requests_field + ".memory", requests.memory, 1, 0, options.max_memory, " bytes");
@@ -144,6 +155,7 @@ runner::ResourceSpec check_resources(const protocol::Container& container, const
   if (memory_request && spec.memory_limit && *memory_request > *spec.memory_limit)
     violation(requests_field + ".memory", "more than the limit");
   if (cpu_request && cpu && *cpu_request > *cpu) violation(requests_field + ".cpu", "more than the limit");
+  spec.memory_request = memory_request;
   if (cpu_request) spec.cpu_request = static_cast<std::uint32_t>(*cpu_request);
   return spec;
 }

@@ -1,13 +1,15 @@
 #include "gateway/sandboxes.hpp"
 
+#include "gateway/kept_record.hpp"
 #include "gateway/process_run.hpp"
-#include "gateway/resources.hpp"
+#include "gateway/sandbox_request.hpp"
 
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
 #include <boost/asio/post.hpp>
 
 #include <algorithm>
+#include <array>
 #include <charconv>
 #include <limits>
 #include <set>
@@ -17,132 +19,78 @@
 namespace cwsandbox::gateway {
 
 using protocol::State;
+using Time = std::chrono::system_clock::time_point;
 
 namespace {
 
 constexpr std::int32_t kDefaultPage = 100;
 constexpr std::int32_t kMaxPage = 1000;
-constexpr std::size_t kMaxTags = 256;
-constexpr std::size_t kMaxPath = 4095;  // PATH_MAX without its NUL
 // Each is a descriptor of this process; a process may have 1024 where nobody has said otherwise.
 constexpr std::size_t kMaxEndedLogFiles = 128;
 
-std::string quoted(const std::string& text) { return "\"" + printable(text, 128) + "\""; }
+constexpr std::chrono::seconds kLater{1};  // when to try again
 
-}  // namespace
-
-void check_environment(const std::map<std::string, std::string>& env, const std::string& field,
-                       std::vector<protocol::FieldViolation>& violations) {
-  for (const auto& [name, value] : env) {
-    protocol::FieldViolation v;
-    v.field = field + "[" + quoted(name) + "]";
-    if (name.empty()) {
-      v.description = "the name of an environment variable is empty";
-    } else if (name.find('=') != std::string::npos) {
-      v.description = "the name of an environment variable may not hold '='";
-    } else if (name.find('\0') != std::string::npos || value.find('\0') != std::string::npos) {
-      v.description = "an environment variable may not hold a NUL byte";
-    } else {
-      continue;
-    }
-    violations.push_back(std::move(v));
-  }
+// Where a request id is known by several gateways, the sandbox's id follows from it: a repetition meets the same one everywhere.
+std::string id_of_request(const Owner& owner, const std::string& request_id) {
+  const Digest digest = Fingerprint().add(owner.key).add(request_id).digest();
+  return kIdPrefix + to_hex(std::string_view(reinterpret_cast<const char*>(digest.data()), kIdBytes));
 }
 
-void check_command(const std::vector<std::string>& command, const std::string& field,
-                   std::vector<protocol::FieldViolation>& violations) {
-  protocol::FieldViolation v;
-  if (command.empty()) {
-    v.field = field;
-    v.description = "the command is empty";
-    violations.push_back(std::move(v));
-    return;
-  }
-  if (command[0].empty()) {
-    v.field = field + "[0]";
-    v.description = "the program's name is empty";
-    violations.push_back(v);
-  }
-  for (std::size_t i = 0; i < command.size(); ++i) {
-    if (command[i].find('\0') == std::string::npos) continue;
-    v.field = field + "[" + std::to_string(i) + "]";
-    v.description = "an argument may not hold a NUL byte";
-    violations.push_back(v);
-  }
+std::string to_text(const Position& position) {
+  std::array<char, 16> text{};
+  const auto written = std::to_chars(text.data(), text.data() + text.size(), static_cast<std::uint64_t>(position.created), 16);
+  return std::string(text.data(), written.ptr) + "." + position.id;
 }
 
-void check_directory(const std::string& directory, const std::string& field, std::vector<protocol::FieldViolation>& violations) {
-  protocol::FieldViolation v;
-  v.field = field;
-  if (directory.empty()) return;
-  if (directory.front() != '/') {
-    v.description = "not an absolute path: " + quoted(directory);
-  } else if (directory.find('\0') != std::string::npos) {
-    v.description = "a path may not hold a NUL byte";
-  } else {
-    return;
-  }
-  violations.push_back(std::move(v));
-}
-
-namespace {
-
-void check_files(const std::vector<protocol::FileMount>& files, std::size_t most, const std::string& field,
-                 std::vector<protocol::FieldViolation>& violations) {
-  std::set<std::string_view> seen;
-  std::size_t bytes = 0;
-  protocol::FieldViolation v;
-  for (std::size_t i = 0; i < files.size(); ++i) {
-    const std::string& path = files[i].path;
-    bytes += files[i].content.size();
-    v.field = field + "[" + std::to_string(i) + "].path";
-    if (path.empty()) {
-      v.description = "is required";
-    } else if (path.front() != '/') {
-      v.description = "not an absolute path: " + quoted(path);
-    } else if (path.back() == '/') {
-      v.description = "not the path of a file: " + quoted(path);
-    } else if (path.find('\0') != std::string::npos) {
-      v.description = "a path may not hold a NUL byte";
-    } else if (path.size() > kMaxPath) {
-      v.description = "longer than " + std::to_string(kMaxPath) + " bytes";
-    } else if (!seen.insert(path).second) {
-      v.description = "is given twice";
-    } else {
-      continue;
-    }
-    violations.push_back(v);
-  }
-  if (bytes > most) {
-    v.field = field;
-    v.description = std::to_string(bytes) + " bytes in all, at most " + std::to_string(most) + " are allowed";
-    violations.push_back(v);
-  }
+bool parse_position(std::string_view text, Position& out) {
+  const std::size_t dot = text.find('.');
+  if (dot == std::string_view::npos || dot == 0 || text[0] == '-' || dot > 16) return false;
+  const auto parsed = std::from_chars(text.data(), text.data() + dot, out.created, 16);
+  if (parsed.ec != std::errc() || parsed.ptr != text.data() + dot) return false;
+  out.id = text.substr(dot + 1);
+  return is_sandbox_id(out.id);
 }
 
 }  // namespace
 
 // ---- one sandbox ----
 
-SandboxRecord::SandboxRecord(std::shared_ptr<Context> context, Sandboxes& all, std::shared_ptr<Owner> owner, std::uint64_t sequence,
-                             protocol::Sandbox view)
+SandboxRecord::SandboxRecord(std::shared_ptr<Context> context, Sandboxes& all, std::shared_ptr<Owner> owner, protocol::Sandbox view,
+                             std::optional<Digest> fingerprint)
     : context_(std::move(context)),
       all_(&all),
       owner_(std::move(owner)),
-      sequence_(sequence),
       view_(std::move(view)),
+      fingerprint_(fingerprint),
       logs_(std::make_shared<LogStore>(context_->executor, context_->options.log_bytes, context_->options.log_directory)),
       changed_(context_->executor),
       lifetime_(context_->executor) {}
 
 SandboxRecord::~SandboxRecord() = default;
 
+Position SandboxRecord::position() const {
+  Position out;
+  out.created =
+      std::chrono::duration_cast<std::chrono::microseconds>(view_.status.create_time.value_or(Time()).time_since_epoch()).count();
+  out.id = id();
+  return out;
+}
+
 asio::awaitable<std::shared_ptr<runner::Sandbox>> SandboxRecord::running(std::shared_ptr<SandboxRecord> self,
                                                                          std::chrono::steady_clock::time_point deadline) {
-  while (self->state() == State::creating) {
+  const auto awaited = [&self] { return self->state() == State::creating || (self->state() == State::running && !self->sandbox_); };
+  while (awaited()) {
+    self->take_up();
+    if (!awaited()) break;  // that was quick
     if (std::chrono::steady_clock::now() >= deadline) {
-      throw ServiceError("unavailable", reason::kBackendUnavailable, "the sandbox " + self->id() + " is still being created",
-                         {{"sandbox_id", self->id()}})
+      std::string text = "the sandbox " + self->id();
+      if (self->state() == State::creating) {
+        text += " is still being created";
+      } else {
+        text += " cannot be reached";
+        if (!self->unreachable_.empty()) text += ": " + self->unreachable_;
+      }
+      throw ServiceError("unavailable", reason::kBackendUnavailable, text, {{"sandbox_id", self->id()}})
           .with_retry(std::chrono::seconds(1));
     }
     co_await self->changed_.wait_until(deadline);
@@ -160,23 +108,41 @@ asio::awaitable<void> SandboxRecord::create(std::shared_ptr<SandboxRecord> self,
                                             runner::SandboxSpec spec) {
   std::unique_ptr<runner::Sandbox> made;
   std::string failure;
+  std::optional<ServiceError> refusal;
+  self->making_ = true;
+  spec.on_accepted = [weak = self->weak_from_this()] {
+    const auto record = weak.lock();
+    if (record && record->all_ != nullptr) record->all_->accepted(*record);
+  };
   try {
     made = co_await runner->create(std::move(spec));
+  } catch (const runner::RunnerError& e) {
+    refusal = from_runner(e);
+    failure = e.what();
   } catch (const std::exception& e) {
     failure = e.what();
-    if (failure.empty()) failure = "the sandbox could not be created";
   }
-  if (self->context_->dropped || self->all_ == nullptr) co_return;  // `made` takes the sandbox with it
-  if (!made) {
-    self->end(self->stop_grace_ ? State::terminated : State::failed, failure);
-    co_return;
+  self->making_ = false;
+  self->context_->changed.notify();
+  if (self->context_->dropped || self->all_ == nullptr) co_return;  // `made` takes the sandbox with it, unless it was let go
+  if (failure.empty()) failure = "the sandbox could not be created";
+  if (made) {
+    self->all_->accepted(*self);
+    if (!self->terminal()) self->began(std::move(made));
+  } else if (self->all_->offered_.contains(self->id())) {
+    self->refusal_ = refusal ? *refusal : ServiceError("internal", nullptr, "the sandbox could not be created");
+    self->context_->log(LogLevel::warning, "sandbox " + self->id() + " was not created: " + printable(failure, 512));
+    self->all_->refused(*self);
+  } else {
+    self->end(self->state() == State::terminating ? State::terminated : State::failed, failure);
   }
-  self->began(std::move(made));
 }
 
 void SandboxRecord::began(std::unique_ptr<runner::Sandbox> sandbox) {
   sandbox_ = std::move(sandbox);
-  view_.status.start_time = std::chrono::system_clock::now();
+  const bool adopted = adoption_ != Adoption::not_ours;
+  // Of one that was found running nobody here knows since when.
+  if (!adopted || state() == State::creating) view_.status.start_time = std::chrono::system_clock::now();
   std::weak_ptr<SandboxRecord> weak = weak_from_this();
   sandbox_->on_exit([weak](const runner::ExitInfo& info) {
     if (auto self = weak.lock()) self->main_exited(info);
@@ -185,19 +151,30 @@ void SandboxRecord::began(std::unique_ptr<runner::Sandbox> sandbox) {
   output_ = std::make_shared<MainOutput>(context_, logs_);
   output_->start(sandbox_->main_stdout(), sandbox_->main_stderr());
   if (stop_grace_) {  // deleted while it was being created: nobody can have used it
-    asio::co_spawn(context_->executor, stop_runner(shared_from_this(), sandbox_, std::chrono::milliseconds(0)), asio::detached);
+    const auto grace = adopted ? *stop_grace_ : std::chrono::milliseconds(0);
+    asio::co_spawn(context_->executor, stop_runner(shared_from_this(), sandbox_, grace), asio::detached);
     return;
   }
-  view_.status.state = State::running;
-  for (auto& c : view_.status.container_statuses) c.state = State::running;
-  context_->log(LogLevel::info, "sandbox " + id() + " running");
-  arm_lifetime();
+  if (state() == State::terminating) return;  // by somebody else
+  if (state() != State::running) {
+    set_state(State::running);
+    context_->log(LogLevel::info, "sandbox " + id() + " running");
+  }
+  if (!all_->durable()) arm_lifetime();
   changed_.notify();
 }
 
+void SandboxRecord::set_state(State state) {
+  view_.status.state = state;
+  for (auto& c : view_.status.container_statuses) c.state = state;
+}
+
+// From its creation where others know it too: all gateways must mean the same time, and what it says of its start is theirs alone.
 void SandboxRecord::arm_lifetime() {
   if (view_.status.effective_max_lifetime_seconds <= 0) return;
-  lifetime_.expires_after(std::chrono::seconds(view_.status.effective_max_lifetime_seconds));
+  std::chrono::system_clock::duration left = std::chrono::seconds(view_.status.effective_max_lifetime_seconds);
+  if (all_->durable()) left -= std::chrono::system_clock::now() - view_.status.create_time.value_or(Time());
+  lifetime_.expires_after(left);
   std::weak_ptr<SandboxRecord> weak = weak_from_this();
   lifetime_.async_wait([weak](error_code ec) {
     if (ec) return;
@@ -226,7 +203,8 @@ void SandboxRecord::main_exited(const runner::ExitInfo& info) {
       break;
   }
   if (info.out_of_memory) how += " (it has used all the memory that it may have)";
-  if (stop_grace_) return;  // TERMINATED follows when nothing is left of it
+  if (stop_grace_ && sandbox_) return;  // TERMINATED follows when nothing is left of it
+  if (this->state() == State::terminating) return end_when_read(State::terminated, "");
   end_when_read(state, how);
 }
 
@@ -242,16 +220,18 @@ void SandboxRecord::end_when_read(State state, const std::string& why) {
 void SandboxRecord::end(State state, const std::string& why) {
   if (terminal()) return;
   view_.status.state = state;
-  view_.status.end_time = std::chrono::system_clock::now();
+  if (!view_.status.end_time) view_.status.end_time = std::chrono::system_clock::now();
   if (view_.status.state_reason.empty()) view_.status.state_reason = why;
   for (auto& c : view_.status.container_statuses) {
     c.state = state;
     if (view_.status.exit_code) c.exit_code = *view_.status.exit_code;
   }
   lifetime_.cancel();
+  if (resting_) resting_->cancel();
   std::string line = "sandbox " + id() + " " + std::string(protocol::to_string(state));
   if (!view_.status.state_reason.empty()) line += ": " + printable(view_.status.state_reason, 512);
-  context_->log(state == State::failed ? LogLevel::warning : LogLevel::info, line);
+  const bool news = all_ == nullptr || all_->ready();  // what ended before this gateway began is none
+  context_->log(!news ? LogLevel::debug : state == State::failed ? LogLevel::warning : LogLevel::info, line);
   const auto self = shared_from_this();
   // A copy: a process that ends takes itself out of the set.
   const std::vector<ProcessRun*> runs(runs_.begin(), runs_.end());
@@ -270,38 +250,54 @@ void SandboxRecord::end(State state, const std::string& why) {
 
 void SandboxRecord::stop(std::chrono::milliseconds grace, const std::string& why) {
   if (terminal() || ending_) return;
-  const bool first = !stop_grace_;
-  if (!first && *stop_grace_ <= grace) return;
+  if (stop_grace_ && *stop_grace_ <= grace) return;
   stop_grace_ = grace;
-  if (first) {
-    view_.status.state = State::terminating;
-    view_.status.state_reason = why;
-    for (auto& c : view_.status.container_statuses) c.state = State::terminating;
-    lifetime_.cancel();
-    context_->log(LogLevel::info, "sandbox " + id() + " terminating: " + why);
-    changed_.notify();
+  begin_terminating(why);
+  if (sandbox_) {
+    asio::co_spawn(context_->executor, stop_runner(shared_from_this(), sandbox_, grace), asio::detached);
+  } else {
+    take_up();
   }
-  if (sandbox_) asio::co_spawn(context_->executor, stop_runner(shared_from_this(), sandbox_, grace), asio::detached);
+}
+
+void SandboxRecord::begin_terminating(const std::string& why) {
+  if (state() == State::terminating) return;
+  set_state(State::terminating);
+  view_.status.state_reason = why;
+  lifetime_.cancel();
+  context_->log(LogLevel::info, "sandbox " + id() + " terminating: " + printable(why, 512));
+  changed_.notify();
 }
 
 asio::awaitable<void> SandboxRecord::stop_runner(std::shared_ptr<SandboxRecord> self, std::shared_ptr<runner::Sandbox> sandbox,
                                                  std::chrono::milliseconds grace) {
-  std::string failure;
-  try {
-    co_await sandbox->stop(grace);
-  } catch (const std::exception& e) {
-    failure = e.what();
+  for (auto rest = kFirstRest;; rest = std::min(2 * rest, kLongestRest)) {
+    std::string failure;
+    try {
+      co_await sandbox->stop(grace);
+    } catch (const std::exception& e) {
+      failure = e.what();
+    }
+    if (!failure.empty()) {
+      self->context_->log(LogLevel::error, "sandbox " + self->id() + " did not stop cleanly: " + printable(failure, 512));
+    }
+    if (self->all_ == nullptr) co_return;
+    if (failure.empty() || !self->all_->durable()) break;
+    // It is there for all others still.
+    const auto until = std::chrono::steady_clock::now() + rest;
+    while (!self->terminal() && self->all_ != nullptr && std::chrono::steady_clock::now() < until)
+      co_await self->changed_.wait_until(until);
+    if (self->terminal() || self->all_ == nullptr) co_return;
   }
-  if (!failure.empty()) {
-    self->context_->log(LogLevel::error, "sandbox " + self->id() + " did not stop cleanly: " + printable(failure, 512));
-  }
-  if (self->all_ != nullptr) self->end_when_read(State::terminated, "");
+  self->end_when_read(State::terminated, "");
 }
 
 void SandboxRecord::drop() noexcept {
+  const bool durable = all_ != nullptr && all_->durable();
   all_ = nullptr;
   lifetime_.cancel();
-  if (stop_grace_ && sandbox_) {
+  if (resting_) resting_->cancel();
+  if (stop_grace_ && sandbox_ && !durable) {
     // A stop under way holds the sandbox: it ends now, not after its grace time.
     try {
       asio::co_spawn(context_->executor, stop_runner(shared_from_this(), sandbox_, std::chrono::milliseconds(0)), asio::detached);
@@ -317,77 +313,97 @@ void SandboxRecord::drop() noexcept {
 
 // ---- all of them ----
 
-Sandboxes::Sandboxes(std::shared_ptr<Context> context, std::unique_ptr<runner::Runner> runner)
-    : context_(std::move(context)), runner_(std::move(runner)) {}
+Sandboxes::Sandboxes(std::shared_ptr<Context> context, std::shared_ptr<TokenSet> tokens, std::unique_ptr<runner::Runner> runner)
+    : context_(std::move(context)),
+      runner_(std::move(runner)),
+      tokens_(std::move(tokens)),
+      durable_(runner_->durable()),
+      ready_(!durable_),
+      found_(context_->executor),
+      overdue_(context_->executor) {}
 
 Sandboxes::~Sandboxes() { drop_all(); }
 
-protocol::Sandbox Sandboxes::create(const std::shared_ptr<Owner>& owner, const protocol::CreateSandboxRequest& request) {
-  protocol::Sandbox asked;
-  asked.spec = request.sandbox.spec;
-  Digest fingerprint{};
-  const std::string request_key = owner->key + "\n" + request.request_id;
+asio::awaitable<protocol::Sandbox> Sandboxes::create(std::shared_ptr<Sandboxes> self, std::shared_ptr<Owner> owner,
+                                                     protocol::CreateSandboxRequest request) {
+  const auto deadline = std::chrono::steady_clock::now() + self->context_->options.start_wait;
+  const auto late = [&deadline] { return std::chrono::steady_clock::now() >= deadline; };
+  protocol::CreateSandboxRequest asked;
+  asked.sandbox.spec = std::move(request.sandbox.spec);
+  std::string key;
+  std::optional<Digest> fingerprint;
   if (!request.request_id.empty()) {
     if (request.request_id.size() > 256) throw invalid_field("requestId", "longer than 256 bytes");
-    protocol::CreateSandboxRequest body;
-    body.sandbox = asked;
-    fingerprint = Fingerprint().add(protocol::to_json(body)).digest();
-    if (const auto made = by_request_.find(request_key); made != by_request_.end()) {
-      if (made->second.fingerprint != fingerprint) {
-        throw ServiceError("already_exists", reason::kInvalidRequest, "this request id was used before, for a different sandbox",
-                           {{"sandbox_id", made->second.sandbox_id}});
-      }
-      return by_id_.at(made->second.sandbox_id)->view();
+    key = id_of_request(*owner, request.request_id);
+    fingerprint = Fingerprint().add(protocol::to_json(asked)).digest();
+  }
+  std::shared_ptr<SandboxRecord> record = self->made_for(owner, key, fingerprint);
+  if (!record) {
+    runner::SandboxSpec spec;
+    record = self->make(owner, std::move(asked.sandbox), key, fingerprint, spec);
+    protocol::Sandbox answer = record->view();
+    asio::co_spawn(self->context_->executor, SandboxRecord::create(record, self->runner_, std::move(spec)), asio::detached);
+    if (!self->durable_) co_return answer;
+  }
+  // What was answered is there: not before the place has it.
+  const ServiceError not_yet =
+      ServiceError("unavailable", reason::kBackendUnavailable, "the sandbox has not been taken on in time").with_retry(kLater);
+  while (self->offered_.contains(record->id()) && !record->refusal_) {
+    if (self->context_->dropped) throw shutting_down();
+    if (late()) {
+      if (key.empty()) record->stop(std::chrono::milliseconds(0), "it was not taken on in time");  // nobody will know of it
+      throw not_yet;
+    }
+    co_await record->changed_.wait_until(deadline);
+  }
+  if (self->context_->dropped) throw shutting_down();
+  if (!record->refusal_) co_return record->view();
+  if (key.empty() || record->refusal_->error().code != "already_exists") throw ServiceError(*record->refusal_);
+  // Another gateway was first. The runner tells of that sandbox, if it has not yet.
+  for (;;) {
+    if (self->context_->dropped) throw shutting_down();
+    if (self->by_id_.contains(key)) co_return self->made_for(owner, key, fingerprint)->view();
+    if (late()) throw not_yet;
+    co_await self->found_.wait_until(deadline);
+  }
+}
+
+std::shared_ptr<SandboxRecord> Sandboxes::made_for(const std::shared_ptr<Owner>& owner, const std::string& key,
+                                                   const std::optional<Digest>& fingerprint) const {
+  if (key.empty()) return nullptr;
+  std::shared_ptr<SandboxRecord> record;
+  if (const auto at = by_request_.find(key); at != by_request_.end()) {
+    record = at->second;
+  } else if (durable_) {
+    const auto known = by_id_.find(key);
+    const auto offered = offered_.find(key);
+    if (known != by_id_.end()) {
+      record = known->second;
+    } else if (offered != offered_.end()) {
+      record = offered->second.record;
     }
   }
+  if (record && (record->owner_ != owner || record->fingerprint_ != fingerprint)) {
+    throw ServiceError("already_exists", reason::kInvalidRequest, "this request id was used before, for a different sandbox",
+                       {{"sandbox_id", record->id()}});
+  }
+  return record;
+}
+
+// Later than the last one's, so that lists are in the order of creation.
+std::chrono::system_clock::time_point Sandboxes::next_create_time() {
+  using std::chrono::microseconds;
+  auto now = std::chrono::floor<microseconds>(std::chrono::system_clock::now());
+  if (now <= last_create_time_ && last_create_time_ - now < std::chrono::milliseconds(1))
+    now = std::chrono::floor<microseconds>(last_create_time_) + microseconds(1);
+  last_create_time_ = now;
+  return now;
+}
+
+std::shared_ptr<SandboxRecord> Sandboxes::make(const std::shared_ptr<Owner>& owner, protocol::Sandbox asked, const std::string& key,
+                                               const std::optional<Digest>& fingerprint, runner::SandboxSpec& spec) {
   if (context_->stopping) throw shutting_down();
-
-  if (!asked.spec.unsupported.empty()) {
-    std::string names;
-    for (std::size_t i = 0; i < asked.spec.unsupported.size() && i < 16; ++i) {
-      if (i > 0) names += ", ";
-      names += printable(asked.spec.unsupported[i], 128);
-    }
-    throw ServiceError("unimplemented", reason::kNotImplemented, "this gateway does not support " + names, {{"fields", names}});
-  }
-  if (!asked.spec.runtime_class.empty()) {
-    throw ServiceError("unimplemented", reason::kNotImplemented, "this gateway does not support sandbox.spec.runtimeClass",
-                       {{"fields", "sandbox.spec.runtimeClass"}});
-  }
-  if (asked.spec.containers.size() > 1) {
-    throw ServiceError("unimplemented", reason::kNotImplemented,
-                       "this gateway runs one container in a sandbox (sandbox.spec.containers)",
-                       {{"fields", "sandbox.spec.containers"}});
-  }
-  if (asked.spec.containers.empty()) asked.spec.containers.emplace_back();
-  protocol::Container& container = asked.spec.containers[0];
-  if (container.name.empty()) container.name = asked.spec.primary_container.empty() ? "main" : asked.spec.primary_container;
-
-  std::vector<protocol::FieldViolation> violations;
-  const auto violation = [&violations](const char* field, const char* text) {
-    protocol::FieldViolation v;
-    v.field = field;
-    v.description = text;
-    violations.push_back(std::move(v));
-  };
-  if (!asked.spec.primary_container.empty() && asked.spec.primary_container != container.name)
-    violation("sandbox.spec.primaryContainer", "names no container of the sandbox");
-  if (asked.spec.max_lifetime_seconds < 0) violation("sandbox.spec.maxLifetimeSeconds", "is negative");
-  if (asked.spec.tags.size() > kMaxTags) violation("sandbox.spec.tags", "more than 256 tags");
-  if (std::find(asked.spec.tags.begin(), asked.spec.tags.end(), "") != asked.spec.tags.end())
-    violation("sandbox.spec.tags", "a tag is empty");
-  std::vector<std::string> command;
-  if (!container.command.empty()) command.push_back(container.command);
-  if (container.command.empty() && !container.args.empty())
-    violation("sandbox.spec.containers[0].command", "arguments without a command");
-  command.insert(command.end(), container.args.begin(), container.args.end());
-  if (command.empty()) command = context_->options.default_command;
-  check_command(command, "sandbox.spec.containers[0].command", violations);
-  check_environment(container.environment_variables, "sandbox.spec.containers[0].environmentVariables", violations);
-  check_directory(container.working_dir, "sandbox.spec.containers[0].workingDir", violations);
-  check_files(container.files, context_->options.max_initial_files, "sandbox.spec.containers[0].files", violations);
-  const runner::ResourceSpec resources = check_resources(container, context_->options, "sandbox.spec.containers[0]", violations);
-  if (!violations.empty()) throw invalid_fields(std::move(violations));
+  spec = check_request(asked.spec, context_->options, *runner_);
 
   const std::string runner_name(runner_->name());
   const auto& wanted = asked.spec.runner_ids;
@@ -395,16 +411,17 @@ protocol::Sandbox Sandboxes::create(const std::shared_ptr<Owner>& owner, const p
     throw ServiceError("failed_precondition", reason::kNoSuitableRunner,
                        "none of the runners asked for is here; this gateway has " + runner_name, {{"runner_id", runner_name}});
   }
-  if (active_ >= context_->options.max_sandboxes) {
+  if (active_ + offered_.size() >= context_->options.max_sandboxes) {
     throw ServiceError("resource_exhausted", reason::kCapacityExhausted,
                        "this gateway runs its maximum of " + std::to_string(context_->options.max_sandboxes) + " sandboxes")
-        .with_retry(std::chrono::seconds(1));
+        .with_retry(kLater);
   }
 
-  asked.sandbox_id = "sb-" + random_hex(12);
+  asked.sandbox_id = durable_ && !key.empty() ? key : kIdPrefix + random_hex(kIdBytes);
   asked.status.state = State::creating;
-  asked.status.create_time = std::chrono::system_clock::now();
+  asked.status.create_time = next_create_time();
   asked.status.runner_id = runner_name;
+  asked.status.effective_runtime_class = asked.spec.runtime_class;
   asked.status.effective_max_lifetime_seconds = asked.spec.max_lifetime_seconds;
   if (const auto most = context_->options.max_lifetime.count(); most > 0) {
     auto& lifetime = asked.status.effective_max_lifetime_seconds;
@@ -412,40 +429,59 @@ protocol::Sandbox Sandboxes::create(const std::shared_ptr<Owner>& owner, const p
     lifetime = lifetime == 0 ? bound : std::min(lifetime, bound);
   }
   protocol::ContainerStatus container_status;
-  container_status.name = container.name;
+  container_status.name = asked.spec.containers[0].name;
   container_status.state = State::creating;
   asked.status.container_statuses.push_back(container_status);
 
-  runner::SandboxSpec spec;
   spec.id = asked.sandbox_id;
-  spec.image = container.image;
-  spec.command = std::move(command);
-  spec.env = container.environment_variables;
-  spec.working_dir = container.working_dir;
-  spec.resources = resources;
-  // Their content is not kept: an answer names the files only.
-  for (protocol::FileMount& file : asked.spec.containers[0].files) {
-    runner::InitialFile initial;
-    initial.path = file.path;
-    initial.content = std::exchange(file.content, {});
-    spec.files.push_back(std::move(initial));
+  if (const auto lifetime = asked.status.effective_max_lifetime_seconds; lifetime > 0)
+    spec.max_lifetime = std::chrono::seconds(lifetime);
+  if (durable_) {
+    KeptRecord kept;
+    kept.owner = owner->key;
+    kept.fingerprint = fingerprint;
+    kept.view = asked;
+    spec.record = to_text(kept);
+    if (spec.record.size() > kMaxKeptRecord) {
+      throw invalid_field("sandbox.spec", "takes " + std::to_string(spec.record.size()) + " bytes without its files, at most " +
+                                              std::to_string(kMaxKeptRecord) + " can be kept");
+    }
   }
+  auto record = std::make_shared<SandboxRecord>(context_, *this, owner, std::move(asked), fingerprint);
+  if (durable_) {
+    Offered offered;
+    offered.record = record;
+    offered.text = spec.record;
+    offered_.emplace(record->id(), std::move(offered));
+  } else {
+    if (!key.empty()) {
+      record->request_key_ = key;
+      by_request_.emplace(key, record);
+    }
+    insert(record);
+  }
+  return record;
+}
 
-  const std::uint64_t sequence = next_sequence_++;
-  auto record = std::make_shared<SandboxRecord>(context_, *this, owner, sequence, std::move(asked));
-  by_sequence_.emplace(sequence, record);
+void Sandboxes::insert(const std::shared_ptr<SandboxRecord>& record) {
+  by_position_.emplace(record->position(), record);
   by_id_.emplace(record->id(), record);
-  if (!request.request_id.empty()) {
-    Made made;
-    made.sandbox_id = record->id();
-    made.fingerprint = fingerprint;
-    by_request_.emplace(request_key, std::move(made));
-    request_of_.emplace(record->id(), request_key);
-  }
   ++active_;
-  protocol::Sandbox answer = record->view();
-  asio::co_spawn(context_->executor, SandboxRecord::create(record, runner_, std::move(spec)), asio::detached);
-  return answer;
+}
+
+void Sandboxes::accepted(SandboxRecord& record) {
+  const auto at = offered_.find(record.id());
+  if (at == offered_.end() || at->second.record.get() != &record) return;
+  insert(at->second.record);
+  offered_.erase(at);
+  record.arm_lifetime();
+  record.changed_.notify();
+}
+
+void Sandboxes::refused(SandboxRecord& record) {
+  const auto self = record.shared_from_this();
+  offered_.erase(record.id());
+  record.drop();
 }
 
 std::shared_ptr<SandboxRecord> Sandboxes::find(const std::shared_ptr<Owner>& owner, const std::string& id) const {
@@ -465,7 +501,7 @@ protocol::ListSandboxesResponse Sandboxes::list(const std::shared_ptr<Owner>& ow
   if (request.page_size < 0) throw invalid_field("pageSize", "is negative");
   const std::int32_t page = request.page_size == 0 ? kDefaultPage : std::min(request.page_size, kMaxPage);
 
-  // A page token is the last sequence number shown and the filter that it belongs to.
+  // A page token is the last position shown and the filter that it belongs to.
   Fingerprint filter;
   filter.add(owner->key);
   filter.add(std::uint64_t{request.tags.size()});
@@ -474,13 +510,10 @@ protocol::ListSandboxesResponse Sandboxes::list(const std::shared_ptr<Owner>& ow
   for (const auto& id : request.runner_ids) filter.add(id);
   const Digest digest = filter.digest();
   const std::string mark = to_hex(std::string_view(reinterpret_cast<const char*>(digest.data()), 8));
-  std::uint64_t after = 0;
+  Position after;
   if (!request.page_token.empty()) {
-    const std::string& token = request.page_token;
-    const char* end = token.data() + token.size();
-    const bool shaped = token.size() > mark.size() && token.size() <= mark.size() + 16 && token.compare(0, mark.size(), mark) == 0;
-    const auto parsed = shaped ? std::from_chars(token.data() + mark.size(), end, after, 16) : std::from_chars_result{};
-    if (!shaped || parsed.ec != std::errc() || parsed.ptr != end)
+    const std::string_view token = request.page_token;
+    if (!token.starts_with(mark) || !parse_position(token.substr(mark.size()), after))
       throw invalid_field("pageToken", "not a token of this list, or of another filter");
   }
 
@@ -488,8 +521,8 @@ protocol::ListSandboxesResponse Sandboxes::list(const std::shared_ptr<Owner>& ow
   const std::string runner_name(runner_->name());
   protocol::ListSandboxesResponse response;
   if (!request.volume_ids.empty()) return response;  // no sandbox of this gateway has a volume
-  std::uint64_t last = 0;
-  for (auto at = by_sequence_.upper_bound(after); at != by_sequence_.end(); ++at) {
+  const Position* last = nullptr;
+  for (auto at = by_position_.upper_bound(after); at != by_position_.end(); ++at) {
     if (at->second->owner() != owner) continue;
     const protocol::Sandbox& sandbox = at->second->view();
     if (!with_terminal && protocol::is_terminal(sandbox.status.state)) continue;
@@ -502,13 +535,11 @@ protocol::ListSandboxesResponse Sandboxes::list(const std::shared_ptr<Owner>& ow
                                     [&tags](const std::string& t) { return std::find(tags.begin(), tags.end(), t) != tags.end(); });
     if (!tagged) continue;
     if (response.sandboxes.size() == static_cast<std::size_t>(page)) {
-      char text[17] = {};
-      const auto written = std::to_chars(text, text + 16, last, 16);
-      response.next_page_token = mark + std::string(text, written.ptr);
+      response.next_page_token = mark + to_text(*last);
       break;
     }
     response.sandboxes.push_back(sandbox);
-    last = at->first;
+    last = &at->first;
   }
   return response;
 }
@@ -536,28 +567,27 @@ protocol::DeleteSandboxResponse Sandboxes::remove(const std::shared_ptr<Owner>& 
 
 void Sandboxes::on_ended(SandboxRecord& record) {
   if (active_ > 0) --active_;
-  ended_.push_back(record.sequence());
+  ended_.push_back(record.shared_from_this());
   while (ended_.size() > context_->options.max_remembered) {
-    const auto at = by_sequence_.find(ended_.front());
+    const auto oldest = std::move(ended_.front());
     ended_.pop_front();
-    if (at == by_sequence_.end()) continue;
-    const std::string id = at->second->id();
-    if (const auto request = request_of_.find(id); request != request_of_.end()) {
-      by_request_.erase(request->second);
-      request_of_.erase(request);
-    }
-    by_id_.erase(id);
-    by_sequence_.erase(at);
+    forget(*oldest);
   }
   trim_logs();
+}
+
+void Sandboxes::forget(const SandboxRecord& record) {
+  by_request_.erase(record.request_key_);
+  by_id_.erase(record.id());
+  by_position_.erase(record.position());
 }
 
 // From the newest to the oldest: what no longer fits is given up.
 void Sandboxes::trim_logs() {
   std::uint64_t bytes = 0;
   std::size_t files = 0;
-  for (auto sequence = ended_.rbegin(); sequence != ended_.rend(); ++sequence) {
-    LogStore& log = *by_sequence_.at(*sequence)->logs();
+  for (auto record = ended_.rbegin(); record != ended_.rend(); ++record) {
+    LogStore& log = *(*record)->logs();
     if (log.held() == 0) continue;
     bytes += log.held();
     if (log.has_file()) ++files;
@@ -568,20 +598,29 @@ void Sandboxes::trim_logs() {
   }
 }
 
+bool Sandboxes::busy() const noexcept {
+  return !offered_.empty() || std::any_of(by_id_.begin(), by_id_.end(), [](const auto& entry) {
+    return !entry.second->terminal() && (entry.second->making_ || entry.second->stop_grace_);
+  });
+}
+
 void Sandboxes::stop_all(std::chrono::milliseconds grace, const std::string& why) {
   std::vector<std::shared_ptr<SandboxRecord>> all;
-  for (const auto& [sequence, record] : by_sequence_) all.push_back(record);
+  for (const auto& [position, record] : by_position_) all.push_back(record);
   for (const auto& record : all) record->stop(grace, why);
 }
 
 void Sandboxes::drop_all() noexcept {
-  for (const auto& [sequence, record] : by_sequence_) record->drop();
+  for (const auto& [position, record] : by_position_) record->drop();
+  for (const auto& [id, offered] : offered_) offered.record->drop();
+  overdue_.cancel();
   by_id_.clear();
   by_request_.clear();
-  request_of_.clear();
+  offered_.clear();
   ended_.clear();
-  by_sequence_.clear();
+  by_position_.clear();
   active_ = 0;
+  found_.notify();
 }
 
 }  // namespace cwsandbox::gateway

@@ -1,4 +1,7 @@
 // The sandboxes of a gateway: their states, from CREATING to the end, and what is remembered of those that have ended.
+//
+// With a durable runner the place has them, and a gateway knows them: those that it creates and those that the runner finds, which
+// others create (docs/decisions/0014-gateways-without-state.md). What is about found ones is in found_sandboxes.cpp.
 #pragma once
 
 #include "gateway/context.hpp"
@@ -13,6 +16,7 @@
 #include <boost/asio/awaitable.hpp>
 #include <boost/asio/steady_timer.hpp>
 
+#include <compare>
 #include <cstdint>
 #include <deque>
 #include <map>
@@ -27,16 +31,28 @@ namespace cwsandbox::gateway {
 class ProcessRun;
 class Sandboxes;
 
+// Between two tries, while the place cannot be asked or a sandbox in it cannot be reached.
+inline constexpr std::chrono::milliseconds kFirstRest{250};
+inline constexpr std::chrono::milliseconds kLongestRest = std::chrono::seconds(10);
+
+/// Where a sandbox stands in a list: the same at every gateway that knows it.
+struct Position {
+  std::int64_t created = 0;  ///< microseconds since 1970
+  std::string id;
+  auto operator<=>(const Position&) const = default;
+};
+
 /// One sandbox. States only move forward: CREATING → RUNNING → COMPLETED or FAILED, or → TERMINATING → TERMINATED.
 class SandboxRecord : public std::enable_shared_from_this<SandboxRecord> {
  public:
-  SandboxRecord(std::shared_ptr<Context> context, Sandboxes& all, std::shared_ptr<Owner> owner, std::uint64_t sequence,
-                protocol::Sandbox view);
+  /// \param fingerprint of the request that it was made for, when that had an id
+  SandboxRecord(std::shared_ptr<Context> context, Sandboxes& all, std::shared_ptr<Owner> owner, protocol::Sandbox view,
+                std::optional<Digest> fingerprint);
   ~SandboxRecord();
 
   [[nodiscard]] const std::string& id() const noexcept { return view_.sandbox_id; }
   [[nodiscard]] const std::shared_ptr<Owner>& owner() const noexcept { return owner_; }
-  [[nodiscard]] std::uint64_t sequence() const noexcept { return sequence_; }
+  [[nodiscard]] Position position() const;
   [[nodiscard]] const protocol::Sandbox& view() const noexcept { return view_; }
   [[nodiscard]] protocol::State state() const noexcept { return view_.status.state; }
   [[nodiscard]] bool terminal() const noexcept { return protocol::is_terminal(state()); }
@@ -45,7 +61,7 @@ class SandboxRecord : public std::enable_shared_from_this<SandboxRecord> {
   [[nodiscard]] static asio::awaitable<std::shared_ptr<runner::Sandbox>> running(std::shared_ptr<SandboxRecord> self,
                                                                                  std::chrono::steady_clock::time_point deadline);
 
-  /// What its main command has written; also of a sandbox that has ended.
+  /// What its main command has written, as far as this gateway has heard of it; also of a sandbox that has ended.
   [[nodiscard]] const std::shared_ptr<LogStore>& logs() const noexcept { return logs_; }
 
   /// SIGTERM now, SIGKILL after `grace`; returns at once, the end shows in the state. A second call can only shorten the grace.
@@ -62,9 +78,16 @@ class SandboxRecord : public std::enable_shared_from_this<SandboxRecord> {
   friend class Sandboxes;
   static asio::awaitable<void> create(std::shared_ptr<SandboxRecord> self, std::shared_ptr<runner::Runner> runner,
                                       runner::SandboxSpec spec);
+  void take_up();
+  static asio::awaitable<void> adopt(std::shared_ptr<SandboxRecord> self,
+                                     asio::awaitable<std::unique_ptr<runner::Sandbox>> adopting);
   static asio::awaitable<void> stop_runner(std::shared_ptr<SandboxRecord> self, std::shared_ptr<runner::Sandbox> sandbox,
                                            std::chrono::milliseconds grace);
+  void found(const runner::Found& now);
+  void adoption_failed(const std::string& why, bool for_good);
   void began(std::unique_ptr<runner::Sandbox> sandbox);
+  void set_state(protocol::State state);
+  void begin_terminating(const std::string& why);
   void main_exited(const runner::ExitInfo& info);
   void end_when_read(protocol::State state, const std::string& why);
   void end(protocol::State state, const std::string& why);
@@ -73,8 +96,17 @@ class SandboxRecord : public std::enable_shared_from_this<SandboxRecord> {
   std::shared_ptr<Context> context_;
   Sandboxes* all_;  // outlives its records' work: null once dropped
   std::shared_ptr<Owner> owner_;
-  std::uint64_t sequence_;
   protocol::Sandbox view_;
+  std::optional<Digest> fingerprint_;
+  std::string request_key_;              // in Sandboxes::by_request_
+  bool making_ = false;                  // our own creation is under way
+  std::optional<ServiceError> refusal_;  // it never came to be
+  // Of one that another gateway has created, or this one in a former life.
+  enum class Adoption : std::uint8_t { not_ours, none, under_way, resting };
+  Adoption adoption_ = Adoption::not_ours;
+  std::string unreachable_;  // why the last adoption failed
+  std::chrono::milliseconds rest_{0};
+  std::optional<asio::steady_timer> resting_;
   std::shared_ptr<runner::Sandbox> sandbox_;
   std::shared_ptr<LogStore> logs_;
   std::shared_ptr<MainOutput> output_;  // before `sandbox_` is let go, it stops
@@ -88,40 +120,75 @@ class SandboxRecord : public std::enable_shared_from_this<SandboxRecord> {
 /// All of them. What a request may see and touch of them goes through OwnSandboxes.
 class Sandboxes {
  public:
-  Sandboxes(std::shared_ptr<Context> context, std::unique_ptr<runner::Runner> runner);
+  Sandboxes(std::shared_ptr<Context> context, std::shared_ptr<TokenSet> tokens, std::unique_ptr<runner::Runner> runner);
   ~Sandboxes();
   Sandboxes(const Sandboxes&) = delete;
   Sandboxes& operator=(const Sandboxes&) = delete;
 
+  /// Asks a durable runner which sandboxes there are, until it has told. Once.
+  static void start(const std::shared_ptr<Sandboxes>& self);
+  /// Whether it is known which sandboxes there are: before that no request about them can be answered.
+  [[nodiscard]] bool ready() const noexcept { return ready_; }
+  [[nodiscard]] bool durable() const noexcept { return durable_; }
+
   [[nodiscard]] std::size_t active() const noexcept { return active_; }
+  /// Whether a creation or a deletion that was asked for here is under way.
+  [[nodiscard]] bool busy() const noexcept;
   void stop_all(std::chrono::milliseconds grace, const std::string& why);
+  /// From now on dropping a sandbox leaves it running, where the runner is durable.
+  void let_go() noexcept { runner_->let_go(); }
   void drop_all() noexcept;
 
  private:
   friend class SandboxRecord;
   friend class OwnSandboxes;
-  [[nodiscard]] protocol::Sandbox create(const std::shared_ptr<Owner>& owner, const protocol::CreateSandboxRequest& request);
+  [[nodiscard]] static asio::awaitable<protocol::Sandbox> create(std::shared_ptr<Sandboxes> self, std::shared_ptr<Owner> owner,
+                                                                 protocol::CreateSandboxRequest request);
   [[nodiscard]] protocol::Sandbox get(const std::shared_ptr<Owner>& owner, const protocol::GetSandboxRequest& request);
   [[nodiscard]] protocol::ListSandboxesResponse list(const std::shared_ptr<Owner>& owner,
                                                      const protocol::ListSandboxesRequest& request);
   [[nodiscard]] protocol::DeleteSandboxResponse remove(const std::shared_ptr<Owner>& owner,
                                                        const protocol::DeleteSandboxRequest& request);
   [[nodiscard]] std::shared_ptr<SandboxRecord> find(const std::shared_ptr<Owner>& owner, const std::string& id) const;
+  /// One of a request that was made before; null when there is none. Throws when that asked for something else.
+  [[nodiscard]] std::shared_ptr<SandboxRecord> made_for(const std::shared_ptr<Owner>& owner, const std::string& key,
+                                                        const std::optional<Digest>& fingerprint) const;
+  [[nodiscard]] std::shared_ptr<SandboxRecord> make(const std::shared_ptr<Owner>& owner, protocol::Sandbox asked,
+                                                    const std::string& key, const std::optional<Digest>& fingerprint,
+                                                    runner::SandboxSpec& spec);
+  [[nodiscard]] std::chrono::system_clock::time_point next_create_time();
+  void insert(const std::shared_ptr<SandboxRecord>& record);
+  void accepted(SandboxRecord& record);
+  void refused(SandboxRecord& record);
+
+  static asio::awaitable<void> look(std::weak_ptr<Sandboxes> weak);
+  void on_found(const runner::Found& found);
+
   void on_ended(SandboxRecord& record);
+  void forget(const SandboxRecord& record);
   void trim_logs();
   std::shared_ptr<Context> context_;
   std::shared_ptr<runner::Runner> runner_;  // shared: a creation under way may outlive the gateway
-  std::map<std::uint64_t, std::shared_ptr<SandboxRecord>> by_sequence_;
+  std::shared_ptr<TokenSet> tokens_;
+  const bool durable_;
+  std::map<Position, std::shared_ptr<SandboxRecord>> by_position_;
   std::unordered_map<std::string, std::shared_ptr<SandboxRecord>> by_id_;
-  struct Made {
-    std::string sandbox_id;
-    Digest fingerprint;
-  };
-  std::unordered_map<std::string, Made> by_request_;         // by owner and request id
-  std::unordered_map<std::string, std::string> request_of_;  // sandbox id → key of by_request_
-  std::deque<std::uint64_t> ended_;                          // oldest first
-  std::uint64_t next_sequence_ = 1;
+  // By id_of_request(); with a durable runner that is the sandbox's id.
+  std::unordered_map<std::string, std::shared_ptr<SandboxRecord>> by_request_;
+  std::deque<std::shared_ptr<SandboxRecord>> ended_;  // oldest first
+  std::chrono::system_clock::time_point last_create_time_{};
   std::size_t active_ = 0;
+
+  // With a durable runner.
+  struct Offered {
+    std::shared_ptr<SandboxRecord> record;
+    std::string text;  // of its KeptRecord
+  };
+  std::unordered_map<std::string, Offered> offered_;  // by id: the place has not taken them on yet, and nobody sees them
+  bool ready_;
+  Waiters found_;                            // notified when one is found
+  std::unordered_set<std::string> foreign_;  // ids whose records cannot be read
+  asio::steady_timer overdue_;
 };
 
 /// The sandboxes of one owner, and the only way to any: those of others are as if they were not there.
@@ -130,7 +197,9 @@ class OwnSandboxes {
   OwnSandboxes(std::shared_ptr<Sandboxes> all, std::shared_ptr<Owner> owner) : all_(std::move(all)), owner_(std::move(owner)) {}
 
   // The methods of SandboxService. All throw ServiceError.
-  [[nodiscard]] protocol::Sandbox create(const protocol::CreateSandboxRequest& request) { return all_->create(owner_, request); }
+  [[nodiscard]] asio::awaitable<protocol::Sandbox> create(protocol::CreateSandboxRequest request) {
+    return Sandboxes::create(all_, owner_, std::move(request));
+  }
   [[nodiscard]] protocol::Sandbox get(const protocol::GetSandboxRequest& request) { return all_->get(owner_, request); }
   [[nodiscard]] protocol::ListSandboxesResponse list(const protocol::ListSandboxesRequest& request) {
     return all_->list(owner_, request);
@@ -144,12 +213,5 @@ class OwnSandboxes {
   std::shared_ptr<Sandboxes> all_;
   std::shared_ptr<Owner> owner_;
 };
-
-/// Rules for what may be run; the field names are those of the JSON.
-void check_environment(const std::map<std::string, std::string>& env, const std::string& field,
-                       std::vector<protocol::FieldViolation>& violations);
-void check_command(const std::vector<std::string>& command, const std::string& field,
-                   std::vector<protocol::FieldViolation>& violations);
-void check_directory(const std::string& directory, const std::string& field, std::vector<protocol::FieldViolation>& violations);
 
 }  // namespace cwsandbox::gateway

@@ -4,6 +4,7 @@
 #include "gateway/file_service.hpp"
 #include "gateway/log_service.hpp"
 #include "gateway/process_run.hpp"
+#include "gateway/sandbox_request.hpp"
 #include "gateway/server_stream.hpp"
 #include "gateway/text.hpp"
 #include "protocol/connect_stream.hpp"
@@ -274,7 +275,9 @@ asio::awaitable<net::HttpResponse> serve(std::shared_ptr<Context> context, std::
   net::HttpResponse response;
   try {
     if (method == "CreateSandbox") {
-      response = json_response(to_json(sandboxes->create(protocol::parse_create_sandbox_request(request.body))));
+      protocol::CreateSandboxRequest parsed = protocol::parse_create_sandbox_request(request.body);
+      const protocol::Sandbox made = co_await sandboxes->create(std::move(parsed));
+      response = json_response(to_json(made));
     } else if (method == "GetSandbox") {
       response = json_response(to_json(sandboxes->get(protocol::parse_get_sandbox_request(request.body))));
     } else if (method == "ListSandboxes") {

@@ -26,9 +26,11 @@ bool scheme_is_bearer(std::string_view scheme) noexcept {
   return true;
 }
 
+constexpr std::string_view kNamed = "name:";
+
 // What an owner is told apart by. The kinds cannot meet: a name has no colon.
 std::string key_of(const Token& token, const Digest& digest) {
-  if (!token.owner.empty()) return "name:" + token.owner;
+  if (!token.owner.empty()) return std::string(kNamed) + token.owner;
   return "token:" + to_hex(std::string_view(reinterpret_cast<const char*>(digest.data()), digest.size()));
 }
 
@@ -55,7 +57,7 @@ void check_tokens(const std::vector<Token>& tokens) {
 TokenSet::TokenSet(const std::vector<Token>& tokens) {
   if (tokens.empty()) {
     anybody_ = std::make_shared<Credential>();
-    anybody_->owner = std::make_shared<Owner>();
+    anybody_->owner = owner_of({}, {});
   } else {
     replace(tokens);
   }
@@ -71,6 +73,11 @@ std::shared_ptr<Owner> TokenSet::owner_of(const std::string& key, const std::str
     known = owner;
   }
   return owner;
+}
+
+std::shared_ptr<Owner> TokenSet::owner_of_key(const std::string& key) {
+  std::erase_if(owners_, [](const auto& entry) { return entry.second.expired(); });
+  return owner_of(key, key.starts_with(kNamed) ? key.substr(kNamed.size()) : std::string());
 }
 
 void TokenSet::replace(const std::vector<Token>& tokens) {

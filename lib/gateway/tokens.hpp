@@ -38,6 +38,8 @@ class TokenSet {
 
   /// Whom the value of an Authorization header lets in; null: nobody, also for another scheme or none.
   [[nodiscard]] std::shared_ptr<const Credential> admit(std::string_view authorization) const;
+  /// The owner that this key tells apart, whether or not there is a token of theirs: one that comes later leads to them.
+  [[nodiscard]] std::shared_ptr<Owner> owner_of_key(const std::string& key);
   /// Whether there are no tokens.
   [[nodiscard]] bool open() const noexcept { return anybody_ != nullptr; }
 

@@ -13,6 +13,7 @@
 namespace cwsandbox::protocol {
 namespace {
 
+using json_text::append_bytes;
 using json_text::ObjectWriter;
 using json_text::Value;
 using json_util::Json;
@@ -38,14 +39,6 @@ void write(std::string& out, Channel channel, const Json& json) {
 void close_list(std::string& out, char bracket) {
   if (out.back() == ',') out.pop_back();
   out += bracket;
-}
-
-/// JSON strings are Unicode, arguments and paths are bytes: those that are not UTF-8 travel as {"base64": "..."}.
-void append_bytes(std::string& out, const std::string& bytes) {
-  if (is_utf8(bytes)) return json_text::append_string(out, bytes);
-  ObjectWriter encoded(out);
-  encoded.text("base64", base64_encode(bytes));
-  encoded.end();
 }
 
 // ---- reading ----

@@ -200,7 +200,7 @@ ServerEvent ExecServerStream::on_signal(std::string_view payload) {
     if (signal.sequence <= last_signal_) return Nothing{};  // told again after a reconnect
     last_signal_ = signal.sequence;
   }
-  if (over) return Nothing{};
+  if (over && !(late_signals_ && !refused_)) return Nothing{};
   return SignalRequest{signal_name(signal.number), signal.number};
 }
 
@@ -241,7 +241,7 @@ bool ExecServerStream::encode_control() {
     encode_window(out, message);
     return true;
   }
-  if (ended_ && !ended_sent_ && (held_back(std_out_) || held_back(std_err_))) {
+  if (ended_ && !ended_sent_ && (tell_ended_ || held_back(std_out_) || held_back(std_err_))) {
     ended_sent_ = true;
     encode_ended(out, *ended_);
     return true;

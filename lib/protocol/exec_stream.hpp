@@ -395,6 +395,11 @@ class ExecServerStream {
   /// While held, the end of an output is not sent on its own but with the exit: a process that closes its outputs by ending
   /// costs two messages less. Let go (and drain `next_message`) when no exit has followed within some milliseconds.
   void hold_ends(bool hold) noexcept { hold_ends_ = hold; }
+  /// Tells `on_ended` at once, also while no output is held back by its window: for a client that does not take the end of the
+  /// outputs for the end of the process.
+  void tell_ended(bool tell) noexcept { tell_ended_ = tell; }
+  /// Signals are taken until the release: what is left of the group outlives its leader.
+  void take_late_signals() noexcept { late_signals_ = true; }
 
   /// A repeated start (`attach`) or a resume came over a new connection: what was not received is sent again.
   /// An error when the bytes asked for are gone; the machine then stays as it was and the new connection is to be refused. A
@@ -433,7 +438,7 @@ class ExecServerStream {
   std::string in_flight_control_;
   char data_head_ = 0;
   Channel next_output_ = Channel::std_out;  // alternates, so that neither output starves the other
-  bool use_stdin_, discard_stdin_ = false, hold_ends_ = false, attached_ = false;
+  bool use_stdin_, discard_stdin_ = false, hold_ends_ = false, tell_ended_ = false, late_signals_ = false, attached_ = false;
   bool started_due_ = false, resumed_due_ = false, ended_sent_ = false, last_sent_ = false;
   bool control_in_flight_ = false, data_in_flight_ = false;
   bool released_ = false, broken_ = false;

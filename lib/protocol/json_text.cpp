@@ -290,6 +290,13 @@ void append_string(std::string& out, std::string_view text) {
   }
 }
 
+void append_bytes(std::string& out, std::string_view bytes) {
+  if (is_utf8(bytes)) return append_string(out, bytes);
+  ObjectWriter encoded(out);
+  encoded.text("base64", base64_encode(bytes));
+  encoded.end();
+}
+
 std::string& ObjectWriter::key(std::string_view name) {
   out_ += first_ ? "\"" : ",\"";
   first_ = false;

@@ -58,6 +58,8 @@ class Object {
 void append_number(std::string& out, std::uint64_t value);
 /// With its quotes. What is not UTF-8 is repaired with U+FFFD.
 void append_string(std::string& out, std::string_view text);
+/// JSON strings are Unicode, arguments and paths are bytes: those that are not UTF-8 travel as {"base64": "..."}.
+void append_bytes(std::string& out, std::string_view bytes);
 
 /// Writes an object, member by member.
 class ObjectWriter {

@@ -23,6 +23,15 @@ constexpr std::array<std::string_view, 8> kFileTypes = {
     "FILE_TYPE_UNSPECIFIED", "FILE_TYPE_REGULAR", "FILE_TYPE_DIRECTORY",    "FILE_TYPE_SYMLINK",
     "FILE_TYPE_FIFO",        "FILE_TYPE_SOCKET",  "FILE_TYPE_BLOCK_DEVICE", "FILE_TYPE_CHARACTER_DEVICE"};
 
+constexpr std::array<std::string_view, 3> kStorageMedia = {"", "STORAGE_MEDIUM_DISK", "STORAGE_MEDIUM_MEMORY"};
+constexpr std::array<std::string_view, 4> kServiceProtocols = {"", "SERVICE_PROTOCOL_TCP", "SERVICE_PROTOCOL_UDP",
+                                                               "SERVICE_PROTOCOL_SCTP"};
+constexpr std::array<std::string_view, 4> kVisibilities = {"", "VISIBILITY_PUBLIC", "VISIBILITY_PRIVATE", "VISIBILITY_CUSTOM"};
+constexpr std::array<std::string_view, 3> kEndpointKinds = {"", "ENDPOINT_KIND_HTTPS", "ENDPOINT_KIND_TLS_PASSTHROUGH"};
+constexpr std::array<std::string_view, 3> kEndpointAuths = {"", "ENDPOINT_AUTH_OPEN", "ENDPOINT_AUTH_TOKEN"};
+constexpr std::array<std::string_view, 4> kTenantScopes = {"", "TENANT_SCOPE_SAME_USER", "TENANT_SCOPE_SAME_ORG",
+                                                           "TENANT_SCOPE_SANDBOX_NETWORK"};
+
 [[noreturn]] void fail(const std::string& path, const std::string& why) {
   throw ParseError(path, path.empty() ? "the message " + why : path + ": " + why);
 }
@@ -43,7 +52,8 @@ std::string camel(std::string_view snake) {
 
 // ---- reading ----
 
-/// RFC 3339 with any offset and up to nine digits of a second.
+}  // namespace
+
 Timestamp parse_timestamp(std::string_view text) {
   const auto digits = [&](std::size_t at, std::size_t count) -> std::optional<int> {
     if (text.size() < at + count) return std::nullopt;
@@ -96,6 +106,8 @@ Timestamp parse_timestamp(std::string_view text) {
   return system_clock::time_point(duration_cast<system_clock::duration>(seconds_total) +
                                   duration_cast<system_clock::duration>(nanoseconds(nanos)));
 }
+
+namespace {
 
 /// One JSON object and its path from the root. Members are asked for by their snake_case name and found by either.
 class Object {
@@ -157,6 +169,33 @@ class Object {
     }
   }
 
+  void read(const char* name, std::optional<bool>& out) const {
+    bool value = false;
+    if (find(name) == nullptr) return;
+    read(name, value);
+    out = value;
+  }
+
+  /// An enum that is kept by its name, empty for the unspecified one, whose name `names` leaves out. False for a value that is none
+  /// of them.
+  template <std::size_t Count>
+  [[nodiscard]] bool read_enum_name(const char* name, const std::array<std::string_view, Count>& names, std::string& out) const {
+    const Json* value = find(name);
+    if (value == nullptr) return true;
+    if (value->is_string()) {
+      const auto& text = value->get_ref<const std::string&>();
+      if (text.empty() || text.ends_with("_UNSPECIFIED")) return true;
+      out = text;
+      return std::find(names.begin(), names.end(), text) != names.end();
+    }
+    if (!value->is_number_integer()) fail(path(name), "must be the name or the number of an enum's value");
+    std::int32_t number = 0;
+    read_integer(name, number);
+    if (number < 0 || number >= static_cast<std::int32_t>(Count)) return false;
+    out = names[static_cast<std::size_t>(number)];
+    return true;
+  }
+
   void read_bytes(const char* name, std::string& out) const {
     const Json* value = find(name);
     if (value == nullptr) return;
@@ -178,6 +217,17 @@ class Object {
 
   void read(const char* name, FilePath& out) const {
     if (!read_any_text(name, out.bytes) || out.bytes.empty()) fail(path(name), "must be there and not be empty");
+  }
+
+  /// The names of the members that are none of `known`, as they are written.
+  [[nodiscard]] std::vector<std::string> others(std::initializer_list<const char*> known) const {
+    std::vector<std::string> out;
+    for (const auto& [key, value] : json_.items()) {
+      const bool is_known =
+          std::any_of(known.begin(), known.end(), [&key = key](const char* name) { return key == name || key == camel(name); });
+      if (!is_known && !value.is_null()) out.push_back(key);
+    }
+    return out;
   }
 
   template <class Function>
@@ -285,6 +335,32 @@ void note_unsupported(const Object& object, std::initializer_list<const char*> n
   }
 }
 
+/// Where a field that is unknown here would change what is given (another kind of volume, another limit on the network), it is not
+/// ignored like others.
+void note_others(const Object& object, std::initializer_list<const char*> known, std::vector<std::string>& out) {
+  for (const std::string& name : object.others(known)) out.push_back(object.path(name));
+}
+
+template <std::size_t Count>
+void read_enum_name(const Object& object, const char* name, const std::array<std::string_view, Count>& names, std::string& out,
+                    std::vector<std::string>& unsupported) {
+  if (!object.read_enum_name(name, names, out)) unsupported.push_back(object.path(name));
+}
+
+std::optional<Gpu> read_gpu(const Object& object, std::vector<std::string>& unsupported) {
+  const Json* value = object.find("gpu");
+  if (!is_set(value)) return std::nullopt;
+  const Object gpu(*value, object.path("gpu"));
+  Gpu out;
+  gpu.read("count", out.count);
+  gpu.read("type", out.type);
+  gpu.read("memory_gb", out.memory_gb);
+  note_unsupported(gpu, {"memory_gb"}, unsupported);
+  note_others(gpu, {"count", "type", "memory_gb"}, unsupported);
+  if (out.count == 0 && out.type.empty() && out.memory_gb == 0) return std::nullopt;
+  return out;
+}
+
 std::optional<ResourceList> read_resources(const Object& object, const char* name, std::vector<std::string>& unsupported) {
   const Json* value = object.find(name);
   if (value == nullptr || value->is_null()) return std::nullopt;
@@ -292,8 +368,144 @@ std::optional<ResourceList> read_resources(const Object& object, const char* nam
   ResourceList out;
   list.read("cpu", out.cpu);
   list.read("memory", out.memory);
-  note_unsupported(list, {"gpu"}, unsupported);
-  if (out.cpu.empty() && out.memory.empty()) return std::nullopt;
+  out.gpu = read_gpu(list, unsupported);
+  if (out.cpu.empty() && out.memory.empty() && !out.gpu) return std::nullopt;
+  return out;
+}
+
+VolumeMount read_volume_mount(const Object& object, std::vector<std::string>& unsupported) {
+  VolumeMount out;
+  object.read("volume", out.volume);
+  object.read("mount_path", out.mount_path);
+  object.read("read_only", out.read_only);
+  object.read("sub_path", out.sub_path);
+  note_others(object, {"volume", "mount_path", "read_only", "sub_path"}, unsupported);
+  return out;
+}
+
+SecretStoreReference read_secret_store(const Object& object, std::vector<std::string>& unsupported) {
+  SecretStoreReference out;
+  object.read("store_name", out.store_name);
+  object.each("secrets", [&](const Json& item, const std::string& path) {
+    const Object secret(item, path);
+    SecretMapping& mapping = out.secrets.emplace_back();
+    secret.read("path", mapping.path);
+    secret.read("field", mapping.field);
+    secret.read("env_var", mapping.env_var);
+    note_others(secret, {"path", "field", "env_var"}, unsupported);
+  });
+  note_others(object, {"store_name", "secrets"}, unsupported);
+  return out;
+}
+
+SandboxVolume read_volume(const Object& object, const std::string& path, std::vector<std::string>& unsupported) {
+  SandboxVolume out;
+  object.read("name", out.name);
+  const Json* scratch = object.find("scratch");
+  object.read("volume_id", out.volume_id);
+  if (scratch != nullptr && !out.volume_id.empty()) fail(path, "has more than one source");
+  note_others(object, {"name", "scratch", "volume_id"}, unsupported);
+  if (scratch == nullptr) {
+    out.scratch = false;
+    // Of a source that is not known here, only the absence of the others shows.
+    unsupported.push_back(out.volume_id.empty() ? path : object.path("volume_id"));
+    return out;
+  }
+  const Object of_scratch(*scratch, object.path("scratch"));
+  of_scratch.read("size", out.size);
+  read_enum_name(of_scratch, "medium", kStorageMedia, out.medium, unsupported);
+  of_scratch.read("restore_from_snapshot_id", out.restore_from_snapshot_id);
+  note_unsupported(of_scratch, {"restore_from_snapshot_id"}, unsupported);
+  note_others(of_scratch, {"size", "medium", "restore_from_snapshot_id"}, unsupported);
+  return out;
+}
+
+Service read_service(const Object& object, std::vector<std::string>& unsupported) {
+  Service out;
+  object.read("port", out.port);
+  object.read("name", out.name);
+  read_enum_name(object, "protocol", kServiceProtocols, out.protocol, unsupported);
+  if (out.protocol == "SERVICE_PROTOCOL_SCTP") unsupported.push_back(object.path("protocol"));
+  read_enum_name(object, "visibility", kVisibilities, out.visibility, unsupported);
+  // Only those around the sandbox can reach it: nothing here opens it to the outside.
+  if (out.visibility == "VISIBILITY_PUBLIC" || out.visibility == "VISIBILITY_CUSTOM")
+    unsupported.push_back(object.path("visibility"));
+  if (const Json* endpoint = object.find("endpoint")) {
+    const Object of_endpoint(*endpoint, object.path("endpoint"));
+    std::vector<std::string> named_already;
+    read_enum_name(of_endpoint, "kind", kEndpointKinds, out.endpoint_kind, named_already);
+    read_enum_name(of_endpoint, "auth", kEndpointAuths, out.endpoint_auth, named_already);
+    unsupported.push_back(object.path("endpoint"));
+  }
+  note_others(object, {"port", "name", "protocol", "visibility", "endpoint"}, unsupported);
+  return out;
+}
+
+NetworkRule read_network_rule(const Object& object, const std::string& path, std::vector<std::string>& unsupported) {
+  using Peer = NetworkRule::Peer;
+  NetworkRule out;
+  bool any = false;
+  object.read("any", any);
+  int peers = any ? 1 : 0;
+  const auto is = [&](const char* name, Peer peer) {
+    const Json* value = object.find(name);
+    // A message is there also when it is empty.
+    if (value == nullptr || (!value->is_object() && !is_set(value))) return false;
+    out.peer = peer;
+    ++peers;
+    if (peer != Peer::cidr) unsupported.push_back(object.path(name));
+    return true;
+  };
+  if (is("cidr", Peer::cidr)) {
+    const Object block(*object.find("cidr"), object.path("cidr"));
+    block.read("cidr", out.value);
+    block.read("except", out.except);
+    note_others(block, {"cidr", "except"}, unsupported);
+  }
+  if (is("dns_name", Peer::dns_name)) object.read("dns_name", out.value);
+  if (is("tenant", Peer::tenant)) {
+    (void)object.read_enum_name("tenant", kTenantScopes, out.value);
+    if (out.value.empty()) out.peer = Peer::none;
+  }
+  if (is("selector", Peer::selector)) {
+    const Object labels(*object.find("selector"), object.path("selector"));
+    labels.read("pod_labels", out.pod_labels);
+    labels.read("namespace_labels", out.namespace_labels);
+  }
+  if (peers > 1) fail(path, "has more than one peer");
+  if (peers == 0) {  // not "any": there may be one that is not known here
+    out.peer = Peer::none;
+    unsupported.push_back(path);
+  }
+  object.each("ports", [&](const Json& item, const std::string& where) {
+    const Object of_range(item, where);
+    PortRange& range = out.ports.emplace_back();
+    of_range.read("protocol", range.protocol);
+    of_range.read("port", range.port);
+    of_range.read("end_port", range.end_port);
+    note_others(of_range, {"protocol", "port", "end_port"}, unsupported);
+  });
+  note_others(object, {"cidr", "dns_name", "tenant", "any", "selector", "ports"}, unsupported);
+  return out;
+}
+
+std::optional<NetworkOptions> read_network(const Object& object, std::vector<std::string>& unsupported) {
+  const Json* value = object.find("network");
+  if (!is_set(value)) return std::nullopt;
+  const Object network(*value, object.path("network"));
+  NetworkOptions out;
+  network.each("egress", [&](const Json& item, const std::string& path) {
+    out.egress.push_back(read_network_rule(Object(item, path), path, unsupported));
+  });
+  std::vector<std::string> named_already;
+  network.each("ingress", [&](const Json& item, const std::string& path) {
+    out.ingress.push_back(read_network_rule(Object(item, path), path, named_already));
+  });
+  network.read("deny_egress", out.deny_egress);
+  network.read("deny_ingress", out.deny_ingress);
+  note_unsupported(network, {"ingress"}, unsupported);
+  if (out.deny_ingress) unsupported.push_back(network.path("deny_ingress"));
+  note_others(network, {"egress", "ingress", "deny_egress", "deny_ingress"}, unsupported);
   return out;
 }
 
@@ -318,7 +530,13 @@ Container read_container(const Object& object, std::vector<std::string>& unsuppo
     out.requests = read_resources(requirements, "requests", unsupported);
     out.limits = read_resources(requirements, "limits", unsupported);
   }
-  note_unsupported(object, {"volume_mounts", "secret_stores", "security_context", "image_pull_credentials"}, unsupported);
+  object.each("volume_mounts", [&](const Json& item, const std::string& path) {
+    out.volume_mounts.push_back(read_volume_mount(Object(item, path), unsupported));
+  });
+  object.each("secret_stores", [&](const Json& item, const std::string& path) {
+    out.secret_stores.push_back(read_secret_store(Object(item, path), unsupported));
+  });
+  note_unsupported(object, {"security_context", "image_pull_credentials"}, unsupported);
   return out;
 }
 
@@ -333,9 +551,14 @@ SandboxSpec read_spec(const Object& object) {
   object.read("runner_ids", out.runner_ids);
   object.read("annotations", out.annotations);
   object.read("runtime_class", out.runtime_class);
-  note_unsupported(object,
-                   {"volumes", "services", "network_ids", "object_storage_access", "network", "init_containers", "instance_type"},
-                   out.unsupported);
+  object.each("volumes", [&](const Json& item, const std::string& path) {
+    out.volumes.push_back(read_volume(Object(item, path), path, out.unsupported));
+  });
+  object.each("services", [&](const Json& item, const std::string& path) {
+    out.services.push_back(read_service(Object(item, path), out.unsupported));
+  });
+  out.network = read_network(object, out.unsupported);
+  note_unsupported(object, {"network_ids", "object_storage_access", "init_containers", "instance_type"}, out.unsupported);
   const Json* mode = object.find("mode");
   if (is_set(mode) && *mode != "SANDBOX_MODE_UNSPECIFIED") out.unsupported.push_back(object.path("mode"));
   return out;
@@ -491,6 +714,8 @@ class Writer {
   void put_json(const char* name, Json value) {
     if (!value.empty()) json_[camel(name)] = std::move(value);
   }
+  /// A message that is there also when it is empty: which one of several it is says something.
+  void put_present(const char* name, Json value) { json_[camel(name)] = std::move(value); }
   [[nodiscard]] Json take() { return std::move(json_); }
 
  private:
@@ -599,7 +824,7 @@ Json network_rule_json(const NetworkRule& message) {
     case Peer::cidr:
       peer.put("cidr", message.value);
       peer.put("except", message.except);
-      out.put_json("cidr", peer.take());
+      out.put_present("cidr", peer.take());
       break;
     case Peer::dns_name:
       out.put("dns_name", message.value);
@@ -610,7 +835,9 @@ Json network_rule_json(const NetworkRule& message) {
     case Peer::selector:
       peer.put("pod_labels", message.pod_labels);
       peer.put("namespace_labels", message.namespace_labels);
-      out.put_json("selector", peer.take());
+      out.put_present("selector", peer.take());
+      break;
+    case Peer::none:
       break;
   }
   out.put_each("ports", message.ports, [](const PortRange& range) {

@@ -25,6 +25,9 @@ struct ParseError : std::runtime_error {
 
 using Timestamp = std::optional<std::chrono::system_clock::time_point>;
 
+/// RFC 3339 with any offset and up to nine digits of a second; empty for anything else.
+[[nodiscard]] Timestamp parse_timestamp(std::string_view text);
+
 enum class State : std::uint8_t {
   unspecified = 0,
   creating = 1,
@@ -47,13 +50,13 @@ enum class State : std::uint8_t {
 struct Gpu {
   std::int64_t count = 0;
   std::string type;            ///< one of these two at most
-  std::int64_t memory_gb = 0;  ///< 0: unset
+  std::int64_t memory_gb = 0;  ///< 0: unset; parsing notes it as unsupported, see SandboxSpec
 };
 
 /// The API's `Resources`: quantities as Kubernetes writes them.
 struct ResourceList {
   std::string cpu, memory;
-  std::optional<Gpu> gpu;  ///< written only
+  std::optional<Gpu> gpu;
 };
 
 struct FileMount {
@@ -97,16 +100,16 @@ struct Container {
   std::vector<FileMount> files;
   std::optional<ResourceList> resources;         ///< requests and limits alike
   std::optional<ResourceList> requests, limits;  ///< `resourceRequirements`
-  // Written only: parsing notes them as unsupported, see SandboxSpec.
   std::vector<VolumeMount> volume_mounts;
   std::vector<SecretStoreReference> secret_stores;
+  // Written only: parsing notes them as unsupported, see SandboxSpec.
   std::optional<SecurityContext> security_context;
   std::optional<ImagePullCredentials> image_pull_credentials;
 };
 
 struct SandboxVolume {
   std::string name;
-  bool scratch = true;    ///< else `volume_id`
+  bool scratch = true;    ///< else `volume_id`, or a source that is not known here
   std::string volume_id;  ///< of a volume that exists
   std::string size, restore_from_snapshot_id;
   std::string medium;  ///< "STORAGE_MEDIUM_DISK" and so on
@@ -126,7 +129,7 @@ struct PortRange {
 
 /// Both directions; names and selectors are for egress only.
 struct NetworkRule {
-  enum class Peer : std::uint8_t { any, cidr, dns_name, tenant, selector };
+  enum class Peer : std::uint8_t { any, cidr, dns_name, tenant, selector, none };  ///< none: or one that is not known here
   Peer peer = Peer::any;
   std::string value;                ///< the block, the name, the scope
   std::vector<std::string> except;  ///< of a block
@@ -147,15 +150,16 @@ struct SandboxSpec {
   std::vector<std::string> runner_ids;
   std::map<std::string, std::string> annotations;
   std::string runtime_class;
-  // Written only.
   std::vector<SandboxVolume> volumes;
   std::vector<Service> services;
   std::optional<NetworkOptions> network;
+  // Written only.
   std::string instance_type;
   std::string mode;  ///< "SANDBOX_MODE_SERVERLESS" and so on; empty for unset
-  /// JSON paths, from the root of the message, of the fields that were set and that this tree does not carry (volumes,
-  /// services, network, a GPU, secrets, initContainers, ...), here and in the containers; in path order. Filled by
-  /// parsing, so that a gateway can refuse by name instead of ignoring what was asked for. Not written by `to_json`.
+  /// JSON paths, from the root of the message, of what was set and no runner is asked for (volumes by id, snapshots, ingress, names
+  /// and selectors as peers, public services, SCTP, initContainers, ...; in volumes, mounts, secrets, services, GPUs and the
+  /// network also fields that are not known here), in the spec and in the containers. Filled by parsing, so that a gateway can
+  /// refuse by name instead of ignoring what was asked for. Not written by `to_json`.
   std::vector<std::string> unsupported;
 };
 

@@ -15,9 +15,9 @@
 // Destroying a Sandbox ends it with all that is in it and leaves nothing behind: no process, no descriptor, no file. Runner,
 // sandboxes and processes may be destroyed in any order, and with the event loop.
 //
-// Who else is there. A runner may be durable: its sandboxes outlive this process, and several gateways may share the place where they
-// run. It then tells of those that it did not create itself (`on_found`), keeps for each what the gateway wants kept (`record`), and
-// creating one with an id that is there already is how a creation is repeated.
+// Who else is there. A runner may be durable: its sandboxes outlive this process, and several gateways may share the place where
+// they run. It then tells of those that it did not create itself (`on_found`), keeps for each what the gateway wants kept
+// (`record`), and creating one with an id that is there already is how a creation is repeated.
 //
 // Life. `create` completes when the initial files are there and the main command runs; until then an error leaves nothing behind.
 // The end of the main command is the end of the sandbox, whose other processes are then ended; each process gets its ExitInfo
@@ -92,7 +92,7 @@ struct ResourceSpec {
 
 /// A directory of its own, empty at first, gone with the sandbox.
 struct ScratchVolume {
-  std::string name;  ///< [a-z0-9-], at most 63
+  std::string name;                         ///< [a-z0-9-], at most 63
   std::optional<std::uint64_t> size_limit;  ///< bytes
   bool in_memory = false;
 };
@@ -151,7 +151,10 @@ struct SandboxSpec {
   std::optional<std::chrono::seconds> max_lifetime;
   std::vector<std::string> tags;                   ///< for whoever looks at the place itself
   std::map<std::string, std::string> annotations;  ///< the same
-  std::string record;  ///< what the gateway wants to have again in Found: text, at most 64 KiB
+  std::string record;                              ///< what the gateway wants to have again in Found: text, at most 64 KiB
+  /// Called by a durable runner as soon as the place has taken it on, so that it is there whatever becomes of this process. Once,
+  /// if at all; at the latest `create` says so by completing.
+  std::function<void()> on_accepted;
 };
 
 /// How a process ended.
@@ -330,8 +333,8 @@ class Sandbox {
   [[nodiscard]] virtual asio::awaitable<void> stop(std::chrono::milliseconds grace) = 0;
 };
 
-/// What `spec` asks for beyond an image, a command, an environment, a working directory, files, memory and CPU limits: the answer of a
-/// runner that can do no more than these.
+/// What `spec` asks for beyond an image, a command, an environment, a working directory, files, memory and CPU limits: the answer
+/// of a runner that can do no more than these.
 [[nodiscard]] inline std::vector<std::string> asked_beyond_the_basics(const SandboxSpec& spec) {
   std::vector<std::string> names;
   if (spec.resources.gpus > 0) names.emplace_back("resources.gpus");
@@ -344,7 +347,8 @@ class Sandbox {
   return names;
 }
 
-/// A sandbox that this runner object has not created, or that has gone meanwhile. Told again when something of it changes.
+/// A sandbox that this runner object has not created, or any that others stop (told before its end) or that has gone. Told again
+/// when something of it changes.
 struct Found {
   enum class State : std::uint8_t { creating, running, stopping, ended, gone };  ///< gone: the place no longer knows it
   std::string id;
@@ -370,11 +374,13 @@ class Runner {
 
   /// Whether sandboxes outlive this process.
   [[nodiscard]] virtual bool durable() const noexcept { return false; }
-  /// Calls `handler` for every sandbox that is there and that this object has not created, and whenever one changes; not from inside
-  /// the call. Set once, before anything is created. Completes when all that are there have been told of, so that whoever waits for
-  /// it does not take a sandbox for missing; throws RunnerError when the place cannot be asked.
+  /// Calls `handler` for every sandbox that is there and that this object has not created, and whenever one changes; not from
+  /// inside the call. Set once, before anything is created. Completes when all that are there have been told of, so that whoever
+  /// waits for it does not take a sandbox for missing; throws RunnerError when the place cannot be asked, and may be called again
+  /// then.
   [[nodiscard]] virtual asio::awaitable<void> find(std::function<void(Found)> handler);
-  /// A sandbox that was found. Completes when it runs its main command; throws as `create` does, and when nobody creates it any more.
+  /// A sandbox that was found. Completes when it runs its main command; throws as `create` does, and when nobody creates it any
+  /// more.
   [[nodiscard]] virtual asio::awaitable<std::unique_ptr<Sandbox>> adopt(std::string id);
   /// From now on destroying a Sandbox, or this object, only lets go of it: it runs on, to be found by another.
   virtual void let_go() noexcept {}

@@ -30,6 +30,8 @@ struct FakeState {
   bool open = false;
   std::string failure;
   int created = 0, destroyed = 0, stopped = 0;
+  bool does_all = false;       // nothing is refused
+  runner::SandboxSpec wanted;  // what was to be created last
   std::function<void(const runner::ExitInfo&)> on_exit;
 };
 
@@ -72,7 +74,13 @@ class FakeRunner final : public runner::Runner {
   FakeRunner(const FakeRunner&) = delete;
   FakeRunner& operator=(const FakeRunner&) = delete;
   std::string_view name() const noexcept override { return "fake"; }
-  asio::awaitable<std::unique_ptr<runner::Sandbox>> create(runner::SandboxSpec) override { return create_with(state_); }
+  asio::awaitable<std::unique_ptr<runner::Sandbox>> create(runner::SandboxSpec spec) override {
+    state_->wanted = std::move(spec);
+    return create_with(state_);
+  }
+  std::vector<std::string> refuses(const runner::SandboxSpec& spec) const override {
+    return state_->does_all ? std::vector<std::string>() : Runner::refuses(spec);
+  }
 
  private:
   static asio::awaitable<std::unique_ptr<runner::Sandbox>> create_with(std::shared_ptr<FakeState> state) {
@@ -356,19 +364,19 @@ TEST_CASE("what cannot be given is refused by its name", "[gateway]") {
   Fake fake;
   Server server({}, fake.maker());
   const std::map<std::string, Json> of_spec = {
-      {"volumes", {{{"name", "v"}}}},
+      {"volumes", {{{"name", "v"}, {"scratch", Json::object()}}}},
       {"services", {{{"port", 80}}}},
       {"networkIds", {"n"}},
       {"objectStorageAccess", {{"readOnly", true}}},
-      {"network", {{"allowEgress", true}}},
+      {"network", {{"denyEgress", true}}},
       {"initContainers", {{{"name", "i"}}}},
       {"instanceType", "big"},
       {"mode", "SANDBOX_MODE_SERVERLESS"},
       {"runtimeClass", "kata"},
   };
   const std::map<std::string, Json> of_container = {
-      {"volumeMounts", {{{"name", "v"}, {"mountPath", "/v"}}}},
-      {"secretStores", {{{"store", "s"}}}},
+      {"volumeMounts", {{{"volume", "v"}, {"mountPath", "/v"}}}},
+      {"secretStores", {{{"storeName", "kubernetes"}, {"secrets", {{{"path", "p"}, {"field", "f"}}}}}}},
       {"securityContext", {{"privileged", true}}},
       {"imagePullCredentials", {{"registry", "r"}}},
   };
@@ -382,10 +390,164 @@ TEST_CASE("what cannot be given is refused by its name", "[gateway]") {
   };
   for (const auto& [name, value] : of_spec) refused({{name, value}}, "sandbox.spec." + name);
   const Json gpu = {{"gpu", {{"count", 1}}}};
+  refused({{"network", {{"denyEgress", false}}}}, "sandbox.spec.network");
+  // Parts of them that no runner has, and parts that nobody knows.
+  refused({{"volumes", {{{"name", "v"}}}}}, "sandbox.spec.volumes[0]");
+  refused({{"volumes", {{{"name", "v"}, {"volumeId", "vol-1"}}}}}, "sandbox.spec.volumes[0].volumeId");
+  refused({{"network", {{"allowEgress", true}}}}, "sandbox.spec.network.allowEgress");
   refused({{"containers", {{{"resources", gpu}}}}}, "sandbox.spec.containers[0].resources.gpu");
   refused({{"containers", {{{"resourceRequirements", {{"limits", gpu}}}}}}},
           "sandbox.spec.containers[0].resourceRequirements.limits.gpu");
   for (const auto& [name, value] : of_container) refused({{"containers", {{{name, value}}}}}, "sandbox.spec.containers[0]." + name);
+  CHECK(server.counts().sandboxes == 0);
+}
+
+TEST_CASE("what a runner can give reaches it", "[gateway][LC-20]") {
+  Fake fake;
+  Server server([](auto& options) { options.max_lifetime = std::chrono::seconds(100); }, fake.maker());
+  server.on_loop([&] { fake.state->does_all = true; });
+  fake.open(server);
+  const Json spec =
+      Json::parse(R"({"containers":[{"resourceRequirements":{"limits":{"memory":"1Gi","gpu":{"count":2,"type":"h100"}},
+      "requests":{"memory":"512Mi","cpu":"250m"}},
+      "secretStores":[{"storeName":"kubernetes","secrets":[{"path":"db","field":"PASSWORD"},{"path":"db","field":"user","envVar":"DB_USER"}]}],
+      "volumeMounts":[{"volume":"data","mountPath":"/data/","subPath":"in/out"},{"volume":"fast","mountPath":"/fast","readOnly":true}]}],
+    "volumes":[{"name":"data","scratch":{"size":"2Gi"}},{"name":"fast","scratch":{"medium":"STORAGE_MEDIUM_MEMORY"}}],
+    "services":[{"port":80,"name":"web"},{"port":80,"protocol":"SERVICE_PROTOCOL_UDP"}],
+    "network":{"egress":[{"any":true,"ports":[{"port":443},{"protocol":"UDP","port":5000,"endPort":5010}]},
+      {"cidr":{"cidr":"10.0.0.0/8","except":["10.1.0.0/16"]}},{"cidr":{"cidr":"fd00::/8"}}]},
+    "runtimeClass":"kata","tags":["a"],"annotations":{"team":"x"}})");
+  const Answer made = server.call("CreateSandbox", {{"sandbox", {{"spec", spec}}}});
+  INFO(made.body);
+  REQUIRE(made.status == 200);
+  CHECK(made.json()["spec"]["volumes"] == spec["volumes"]);
+  CHECK(made.json()["spec"]["network"] == spec["network"]);
+  CHECK(made.json()["status"]["effectiveRuntimeClass"] == "kata");
+  REQUIRE(eventually([&] { return state_of(server, made.json()["sandboxId"]) == "STATE_RUNNING"; }));
+  runner::SandboxSpec wanted;
+  server.on_loop([&] { wanted = fake.state->wanted; });
+  CHECK(wanted.id == made.json()["sandboxId"]);
+  CHECK(wanted.resources.memory_limit == 1u << 30);
+  CHECK(wanted.resources.memory_request == 512u << 20);
+  CHECK(wanted.resources.cpu_request == 250u);
+  CHECK(wanted.resources.gpus == 2);
+  CHECK(wanted.resources.gpu_type == "h100");
+  REQUIRE(wanted.volumes.size() == 2);
+  CHECK(wanted.volumes[0].size_limit == 2ull << 30);
+  CHECK_FALSE(wanted.volumes[0].in_memory);
+  CHECK_FALSE(wanted.volumes[1].size_limit);
+  CHECK(wanted.volumes[1].in_memory);
+  REQUIRE(wanted.mounts.size() == 2);
+  CHECK(wanted.mounts[0].path == "/data");
+  CHECK(wanted.mounts[0].sub_path == "in/out");
+  CHECK(wanted.mounts[1].read_only);
+  REQUIRE(wanted.secrets.size() == 2);
+  CHECK(wanted.secrets[0].env_var == "PASSWORD");
+  CHECK(wanted.secrets[1].env_var == "DB_USER");
+  CHECK(wanted.secrets[1].secret == "db");
+  CHECK(wanted.secrets[1].key == "user");
+  REQUIRE(wanted.ports.size() == 2);
+  CHECK(wanted.ports[0].name == "web");
+  CHECK(wanted.ports[1].protocol == runner::PortProtocol::udp);
+  REQUIRE(wanted.egress);
+  REQUIRE(wanted.egress->size() == 3);
+  CHECK((*wanted.egress)[0].cidr.empty());
+  REQUIRE((*wanted.egress)[0].ports.size() == 2);
+  CHECK((*wanted.egress)[0].ports[0].last == 443);
+  CHECK((*wanted.egress)[0].ports[1].protocol == runner::PortProtocol::udp);
+  CHECK((*wanted.egress)[0].ports[1].last == 5010);
+  CHECK((*wanted.egress)[1].except == std::vector<std::string>{"10.1.0.0/16"});
+  CHECK(wanted.runtime_class == "kata");
+  CHECK(wanted.max_lifetime == std::chrono::seconds(100));
+  CHECK(wanted.tags == std::vector<std::string>{"a"});
+  CHECK(wanted.annotations.at("team") == "x");
+
+  const auto egress = [&](const Json& network) {
+    const Json of_network = {{"network", network}};
+    CHECK(server.call("CreateSandbox", {{"sandbox", {{"spec", of_network}}}}).status == 200);
+    std::optional<std::vector<runner::EgressRule>> out;
+    server.on_loop([&] { out = fake.state->wanted.egress; });
+    return out;
+  };
+  CHECK_FALSE(egress(Json::object()));
+  CHECK_FALSE(egress({{"egress", Json::array()}}));
+  REQUIRE(egress({{"denyEgress", true}}));
+  CHECK(egress({{"denyEgress", true}})->empty());
+  // Said to be open, whatever the runner's default is: to everything.
+  REQUIRE(egress({{"denyEgress", false}}));
+  CHECK(egress({{"denyEgress", false}})->size() == 1);
+}
+
+TEST_CASE("what makes no sense is named by its field", "[gateway][ER-4][LC-20]") {
+  Fake fake;
+  Server server({}, fake.maker());
+  server.on_loop([&] { fake.state->does_all = true; });
+  const auto wrong = [&](const Json& spec, const std::string& field, const std::string& text) {
+    const Answer answer = server.call("CreateSandbox", {{"sandbox", {{"spec", spec}}}});
+    INFO(field << " " << answer.body);
+    CHECK(answer.status == 400);
+    CHECK(answer.json()["code"] == "invalid_argument");
+    CHECK(has(detail_strings(answer.json(), "BadRequest"), field));
+    CHECK_THAT(answer.json()["message"].get<std::string>(), Contains(text));
+  };
+  const auto of_spec = [&](const std::string& json, const std::string& field, const std::string& text) {
+    wrong(Json::parse(json), "sandbox.spec." + field, text);
+  };
+  const auto of_container = [&](const std::string& json, const std::string& field, const std::string& text) {
+    const Json volumes = Json::parse(R"([{"name":"v","scratch":{}}])");
+    wrong({{"volumes", volumes}, {"containers", {Json::parse(json)}}}, "sandbox.spec.containers[0]." + field, text);
+  };
+  of_spec(R"({"volumes":[{"name":"Data","scratch":{}}]})", "volumes[0].name", "Data");
+  of_spec(R"({"volumes":[{"scratch":{}}]})", "volumes[0].name", "name");
+  of_spec(R"({"volumes":[{"name":"a","scratch":{}},{"name":"a","scratch":{}}]})", "volumes[1].name", "twice");
+  of_spec(R"({"volumes":[{"name":"a","scratch":{"size":"much"}}]})", "volumes[0].scratch.size", "quantity");
+  of_container(R"({"volumeMounts":[{"volume":"w","mountPath":"/w"}]})", "volumeMounts[0].volume", "no volume");
+  for (const char* path : {"", "/", "//", "v", "/a/../b", "/a//b", "/./a", "/a:b", "/a\\u0000"}) {
+    of_container(std::string(R"({"volumeMounts":[{"volume":"v","mountPath":")") + path + R"("}]})", "volumeMounts[0].mountPath",
+                 "absolute");
+  }
+  of_container(R"({"volumeMounts":[{"volume":"v","mountPath":"/v"},{"volume":"v","mountPath":"/v/"}]})",
+               "volumeMounts[1].mountPath", "twice");
+  for (const char* path : {"/a", "../a", "a/..", "a//b", "."}) {
+    of_container(std::string(R"({"volumeMounts":[{"volume":"v","mountPath":"/v","subPath":")") + path + R"("}]})",
+                 "volumeMounts[0].subPath", "relative");
+  }
+  of_container(R"({"secretStores":[{"storeName":"vault"}]})", "secretStores[0].storeName", "vault");
+  of_container(R"({"secretStores":[{"storeName":"kubernetes","secrets":[{"path":"No","field":"f"}]}]})",
+               "secretStores[0].secrets[0].path", "Secret");
+  of_container(R"({"secretStores":[{"storeName":"kubernetes","secrets":[{"path":"p"}]}]})", "secretStores[0].secrets[0].field",
+               "Secret");
+  of_container(R"({"secretStores":[{"storeName":"kubernetes","secrets":[{"path":"p","field":"f","envVar":"A=B"}]}]})",
+               "secretStores[0].secrets[0].envVar", "A=B");
+  of_container(R"({"secretStores":[{"storeName":"kubernetes","secrets":[{"path":"p","field":"f"},{"path":"q","field":"f"}]}]})",
+               "secretStores[0].secrets[1].envVar", "two secrets");
+  of_container(
+      R"({"environmentVariables":{"f":"1"},"secretStores":[{"storeName":"kubernetes","secrets":[{"path":"p","field":"f"}]}]})",
+      "secretStores[0].secrets[0].envVar", "environmentVariables");
+  for (const char* port : {"0", "-1", "65536"})
+    of_spec(std::string(R"({"services":[{"port":)") + port + "}]}", "services[0].port", "65535");
+  of_spec(R"({"services":[{"port":80},{"port":80}]})", "services[1].port", "twice");
+  of_spec(R"({"services":[{"port":80,"name":"Web"}]})", "services[0].name", "Web");
+  of_spec(R"({"services":[{"port":80,"name":"w"},{"port":81,"name":"w"}]})", "services[1].name", "twice");
+  for (const char* block : {"", "10.0.0.0", "10.0.0.0/33", "10.0.0.1/8", "10.0.0/8", "::1/64", "::/129", "x/8", "10.0.0.0/-1",
+                            "10.0.0.0/08", "10.0.0.0/8 ", "fe80::%eth0/10"}) {
+    of_spec(std::string(R"({"network":{"egress":[{"cidr":{"cidr":")") + block + R"("}}]}})", "network.egress[0].cidr.cidr",
+            "block");
+  }
+  for (const char* part : {"11.0.0.0/16", "10.0.0.0/8", "0.0.0.0/0", "fd00::/16"}) {
+    of_spec(std::string(R"({"network":{"egress":[{"cidr":{"cidr":"10.0.0.0/8","except":[")") + part + R"("]}}]}})",
+            "network.egress[0].cidr.except[0]", "not a part");
+  }
+  of_spec(R"({"network":{"egress":[{"any":true,"ports":[{"port":0}]}]}})", "network.egress[0].ports[0].port", "65535");
+  of_spec(R"({"network":{"egress":[{"any":true,"ports":[{"port":9,"endPort":8}]}]}})", "network.egress[0].ports[0].endPort",
+          "from 9");
+  of_spec(R"({"network":{"egress":[{"any":true,"ports":[{"port":9,"protocol":"SCTP"}]}]}})", "network.egress[0].ports[0].protocol",
+          "SCTP");
+  of_spec(R"({"network":{"denyEgress":true,"egress":[{"any":true}]}})", "network.denyEgress", "excludes");
+  of_container(R"({"resources":{"gpu":{"count":-1}}})", "resources.gpu.count", "1 or more");
+  of_container(R"({"resources":{"gpu":{"type":"h100"}}})", "resources.gpu.count", "1 or more");
+  of_container(R"({"resourceRequirements":{"limits":{"gpu":{"count":1}},"requests":{"gpu":{"count":2}}}})",
+               "resourceRequirements.requests.gpu", "not the same");
   CHECK(server.counts().sandboxes == 0);
 }
 

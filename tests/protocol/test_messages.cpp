@@ -61,31 +61,98 @@ TEST_CASE("a CreateSandboxRequest is read under either naming", "[messages]") {
   }
 }
 
+TEST_CASE("what a runner may have is read under either naming", "[messages][LC-20]") {
+  const std::string camel =
+      R"({"sandbox":{"spec":{"containers":[{"resourceRequirements":{"limits":{"gpu":{"count":"2","type":"h100"}},)"
+      R"("requests":{"memory":"1Gi"}},"secretStores":[{"secrets":[{"envVar":"PW","field":"password","path":"db"}],)"
+      R"("storeName":"kubernetes"}],"volumeMounts":[{"mountPath":"/data","readOnly":true,"subPath":"in","volume":"d"}]}],)"
+      R"("network":{"denyEgress":false,"egress":[{"any":true,"ports":[{"endPort":90,"port":80,"protocol":"TCP"}]},)"
+      R"({"cidr":{"cidr":"10.0.0.0/8","except":["10.1.0.0/16"]}}]},)"
+      R"("services":[{"name":"web","port":80,"protocol":"SERVICE_PROTOCOL_TCP","visibility":"VISIBILITY_PRIVATE"}],)"
+      R"("volumes":[{"name":"d","scratch":{"medium":"STORAGE_MEDIUM_MEMORY","size":"1Gi"}},{"name":"e","scratch":{}}]}}})";
+  const std::string snake =
+      R"({"sandbox":{"spec":{"containers":[{"resource_requirements":{"limits":{"gpu":{"count":2,"type":"h100"}},
+      "requests":{"memory":"1Gi"}},"secret_stores":[{"secrets":[{"env_var":"PW","field":"password","path":"db"}],
+      "store_name":"kubernetes"}],"volume_mounts":[{"mount_path":"/data","read_only":true,"sub_path":"in","volume":"d"}]}],
+      "network":{"deny_egress":false,"egress":[{"any":true,"ports":[{"end_port":90,"port":80,"protocol":"TCP"}]},
+      {"cidr":{"cidr":"10.0.0.0/8","except":["10.1.0.0/16"]}}]},
+      "services":[{"name":"web","port":80,"protocol":1,"visibility":2}],
+      "volumes":[{"name":"d","scratch":{"medium":2,"size":"1Gi"}},{"name":"e","scratch":{"medium":"STORAGE_MEDIUM_UNSPECIFIED"}}]}}})";
+  for (const auto& json : {camel, snake}) {
+    const auto request = parse_create_sandbox_request(json);
+    const SandboxSpec& spec = request.sandbox.spec;
+    CHECK(spec.unsupported.empty());
+    REQUIRE(spec.containers.size() == 1);
+    const Container& container = spec.containers[0];
+    REQUIRE(container.limits);
+    REQUIRE(container.limits->gpu);
+    CHECK(container.limits->gpu->count == 2);
+    CHECK(container.limits->gpu->type == "h100");
+    REQUIRE(container.requests);
+    CHECK(container.requests->memory == "1Gi");
+    CHECK_FALSE(container.requests->gpu);
+    REQUIRE(spec.network);
+    CHECK(spec.network->deny_egress == false);
+    CHECK_FALSE(spec.network->deny_ingress);
+    REQUIRE(spec.network->egress.size() == 2);
+    CHECK(spec.network->egress[0].peer == NetworkRule::Peer::any);
+    CHECK(spec.network->egress[1].peer == NetworkRule::Peer::cidr);
+    CHECK(to_json(request) == camel);
+  }
+}
+
 TEST_CASE("fields that are not served are listed by path, defaults are not", "[messages]") {
   const auto request = parse_create_sandbox_request(R"({"sandbox":{"spec":{"containers":[{},
-    {"resources":{"cpu":"1","gpu":{"count":1}},"files":[{"path":"/x","content":"Yf8="}],"volume_mounts":[{}],"secretStores":[{}],"resourceRequirements":{"requests":{"memory":"1Gi"},"limits":{"gpu":{"count":"2"}}},
+    {"resources":{"cpu":"1","gpu":{"count":1,"memoryGb":80}},"files":[{"path":"/x","content":"Yf8="}],"volume_mounts":[{"propagation":"both"}],
+     "secretStores":[{"secrets":[{"version":2}]}],"resourceRequirements":{"requests":{"memory":"1Gi"},"limits":{"gpu":{"memory_gb":"2"}}},
      "securityContext":{"privileged":false},"imagePullCredentials":{"registry":"r"}}],
-    "volumes":[{}],"services":[{}],"networkIds":["n"],"objectStorageAccess":{"buckets":[]},"network":{"denyEgress":false},
+    "volumes":[{},{"volume_id":"v"},{"scratch":{"restoreFromSnapshotId":"s","medium":7}}],
+    "services":[{"visibility":"VISIBILITY_PUBLIC","endpoint":{"kind":"ENDPOINT_KIND_HTTPS"}},{"protocol":3}],
+    "networkIds":["n"],"objectStorageAccess":{"buckets":[]},
+    "network":{"denyIngress":false,"ingress":[{"any":true}],"egress":[{"dnsName":"a.b"},{"tenant":1},{"selector":{}},{},{"any":false}],"mesh":1},
     "init_containers":[{}],"instanceType":"i","mode":"SANDBOX_MODE_CKS"}}})");
-  CHECK(request.sandbox.spec.unsupported ==
-        std::vector<std::string>{
-            "sandbox.spec.containers[1].resources.gpu", "sandbox.spec.containers[1].resourceRequirements.limits.gpu",
-            "sandbox.spec.containers[1].volumeMounts", "sandbox.spec.containers[1].secretStores",
-            "sandbox.spec.containers[1].securityContext", "sandbox.spec.containers[1].imagePullCredentials", "sandbox.spec.volumes",
-            "sandbox.spec.services", "sandbox.spec.networkIds", "sandbox.spec.objectStorageAccess", "sandbox.spec.network",
-            "sandbox.spec.initContainers", "sandbox.spec.instanceType", "sandbox.spec.mode"});
+  const std::string container = "sandbox.spec.containers[1].", network = "sandbox.spec.network.";
+  CHECK(request.sandbox.spec.unsupported == std::vector<std::string>{container + "resources.gpu.memoryGb",
+                                                                     container + "resourceRequirements.limits.gpu.memoryGb",
+                                                                     container + "volumeMounts[0].propagation",
+                                                                     container + "secretStores[0].secrets[0].version",
+                                                                     container + "securityContext",
+                                                                     container + "imagePullCredentials",
+                                                                     "sandbox.spec.volumes[0]",
+                                                                     "sandbox.spec.volumes[1].volumeId",
+                                                                     "sandbox.spec.volumes[2].scratch.medium",
+                                                                     "sandbox.spec.volumes[2].scratch.restoreFromSnapshotId",
+                                                                     "sandbox.spec.services[0].visibility",
+                                                                     "sandbox.spec.services[0].endpoint",
+                                                                     "sandbox.spec.services[1].protocol",
+                                                                     network + "egress[0].dnsName",
+                                                                     network + "egress[1].tenant",
+                                                                     network + "egress[2].selector",
+                                                                     network + "egress[3]",
+                                                                     network + "egress[4]",
+                                                                     network + "ingress",
+                                                                     network + "denyIngress",
+                                                                     network + "mesh",
+                                                                     "sandbox.spec.networkIds",
+                                                                     "sandbox.spec.objectStorageAccess",
+                                                                     "sandbox.spec.initContainers",
+                                                                     "sandbox.spec.instanceType",
+                                                                     "sandbox.spec.mode"});
+  REQUIRE(request.sandbox.spec.network);
+  CHECK(request.sandbox.spec.network->egress[3].peer == NetworkRule::Peer::none);
   REQUIRE(request.sandbox.spec.containers[1].resources);
   CHECK(request.sandbox.spec.containers[1].resources->cpu == "1");
-  REQUIRE(request.sandbox.spec.containers[1].requests);
-  CHECK(request.sandbox.spec.containers[1].requests->memory == "1Gi");
-  CHECK_FALSE(request.sandbox.spec.containers[1].limits);
   REQUIRE(request.sandbox.spec.containers[1].files.size() == 1);
   CHECK(request.sandbox.spec.containers[1].files[0].path == "/x");
   CHECK(request.sandbox.spec.containers[1].files[0].content == "a\xff");
+  // What is not known is written as nothing, never as leave for more.
+  CHECK(to_json(request).find(R"("egress":[{"dnsName":"a.b"},{"tenant":"TENANT_SCOPE_SAME_USER"},{"selector":{}},{},{}])") !=
+        std::string::npos);
   const auto plain =
-      parse_create_sandbox_request(R"({"sandbox":{"spec":{"containers":[{"resources":null,"files":[],"resources":{}}],
-    "volumes":[],"network":null,"instanceType":"","mode":"SANDBOX_MODE_UNSPECIFIED"}}})");
+      parse_create_sandbox_request(R"({"sandbox":{"spec":{"containers":[{"resources":null,"files":[],"resources":{"gpu":{}},
+    "volumeMounts":[],"secretStores":null}],"volumes":[],"services":[],"network":null,"instanceType":"","mode":"SANDBOX_MODE_UNSPECIFIED"}}})");
   CHECK(plain.sandbox.spec.unsupported.empty());
+  CHECK_FALSE(plain.sandbox.spec.containers[0].resources);
   CHECK(parse_create_sandbox_request(R"({"sandbox":{"spec":{"mode":0}}})").sandbox.spec.unsupported.empty());
   CHECK(parse_create_sandbox_request(R"({"sandbox":{"spec":{"mode":1}}})").sandbox.spec.unsupported.size() == 1);
 }
@@ -106,6 +173,15 @@ TEST_CASE("faults are named by JSON path", "[messages]") {
   CHECK(create_fault(R"({"sandbox":{"spec":{"maxLifetimeSeconds":"1x"}}})") == "sandbox.spec.maxLifetimeSeconds");
   CHECK(create_fault(R"({"sandbox":{"spec":{"maxLifetimeSeconds":""}}})") == "sandbox.spec.maxLifetimeSeconds");
   CHECK(create_fault(R"({"sandbox":{"spec":{"maxLifetimeSeconds":1e300}}})") == "sandbox.spec.maxLifetimeSeconds");
+  CHECK(create_fault(R"({"sandbox":{"spec":{"volumes":[{"scratch":7}]}}})") == "sandbox.spec.volumes[0].scratch");
+  CHECK(create_fault(R"({"sandbox":{"spec":{"volumes":[{"scratch":{},"volumeId":"v"}]}}})") == "sandbox.spec.volumes[0]");
+  CHECK(create_fault(R"({"sandbox":{"spec":{"services":[{"port":"x"}]}}})") == "sandbox.spec.services[0].port");
+  CHECK(create_fault(R"({"sandbox":{"spec":{"services":[{"protocol":{}}]}}})") == "sandbox.spec.services[0].protocol");
+  CHECK(create_fault(R"({"sandbox":{"spec":{"network":{"egress":[{"any":true,"cidr":{}}]}}}})") ==
+        "sandbox.spec.network.egress[0]");
+  CHECK(create_fault(R"({"sandbox":{"spec":{"network":{"egress":[{"cidr":{"except":[7]}}]}}}})") ==
+        "sandbox.spec.network.egress[0].cidr.except[0]");
+  CHECK(create_fault(R"({"sandbox":{"spec":{"network":{"denyEgress":1}}}})") == "sandbox.spec.network.denyEgress");
   CHECK(create_fault(R"({"requestId":{}})") == "requestId");
   CHECK(create_fault(R"([1])") == "");
   CHECK(create_fault("null") == "");
@@ -256,7 +332,9 @@ TEST_CASE("a request that is not UTF-8 is not sent, a response is repaired", "[m
 TEST_CASE("random and mutated messages give a message or a ParseError", "[messages]") {
   std::mt19937 random(11);
   const std::string good =
-      R"({"sandbox":{"sandboxId":"s","spec":{"containers":[{"args":["a"],"environmentVariables":{"A":"1"},"resources":{"cpu":"1"}}],"tags":["t"],)"
+      R"({"sandbox":{"sandboxId":"s","spec":{"containers":[{"args":["a"],"environmentVariables":{"A":"1"},"resources":{"cpu":"1","gpu":{"count":1}},)"
+      R"("volumeMounts":[{"volume":"v","mountPath":"/v"}]}],"volumes":[{"name":"v","scratch":{"size":"1Gi"}}],"services":[{"port":80}],)"
+      R"("network":{"egress":[{"cidr":{"cidr":"10.0.0.0/8"}}]},"tags":["t"],)"
       R"("maxLifetimeSeconds":"60"},"status":{"createTime":"2026-11-22T00:30:00.5Z","state":"STATE_RUNNING","exitCode":1}},"requestId":"q"})";
   int parsed = 0;
   for (int i = 0; i < 30'000; ++i) {

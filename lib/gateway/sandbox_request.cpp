@@ -1,0 +1,497 @@
+#include "gateway/sandbox_request.hpp"
+
+#include "gateway/errors.hpp"
+#include "gateway/resources.hpp"
+#include "gateway/text.hpp"
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <set>
+#include <string_view>
+#include <utility>
+
+#include <arpa/inet.h>
+
+namespace cwsandbox::gateway {
+
+namespace {
+
+constexpr std::size_t kMaxTags = 256;
+constexpr std::size_t kMaxPath = 4095;  // PATH_MAX without its NUL
+
+std::string quoted(const std::string& text) { return "\"" + printable(text, 128) + "\""; }
+
+}  // namespace
+
+void check_environment(const std::map<std::string, std::string>& env, const std::string& field,
+                       std::vector<protocol::FieldViolation>& violations) {
+  for (const auto& [name, value] : env) {
+    protocol::FieldViolation v;
+    v.field = field + "[" + quoted(name) + "]";
+    if (name.empty()) {
+      v.description = "the name of an environment variable is empty";
+    } else if (name.find('=') != std::string::npos) {
+      v.description = "the name of an environment variable may not hold '='";
+    } else if (name.find('\0') != std::string::npos || value.find('\0') != std::string::npos) {
+      v.description = "an environment variable may not hold a NUL byte";
+    } else {
+      continue;
+    }
+    violations.push_back(std::move(v));
+  }
+}
+
+void check_command(const std::vector<std::string>& command, const std::string& field,
+                   std::vector<protocol::FieldViolation>& violations) {
+  protocol::FieldViolation v;
+  if (command.empty()) {
+    v.field = field;
+    v.description = "the command is empty";
+    violations.push_back(std::move(v));
+    return;
+  }
+  if (command[0].empty()) {
+    v.field = field + "[0]";
+    v.description = "the program's name is empty";
+    violations.push_back(v);
+  }
+  for (std::size_t i = 0; i < command.size(); ++i) {
+    if (command[i].find('\0') == std::string::npos) continue;
+    v.field = field + "[" + std::to_string(i) + "]";
+    v.description = "an argument may not hold a NUL byte";
+    violations.push_back(v);
+  }
+}
+
+void check_directory(const std::string& directory, const std::string& field, std::vector<protocol::FieldViolation>& violations) {
+  protocol::FieldViolation v;
+  v.field = field;
+  if (directory.empty()) return;
+  if (directory.front() != '/') {
+    v.description = "not an absolute path: " + quoted(directory);
+  } else if (directory.find('\0') != std::string::npos) {
+    v.description = "a path may not hold a NUL byte";
+  } else {
+    return;
+  }
+  violations.push_back(std::move(v));
+}
+
+namespace {
+
+void add(std::vector<protocol::FieldViolation>& violations, std::string field, std::string description) {
+  protocol::FieldViolation v;
+  v.field = std::move(field);
+  v.description = std::move(description);
+  violations.push_back(std::move(v));
+}
+
+std::string at(const std::string& list, std::size_t index) { return list + "[" + std::to_string(index) + "]"; }
+
+bool only(std::string_view text, std::string_view more) {
+  return std::all_of(text.begin(), text.end(), [more](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || more.find(c) != std::string_view::npos;
+  });
+}
+
+constexpr std::string_view kUpper = "ABCDEFGHIJKLMNOPQRSTUVWXYZ";
+
+/// A label of DNS as RFC 1123 has it, in lower case.
+bool is_dns_label(std::string_view text) {
+  return !text.empty() && text.size() <= 63 && only(text, "-") && text.front() != '-' && text.back() != '-';
+}
+
+/// Such labels with dots between them.
+bool is_dns_name(std::string_view text) {
+  if (text.size() > 253) return false;
+  for (;;) {
+    const auto label = text.substr(0, text.find('.'));
+    if (!is_dns_label(label)) return false;
+    if (label.size() == text.size()) return true;
+    text.remove_prefix(label.size() + 1);
+  }
+}
+
+constexpr const char* kLabelRule = "not a name of at most 63 lower-case letters, digits and inner hyphens: ";
+
+// ---- volumes ----
+
+std::vector<runner::ScratchVolume> check_volumes(const std::vector<protocol::SandboxVolume>& volumes,
+                                                 std::vector<protocol::FieldViolation>& violations) {
+  std::vector<runner::ScratchVolume> out;
+  std::set<std::string_view> names;
+  for (std::size_t i = 0; i < volumes.size(); ++i) {
+    const protocol::SandboxVolume& volume = volumes[i];
+    const std::string field = at("sandbox.spec.volumes", i);
+    if (!is_dns_label(volume.name)) {
+      add(violations, field + ".name", kLabelRule + quoted(volume.name));
+    } else if (!names.insert(volume.name).second) {
+      add(violations, field + ".name", "is given twice");
+    }
+    runner::ScratchVolume& made = out.emplace_back();
+    made.name = volume.name;
+    made.in_memory = volume.medium == "STORAGE_MEDIUM_MEMORY";
+    if (volume.size.empty()) continue;
+    made.size_limit = parse_quantity(volume.size, 1);
+    if (!made.size_limit) add(violations, field + ".scratch.size", "not a quantity like 512Mi or 4G: " + quoted(volume.size));
+  }
+  return out;
+}
+
+/// Without empty parts, "." and ".."; `path` has no slash at its ends.
+bool is_plain(std::string_view path) {
+  for (;;) {
+    const auto part = path.substr(0, path.find('/'));
+    if (part.empty() || part == "." || part == "..") return false;
+    if (part.size() == path.size()) return true;
+    path.remove_prefix(part.size() + 1);
+  }
+}
+
+std::vector<runner::VolumeMount> check_mounts(const std::vector<protocol::VolumeMount>& mounts,
+                                              const std::vector<protocol::SandboxVolume>& volumes, const std::string& list,
+                                              std::vector<protocol::FieldViolation>& violations) {
+  std::vector<runner::VolumeMount> out;
+  std::set<std::string> paths;
+  for (std::size_t i = 0; i < mounts.size(); ++i) {
+    const protocol::VolumeMount& mount = mounts[i];
+    const std::string field = at(list, i);
+    const auto has_name = [&mount](const protocol::SandboxVolume& volume) { return volume.name == mount.volume; };
+    if (std::none_of(volumes.begin(), volumes.end(), has_name))
+      add(violations, field + ".volume", "names no volume of the sandbox: " + quoted(mount.volume));
+    runner::VolumeMount& made = out.emplace_back();
+    made.volume = mount.volume;
+    made.path = mount.mount_path;
+    if (made.path.size() > 1 && made.path.back() == '/') made.path.pop_back();
+    made.sub_path = mount.sub_path;
+    made.read_only = mount.read_only;
+    // A colon has a meaning of its own to container runtimes.
+    if (made.path.size() < 2 || made.path.front() != '/' || !is_plain(std::string_view(made.path).substr(1)) ||
+        made.path.size() > kMaxPath || made.path.find_first_of(std::string_view("\0:", 2)) != std::string::npos) {
+      add(violations, field + ".mountPath",
+          "not an absolute path below /, without \".\", \"..\" and colons: " + quoted(mount.mount_path));
+    } else if (!paths.insert(made.path).second) {
+      add(violations, field + ".mountPath", "is given twice");
+    }
+    if (!made.sub_path.empty() &&
+        (!is_plain(made.sub_path) || made.sub_path.size() > kMaxPath || made.sub_path.find('\0') != std::string::npos))
+      add(violations, field + ".subPath", "not a relative path without \".\" and \"..\": " + quoted(mount.sub_path));
+  }
+  return out;
+}
+
+// ---- secrets ----
+
+// The one store that there is: what the cluster of the runner keeps as Secrets, under the names that Kubernetes gives them.
+constexpr std::string_view kSecretStore = "kubernetes";
+
+std::vector<runner::SecretVariable> check_secrets(const protocol::Container& container, const std::string& list,
+                                                  std::vector<protocol::FieldViolation>& violations) {
+  std::vector<runner::SecretVariable> out;
+  std::set<std::string> variables;
+  for (std::size_t i = 0; i < container.secret_stores.size(); ++i) {
+    const protocol::SecretStoreReference& store = container.secret_stores[i];
+    if (store.store_name != kSecretStore)
+      add(violations, at(list, i) + ".storeName", "there is no store but \"kubernetes\": " + quoted(store.store_name));
+    for (std::size_t j = 0; j < store.secrets.size(); ++j) {
+      const protocol::SecretMapping& secret = store.secrets[j];
+      const std::string field = at(at(list, i) + ".secrets", j);
+      if (!is_dns_name(secret.path)) add(violations, field + ".path", "not the name of a Secret: " + quoted(secret.path));
+      if (secret.field.empty() || secret.field.size() > 253 || !only(secret.field, std::string(kUpper) + "-._"))
+        add(violations, field + ".field", "not the name of a value in a Secret: " + quoted(secret.field));
+      runner::SecretVariable& made = out.emplace_back();
+      made.env_var = secret.env_var.empty() ? secret.field : secret.env_var;
+      made.secret = secret.path;
+      made.key = secret.field;
+      if (made.env_var.empty() || !only(made.env_var, std::string(kUpper) + "-._") ||
+          (made.env_var.front() >= '0' && made.env_var.front() <= '9')) {
+        add(violations, field + ".envVar", "not the name of an environment variable: " + quoted(made.env_var));
+      } else if (container.environment_variables.contains(made.env_var)) {
+        add(violations, field + ".envVar", "is one of environmentVariables too: " + quoted(made.env_var));
+      } else if (!variables.insert(made.env_var).second) {
+        add(violations, field + ".envVar", "is wanted by two secrets: " + quoted(made.env_var));
+      }
+    }
+  }
+  return out;
+}
+
+// ---- the network ----
+
+std::vector<runner::ServicePort> check_services(const std::vector<protocol::Service>& services,
+                                                std::vector<protocol::FieldViolation>& violations) {
+  std::vector<runner::ServicePort> out;
+  std::set<std::pair<std::int32_t, runner::PortProtocol>> ports;
+  std::set<std::string_view> names;
+  for (std::size_t i = 0; i < services.size(); ++i) {
+    const protocol::Service& service = services[i];
+    const std::string field = at("sandbox.spec.services", i);
+    runner::ServicePort& made = out.emplace_back();
+    made.name = service.name;
+    made.protocol = service.protocol == "SERVICE_PROTOCOL_UDP" ? runner::PortProtocol::udp : runner::PortProtocol::tcp;
+    if (!std::in_range<std::uint16_t>(service.port) || service.port == 0) {
+      add(violations, field + ".port", "not a port from 1 to 65535: " + std::to_string(service.port));
+    } else if (!ports.emplace(service.port, made.protocol).second) {
+      add(violations, field + ".port", "is given twice: " + std::to_string(service.port));
+    }
+    made.port = static_cast<std::uint16_t>(service.port);
+    if (service.name.empty()) continue;
+    if (!is_dns_label(service.name)) {
+      add(violations, field + ".name", kLabelRule + quoted(service.name));
+    } else if (!names.insert(service.name).second) {
+      add(violations, field + ".name", "is given twice");
+    }
+  }
+  return out;
+}
+
+/// A block of addresses.
+struct Block {
+  int family = 0;
+  std::array<unsigned char, 16> address{};
+  unsigned prefix = 0;  ///< in bits
+};
+
+bool bit(const Block& block, unsigned index) { return ((block.address[index / 8] >> (7 - index % 8)) & 1U) != 0; }
+
+/// As "10.0.0.0/8" or "fd00::/8", with nothing behind the prefix.
+std::optional<Block> parse_block(const std::string& text) {
+  const auto slash = text.find('/');
+  if (slash == std::string::npos || text.find('\0') != std::string::npos) return std::nullopt;
+  const std::string address = text.substr(0, slash);
+  const std::string_view digits = std::string_view(text).substr(slash + 1);
+  Block block;
+  unsigned most = 0;
+  if (::inet_pton(AF_INET, address.c_str(), block.address.data()) == 1) {
+    block.family = AF_INET;
+    most = 32;
+  } else if (::inet_pton(AF_INET6, address.c_str(), block.address.data()) == 1) {
+    block.family = AF_INET6;
+    most = 128;
+  }
+  const auto [end, ec] = std::from_chars(digits.data(), digits.data() + digits.size(), block.prefix);
+  if (ec != std::errc() || end != digits.data() + digits.size() || block.prefix > most || most == 0) return std::nullopt;
+  if (digits.size() > 1 && digits.front() == '0') return std::nullopt;
+  for (unsigned i = block.prefix; i < most; ++i) {
+    if (bit(block, i)) return std::nullopt;
+  }
+  return block;
+}
+
+bool is_inside(const Block& part, const Block& whole) {
+  if (part.family != whole.family || part.prefix <= whole.prefix) return false;
+  for (unsigned i = 0; i < whole.prefix; ++i) {
+    if (bit(part, i) != bit(whole, i)) return false;
+  }
+  return true;
+}
+
+std::vector<runner::PortRange> check_ports(const std::vector<protocol::PortRange>& ranges, const std::string& list,
+                                           std::vector<protocol::FieldViolation>& violations) {
+  std::vector<runner::PortRange> out;
+  for (std::size_t i = 0; i < ranges.size(); ++i) {
+    const protocol::PortRange& range = ranges[i];
+    const std::string field = at(list, i);
+    runner::PortRange& made = out.emplace_back();
+    if (range.protocol == "UDP") {
+      made.protocol = runner::PortProtocol::udp;
+    } else if (!range.protocol.empty() && range.protocol != "TCP") {
+      add(violations, field + ".protocol", "neither TCP nor UDP: " + quoted(range.protocol));
+    }
+    const std::int32_t last = range.end_port == 0 ? range.port : range.end_port;
+    if (!std::in_range<std::uint16_t>(range.port) || range.port == 0) {
+      add(violations, field + ".port", "not a port from 1 to 65535: " + std::to_string(range.port));
+    } else if (!std::in_range<std::uint16_t>(last) || last < range.port) {
+      add(violations, field + ".endPort", "not a port from " + std::to_string(range.port) + " to 65535: " + std::to_string(last));
+    }
+    made.first = static_cast<std::uint16_t>(range.port);
+    made.last = static_cast<std::uint16_t>(last);
+  }
+  return out;
+}
+
+runner::EgressRule check_egress_rule(const protocol::NetworkRule& rule, const std::string& field,
+                                     std::vector<protocol::FieldViolation>& violations) {
+  runner::EgressRule made;
+  made.ports = check_ports(rule.ports, field + ".ports", violations);
+  if (rule.peer != protocol::NetworkRule::Peer::cidr) return made;  // parsing has left only this one and `any`
+  made.cidr = rule.value;
+  made.except = rule.except;
+  const auto whole = parse_block(rule.value);
+  if (!whole) {
+    add(violations, field + ".cidr.cidr", "not a block of addresses like 10.0.0.0/8: " + quoted(rule.value));
+    return made;
+  }
+  for (std::size_t i = 0; i < rule.except.size(); ++i) {
+    const auto part = parse_block(rule.except[i]);
+    if (!part) {
+      add(violations, at(field + ".cidr.except", i), "not a block of addresses like 10.0.0.0/8: " + quoted(rule.except[i]));
+    } else if (!is_inside(*part, *whole)) {
+      add(violations, at(field + ".cidr.except", i), "not a part of " + rule.value + ": " + quoted(rule.except[i]));
+    }
+  }
+  return made;
+}
+
+std::optional<std::vector<runner::EgressRule>> check_egress(const std::optional<protocol::NetworkOptions>& network,
+                                                            std::vector<protocol::FieldViolation>& violations) {
+  if (!network || (network->egress.empty() && !network->deny_egress)) return std::nullopt;
+  if (network->deny_egress.value_or(false) && !network->egress.empty())
+    add(violations, "sandbox.spec.network.denyEgress", "excludes a list of what may be reached");
+  std::vector<runner::EgressRule> rules;
+  for (std::size_t i = 0; i < network->egress.size(); ++i)
+    rules.push_back(check_egress_rule(network->egress[i], at("sandbox.spec.network.egress", i), violations));
+  // Said to be open, and not to what: to everything, whatever sandboxes have by default.
+  if (rules.empty() && !*network->deny_egress) rules.emplace_back();
+  return rules;
+}
+
+void check_files(const std::vector<protocol::FileMount>& files, std::size_t most, const std::string& field,
+                 std::vector<protocol::FieldViolation>& violations) {
+  std::set<std::string_view> seen;
+  std::size_t bytes = 0;
+  protocol::FieldViolation v;
+  for (std::size_t i = 0; i < files.size(); ++i) {
+    const std::string& path = files[i].path;
+    bytes += files[i].content.size();
+    v.field = field + "[" + std::to_string(i) + "].path";
+    if (path.empty()) {
+      v.description = "is required";
+    } else if (path.front() != '/') {
+      v.description = "not an absolute path: " + quoted(path);
+    } else if (path.back() == '/') {
+      v.description = "not the path of a file: " + quoted(path);
+    } else if (path.find('\0') != std::string::npos) {
+      v.description = "a path may not hold a NUL byte";
+    } else if (path.size() > kMaxPath) {
+      v.description = "longer than " + std::to_string(kMaxPath) + " bytes";
+    } else if (!seen.insert(path).second) {
+      v.description = "is given twice";
+    } else {
+      continue;
+    }
+    violations.push_back(v);
+  }
+  if (bytes > most) {
+    v.field = field;
+    v.description = std::to_string(bytes) + " bytes in all, at most " + std::to_string(most) + " are allowed";
+    violations.push_back(v);
+  }
+}
+
+}  // namespace
+
+namespace {
+
+[[noreturn]] void not_supported(const std::vector<std::string>& fields) {
+  std::string names;
+  for (std::size_t i = 0; i < fields.size() && i < 16; ++i) {
+    if (i > 0) names += ", ";
+    names += printable(fields[i], 128);
+  }
+  throw ServiceError("unimplemented", reason::kNotImplemented, "this gateway does not support " + names, {{"fields", names}});
+}
+
+// What a runner may refuse, by the names of runner::SandboxSpec, and the fields of the JSON that ask for it.
+constexpr std::array<std::pair<std::string_view, std::string_view>, 9> kFields = {{{"image", "containers[0].image"},
+                                                                                   {"volumes", "volumes"},
+                                                                                   {"mounts", "containers[0].volumeMounts"},
+                                                                                   {"secrets", "containers[0].secretStores"},
+                                                                                   {"ports", "services"},
+                                                                                   {"egress", "network"},
+                                                                                   {"runtime_class", "runtimeClass"},
+                                                                                   {"tags", "tags"},
+                                                                                   {"annotations", "annotations"}}};
+
+/// The fields under which a resource was asked for.
+void add_resource_fields(const protocol::Container& container, std::string_view member, std::vector<std::string>& fields) {
+  const auto asked_in = [&](const std::optional<protocol::ResourceList>& list, const std::string& field) {
+    if (!list) return;
+    if (member == "gpus" && list->gpu) fields.push_back(field + ".gpu");
+    if (member == "gpu_type" && list->gpu && !list->gpu->type.empty()) fields.push_back(field + ".gpu.type");
+    if (member.starts_with("memory") && !list->memory.empty()) fields.push_back(field + ".memory");
+    if (member.starts_with("cpu") && !list->cpu.empty()) fields.push_back(field + ".cpu");
+  };
+  const bool limit = member.ends_with("_limit"), request = member.ends_with("_request");
+  asked_in(container.resources, "sandbox.spec.containers[0].resources");
+  if (!request) asked_in(container.limits, "sandbox.spec.containers[0].resourceRequirements.limits");
+  if (!limit) asked_in(container.requests, "sandbox.spec.containers[0].resourceRequirements.requests");
+}
+
+std::vector<std::string> fields_of(const std::vector<std::string>& members, const protocol::Container& container) {
+  constexpr std::string_view kResources = "resources.";
+  std::vector<std::string> fields;
+  for (const std::string& member : members) {
+    if (member.starts_with(kResources)) {
+      add_resource_fields(container, std::string_view(member).substr(kResources.size()), fields);
+      continue;
+    }
+    const auto known = std::find_if(kFields.begin(), kFields.end(), [&](const auto& field) { return field.first == member; });
+    fields.push_back(known == kFields.end() ? member : "sandbox.spec." + std::string(known->second));
+  }
+  return fields;
+}
+
+}  // namespace
+
+runner::SandboxSpec check_request(protocol::SandboxSpec& asked, const GatewayOptions& options, const runner::Runner& runner) {
+  if (!asked.unsupported.empty()) not_supported(asked.unsupported);
+  if (asked.containers.size() > 1) {
+    throw ServiceError("unimplemented", reason::kNotImplemented,
+                       "this gateway runs one container in a sandbox (sandbox.spec.containers)",
+                       {{"fields", "sandbox.spec.containers"}});
+  }
+  if (asked.containers.empty()) asked.containers.emplace_back();
+  protocol::Container& container = asked.containers[0];
+  if (container.name.empty()) container.name = asked.primary_container.empty() ? "main" : asked.primary_container;
+
+  std::vector<protocol::FieldViolation> violations;
+  const auto violation = [&violations](const char* field, const char* text) { add(violations, field, text); };
+  if (!asked.primary_container.empty() && asked.primary_container != container.name)
+    violation("sandbox.spec.primaryContainer", "names no container of the sandbox");
+  if (asked.max_lifetime_seconds < 0) violation("sandbox.spec.maxLifetimeSeconds", "is negative");
+  if (asked.tags.size() > kMaxTags) violation("sandbox.spec.tags", "more than 256 tags");
+  if (std::find(asked.tags.begin(), asked.tags.end(), "") != asked.tags.end()) violation("sandbox.spec.tags", "a tag is empty");
+  std::vector<std::string> command;
+  if (!container.command.empty()) command.push_back(container.command);
+  if (container.command.empty() && !container.args.empty())
+    violation("sandbox.spec.containers[0].command", "arguments without a command");
+  command.insert(command.end(), container.args.begin(), container.args.end());
+  if (command.empty()) command = options.default_command;
+  check_command(command, "sandbox.spec.containers[0].command", violations);
+  check_environment(container.environment_variables, "sandbox.spec.containers[0].environmentVariables", violations);
+  check_directory(container.working_dir, "sandbox.spec.containers[0].workingDir", violations);
+  check_files(container.files, options.max_initial_files, "sandbox.spec.containers[0].files", violations);
+
+  runner::SandboxSpec spec;
+  spec.image = container.image;
+  spec.command = std::move(command);
+  spec.env = container.environment_variables;
+  spec.working_dir = container.working_dir;
+  spec.resources = check_resources(container, options, "sandbox.spec.containers[0]", violations);
+  spec.volumes = check_volumes(asked.volumes, violations);
+  spec.mounts = check_mounts(container.volume_mounts, asked.volumes, "sandbox.spec.containers[0].volumeMounts", violations);
+  spec.secrets = check_secrets(container, "sandbox.spec.containers[0].secretStores", violations);
+  spec.ports = check_services(asked.services, violations);
+  spec.egress = check_egress(asked.network, violations);
+  spec.runtime_class = asked.runtime_class;
+  spec.tags = asked.tags;
+  spec.annotations = asked.annotations;
+  // Their content is not kept: an answer names the files only.
+  for (protocol::FileMount& file : container.files) {
+    runner::InitialFile initial;
+    initial.path = file.path;
+    initial.content = std::exchange(file.content, {});
+    spec.files.push_back(std::move(initial));
+  }
+  // First what no other value would help.
+  if (const auto refused = runner.refuses(spec); !refused.empty()) not_supported(fields_of(refused, container));
+  if (!violations.empty()) throw invalid_fields(std::move(violations));
+  return spec;
+}
+
+}  // namespace cwsandbox::gateway
