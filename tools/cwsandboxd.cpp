@@ -1,6 +1,9 @@
-// cwsandboxd: the gateway as a daemon, with the local runner. Options, signals and log lines; everything else is in lib/.
+// cwsandboxd: the gateway as a daemon. Options, signals and log lines; everything else is in lib/.
 #include "gateway/gateway.hpp"
 #include "net/endpoint.hpp"
+#ifdef CWSANDBOX_KUBERNETES
+#include "runner/kubernetes/kubernetes_runner.hpp"
+#endif
 #include "runner/local/local_runner.hpp"
 
 #include <cwsandbox/version.hpp>
@@ -22,6 +25,8 @@
 #include <cerrno>
 #include <csignal>
 #include <cstring>
+#include <memory>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -43,7 +48,8 @@ constexpr const char* kFooter = R"(Example:
 The token file holds one token a line, with the name of its owner before it where logs should tell who ("alice: TOKEN"); blank lines and
 lines that start with # are ignored. Every owner has sandboxes of their own. Several tokens of one name have one owner.
 SIGHUP reads the token file and the certificates again; a file that is broken changes nothing.
-SIGTERM and SIGINT stop gracefully: no new work, processes get their grace time, nothing is left running. A second one exits at once.
+SIGTERM and SIGINT stop gracefully: no new work, processes get their grace time, nothing is left running but sandboxes in a cluster, which
+another gateway finds. A second one exits at once.
 
 Exit codes: 0 stopped by a signal; 1 could not start (address in use, bad certificate, ...); 2 wrong options or token file;
 128+n a second signal n.)";
@@ -160,8 +166,15 @@ struct Settings {
   std::uint64_t log_size = 16ull << 20, ended_log_size = 1ull << 30, capture_size = 64ull << 20, total_capture_size = 1ull << 30;
   std::string log_dir;
   double max_cpu = 0;
-  std::uint64_t max_memory = half_of_memory();
+  std::optional<std::uint64_t> max_memory;
   cwsandbox::runner::local::LocalLimits limits;
+  std::string runner = "local";
+#ifdef CWSANDBOX_KUBERNETES
+  cwsandbox::runner::kubernetes::KubeconfigOptions cluster;
+  cwsandbox::runner::kubernetes::KubernetesOptions kubernetes;
+  unsigned create_timeout = 300;
+  std::string default_egress = "none";
+#endif
 };
 
 // A connection takes a descriptor, and so do the pipes of processes: connections may have half of what there is.
@@ -219,6 +232,75 @@ asio::awaitable<void> stop_then_exit(gateway::Gateway& gateway, asio::io_context
   loop.stop();
 }
 
+std::unique_ptr<cwsandbox::runner::Runner> local_runner(asio::io_context& loop, const Settings& settings,
+                                                        const gateway::GatewayOptions& gateway_options) {
+  cwsandbox::runner::local::LocalRunnerOptions options;
+  options.bwrap = settings.bwrap;
+  options.limits = settings.limits;
+  options.limits.memory = gateway_options.max_memory;
+  options.limits.cpu = gateway_options.max_cpu;
+  options.log = [](const std::string& text) { spdlog::warn("{}", text); };
+  return cwsandbox::runner::local::make_local_runner(loop.get_executor(), options);
+}
+
+std::unique_ptr<cwsandbox::runner::Runner> kubernetes_runner([[maybe_unused]] asio::io_context& loop,
+                                                             [[maybe_unused]] const Settings& settings) {
+#ifdef CWSANDBOX_KUBERNETES
+  namespace kubernetes = cwsandbox::runner::kubernetes;
+  kubernetes::KubernetesOptions options = settings.kubernetes;
+  options.create_timeout = std::chrono::seconds(settings.create_timeout);
+  if (settings.default_egress == "any") options.pods.egress.reset();
+  options.pods.agent_pull_policy = options.pods.image_pull_policy;
+  options.log = [](const std::string& text) { spdlog::warn("{}", text); };
+  try {
+    options.access = kubernetes::find_cluster(settings.cluster);
+  } catch (const cwsandbox::runner::RunnerError& e) {
+    throw UsageError(e.what());
+  }
+  spdlog::info("sandboxes are pods in the namespace {} of {} ({})", options.access.default_namespace,
+               options.access.endpoint.to_string(), options.access.origin);
+  return kubernetes::make_kubernetes_runner(loop.get_executor(), std::move(options));
+#else
+  throw UsageError("--runner: this cwsandboxd was built without Kubernetes");
+#endif
+}
+
+#ifdef CWSANDBOX_KUBERNETES
+void add_kubernetes_options(CLI::App& app, Settings& settings) {
+  const auto group = [](CLI::Option* option) { option->group("Sandboxes on Kubernetes (--runner kubernetes)"); };
+  auto& pods = settings.kubernetes.pods;
+  group(app.add_option("--kubeconfig", settings.cluster.file,
+                       "where the cluster is and how to be let in (default: $KUBECONFIG, ~/.kube/config, a pod's service account)")
+            ->type_name("FILE"));
+  group(app.add_option("--context", settings.cluster.context, "a context of that file (default: its current one)")
+            ->type_name("NAME"));
+  group(app.add_option("--namespace", settings.cluster.name_space, "where the pods are (default: the context's, the pod's)")
+            ->type_name("NAME"));
+  group(app.add_option("--agent-image", pods.agent_image, "the image that carries the agent into the pods")
+            ->envname("CWSANDBOXD_AGENT_IMAGE")
+            ->type_name("IMAGE")
+            ->capture_default_str());
+  group(app.add_option("--default-image", pods.default_image, "the image of sandboxes that ask for none")
+            ->envname("CWSANDBOXD_DEFAULT_IMAGE")
+            ->type_name("IMAGE")
+            ->capture_default_str());
+  group(app.add_option("--pull-policy", pods.image_pull_policy, "when images are pulled")
+            ->envname("CWSANDBOXD_PULL_POLICY")
+            ->check(CLI::IsMember({"Always", "IfNotPresent", "Never"}))
+            ->capture_default_str());
+  group(app.add_option("--runtime-class", pods.runtime_class, "the RuntimeClass of sandboxes that ask for none, e.g. gvisor")
+            ->envname("CWSANDBOXD_RUNTIME_CLASS")
+            ->type_name("NAME"));
+  group(app.add_option("--egress", settings.default_egress,
+                       "connections to the outside of sandboxes that say nothing of it; a cluster's network plugin must keep to it")
+            ->check(CLI::IsMember({"none", "any"}))
+            ->capture_default_str());
+  group(app.add_option("--create-timeout", settings.create_timeout, "seconds until a pod must run")
+            ->check(CLI::Range(1, 86400))
+            ->capture_default_str());
+}
+#endif
+
 int serve(const Settings& settings) {
   gateway::GatewayOptions options;
   if (!settings.token_file.empty()) options.tokens = read_tokens(settings.token_file);
@@ -238,7 +320,8 @@ int serve(const Settings& settings) {
   options.orphan_grace = std::chrono::seconds(settings.orphan_grace);
   options.idle_timeout = std::chrono::seconds(settings.idle_timeout);
   options.max_lifetime = std::chrono::seconds(settings.max_lifetime);
-  options.max_memory = settings.max_memory;
+  const bool local = settings.runner == "local";
+  options.max_memory = settings.max_memory ? *settings.max_memory : local ? half_of_memory() : 0;
   options.max_cpu = static_cast<std::uint32_t>(settings.max_cpu * 1000);
   options.log_bytes = settings.log_size;
   options.ended_log_bytes = settings.ended_log_size;
@@ -256,13 +339,7 @@ int serve(const Settings& settings) {
   }
 
   asio::io_context loop(1);
-  cwsandbox::runner::local::LocalRunnerOptions runner_options;
-  runner_options.bwrap = settings.bwrap;
-  runner_options.limits = settings.limits;
-  runner_options.limits.memory = options.max_memory;
-  runner_options.limits.cpu = options.max_cpu;
-  runner_options.log = [](const std::string& text) { spdlog::warn("{}", text); };
-  auto runner = cwsandbox::runner::local::make_local_runner(loop.get_executor(), runner_options);
+  auto runner = local ? local_runner(loop, settings, options) : kubernetes_runner(loop, settings);
   gateway::Gateway gateway(loop.get_executor(), std::move(runner), std::move(options));
   net::TlsServerOptions tls;
   tls.certificate_file = settings.certificate;
@@ -391,6 +468,12 @@ int main(int argc, char** argv) {
       ->check(CLI::Range(0, 86400))
       ->capture_default_str();
   app.add_option("--bwrap", settings.bwrap, "bubblewrap, name or path")->type_name("PROGRAM")->capture_default_str();
+  app.add_option("--runner", settings.runner, "where sandboxes run: local (this machine) or kubernetes (pods of a cluster)")
+      ->check(CLI::IsMember({"local", "kubernetes"}))
+      ->capture_default_str();
+#ifdef CWSANDBOX_KUBERNETES
+  add_kubernetes_options(app, settings);
+#endif
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {

@@ -21,8 +21,8 @@ class CwsandboxConan(ConanFile):
     topics = ("sandbox", "asio", "coroutines")
     package_type = "library"
     settings = "os", "arch", "compiler", "build_type"
-    options = {"shared": [True, False], "fPIC": [True, False], "gateway": [True, False]}
-    default_options = {"shared": False, "fPIC": True, "gateway": True}
+    options = {"shared": [True, False], "fPIC": [True, False], "gateway": [True, False], "kubernetes": [True, False]}
+    default_options = {"shared": False, "fPIC": True, "gateway": True, "kubernetes": False}
 
     @property
     def _top(self):
@@ -39,6 +39,8 @@ class CwsandboxConan(ConanFile):
     def configure(self):
         if self.options.shared:
             self.options.rm_safe("fPIC")
+        if not self.options.gateway:
+            self.options.rm_safe("kubernetes")
 
     def layout(self):
         basic_layout(self)
@@ -51,6 +53,8 @@ class CwsandboxConan(ConanFile):
         self.requires("protozero/[>=1.7 <2]")
         if self.options.gateway:
             self.requires("libseccomp/[>=2.5 <3]")
+        if self.options.get_safe("kubernetes"):
+            self.requires("yaml-cpp/[>=0.7 <1]")
 
     def build_requirements(self):
         self.tool_requires("meson/[>=1.0 <2]")
@@ -70,6 +74,7 @@ class CwsandboxConan(ConanFile):
         PkgConfigDeps(self).generate()
         toolchain = MesonToolchain(self)
         toolchain.project_options["gateway"] = bool(self.options.gateway)
+        toolchain.project_options["kubernetes"] = "enabled" if self.options.get_safe("kubernetes") else "disabled"
         for left_out in ("tools", "tests", "bench", "examples"):
             toolchain.project_options[left_out] = False
         toolchain.generate()
@@ -94,4 +99,6 @@ class CwsandboxConan(ConanFile):
         self.cpp_info.requires = ["boost::headers", "boost::url", "openssl::openssl", "nlohmann_json::nlohmann_json", "protozero::protozero"]
         if self.options.gateway:
             self.cpp_info.requires.append("libseccomp::libseccomp")
+        if self.options.get_safe("kubernetes"):
+            self.cpp_info.requires.append("yaml-cpp::yaml-cpp")
         self.cpp_info.system_libs = ["pthread"]

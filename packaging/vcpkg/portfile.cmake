@@ -16,12 +16,17 @@ set(gateway false)
 if("gateway" IN_LIST FEATURES)
   set(gateway true)
 endif()
+set(kubernetes disabled)
+if("kubernetes" IN_LIST FEATURES)
+  set(kubernetes enabled)
+endif()
 
 vcpkg_configure_meson(
   SOURCE_PATH "${SOURCE_PATH}"
   OPTIONS
     -Ddefault_library=${library}
     -Dgateway=${gateway}
+    -Dkubernetes=${kubernetes}
     -Dtools=false
     -Dtests=false
     -Dbench=false

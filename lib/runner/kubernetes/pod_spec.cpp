@@ -1,0 +1,379 @@
+#include "runner/kubernetes/pod_spec.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <utility>
+
+namespace cwsandbox::runner::kubernetes {
+
+namespace {
+
+constexpr const char* kManager = "cwsandbox";
+constexpr const char* kAgentVolume = "cwsandbox-agent";
+constexpr std::string_view kOwnVolumes = "cwsandbox-";  // what names of ours begin with, and none of a sandbox's may
+constexpr const char* kAgentVolumeSize = "16Mi";
+// Of all annotations of an object, names and values (apimachinery's TotalAnnotationSizeLimitB). The record may have its 64 KiB.
+constexpr std::size_t kMaxAnnotations = 256 * 1024;
+constexpr std::size_t kMaxRecord = 64 * 1024;
+constexpr std::size_t kMaxName = 63;
+
+struct OwnDirectory {
+  const char* volume;
+  const char* path;
+  std::uint64_t PodOptions::* size;
+};
+// The same as a sandbox of the local runner has for its own.
+constexpr std::array<OwnDirectory, 3> kOwnDirectories = {{{"cwsandbox-workspace", "/workspace", &PodOptions::workspace_size},
+                                                          {"cwsandbox-home", "/home/sandbox", &PodOptions::home_size},
+                                                          {"cwsandbox-tmp", "/tmp", &PodOptions::tmp_size}}};
+
+// Whoever mounts something here takes away what the agent or the container's runtime needs.
+constexpr std::array<std::string_view, 4> kReserved = {kAgentDirectory, "/dev", "/proc", "/sys"};
+
+constexpr std::array<std::string_view, 8> kSchedulingMembers = {
+    "nodeSelector",      "tolerations",   "affinity",  "topologySpreadConstraints",
+    "priorityClassName", "schedulerName", "dnsPolicy", "dnsConfig"};
+
+bool is_lower_or_digit(char c) { return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9'); }
+
+bool is_letter_or_digit(char c) { return is_lower_or_digit(c) || (c >= 'A' && c <= 'Z'); }
+
+/// The part behind the slash of an annotation's name.
+bool is_annotation_name(std::string_view name) {
+  if (name.empty() || name.size() > kMaxName || !is_letter_or_digit(name.front()) || !is_letter_or_digit(name.back())) return false;
+  return std::all_of(name.begin(), name.end(), [](char c) { return is_letter_or_digit(c) || c == '-' || c == '_' || c == '.'; });
+}
+
+/// A service name of RFC 6335, which is all that a container's port can be called.
+bool is_port_name(std::string_view name) {
+  if (name.empty() || name.size() > 15 || name.front() == '-' || name.back() == '-') return false;
+  return name.find("--") == std::string_view::npos &&
+         std::any_of(name.begin(), name.end(), [](char c) { return c >= 'a' && c <= 'z'; }) &&
+         std::all_of(name.begin(), name.end(), [](char c) { return is_lower_or_digit(c) || c == '-'; });
+}
+
+bool is_at_or_below(std::string_view path, std::string_view directory) {
+  return path.starts_with(directory) && (path.size() == directory.size() || path[directory.size()] == '/');
+}
+
+/// A tag or an annotation may hold bytes that are no text; JSON cannot.
+std::string dump(const Json& json) { return json.dump(-1, ' ', false, Json::error_handler_t::replace); }
+
+Json tags_json(const SandboxSpec& spec) {
+  Json tags = Json::array();
+  for (const auto& tag : spec.tags) tags.push_back(tag);
+  return tags;
+}
+
+bool annotations_fit(const SandboxSpec& spec) {
+  std::size_t bytes = kMaxRecord + 1024 + dump(tags_json(spec)).size();  // beside the names and the key
+  for (const auto& [name, value] : spec.annotations) {
+    if (!is_annotation_name(name)) return false;
+    bytes += kUserAnnotationPrefix.size() + name.size() + value.size();
+  }
+  return bytes <= kMaxAnnotations;
+}
+
+Json metadata(const SandboxSpec& spec, const PodOptions& options) {
+  Json labels = Json::object();
+  for (const auto& [name, value] : options.labels) labels[name] = value;
+  labels[std::string(kManagedByLabel)] = kManager;
+  labels[std::string(kSandboxLabel)] = spec.id;
+  Json out = Json::object();
+  out["name"] = object_name(spec.id);
+  out["namespace"] = options.name_space;
+  out["labels"] = std::move(labels);
+  return out;
+}
+
+Json annotations(const SandboxSpec& spec, const std::string& key) {
+  Json out = Json::object();
+  for (const auto& [name, value] : spec.annotations) out[std::string(kUserAnnotationPrefix) + name] = value;
+  if (!spec.tags.empty()) out[std::string(kTagsAnnotation)] = dump(tags_json(spec));
+  out[std::string(kRecordAnnotation)] = spec.record;
+  out[std::string(kKeyAnnotation)] = key;
+  return out;
+}
+
+// ---- volumes ----
+
+Json empty_directory(const std::string& name, const std::optional<std::uint64_t>& size, bool in_memory) {
+  Json directory = Json::object();
+  if (size) directory["sizeLimit"] = std::to_string(*size);
+  if (in_memory) directory["medium"] = "Memory";
+  Json out = Json::object();
+  out["name"] = name;
+  out["emptyDir"] = std::move(directory);
+  return out;
+}
+
+Json mount(const std::string& volume, std::string_view path) {
+  Json out = Json::object();
+  out["name"] = volume;
+  out["mountPath"] = path;
+  return out;
+}
+
+/// Those of the sandbox's own directories that it has not put a volume of its own at.
+std::vector<OwnDirectory> own_directories(const SandboxSpec& spec) {
+  std::vector<OwnDirectory> out;
+  for (const OwnDirectory& own : kOwnDirectories) {
+    const auto is_here = [&own](const VolumeMount& mounted) { return mounted.path == own.path; };
+    if (std::none_of(spec.mounts.begin(), spec.mounts.end(), is_here)) out.push_back(own);
+  }
+  return out;
+}
+
+Json volumes(const SandboxSpec& spec, const PodOptions& options) {
+  Json out = Json::array();
+  Json agent = empty_directory(kAgentVolume, std::nullopt, true);
+  agent["emptyDir"]["sizeLimit"] = kAgentVolumeSize;
+  out.push_back(std::move(agent));
+  for (const OwnDirectory& own : own_directories(spec)) out.push_back(empty_directory(own.volume, options.*own.size, false));
+  for (const ScratchVolume& volume : spec.volumes) {
+    const auto size = volume.size_limit ? volume.size_limit : options.max_volume_size;
+    out.push_back(empty_directory(volume.name, size, volume.in_memory));
+  }
+  return out;
+}
+
+Json mounts(const SandboxSpec& spec) {
+  Json out = Json::array();
+  out.push_back(mount(kAgentVolume, kAgentDirectory));
+  out.back()["readOnly"] = true;
+  for (const OwnDirectory& own : own_directories(spec)) out.push_back(mount(own.volume, own.path));
+  for (const VolumeMount& wanted : spec.mounts) {
+    Json one = mount(wanted.volume, wanted.path);
+    if (!wanted.sub_path.empty()) one["subPath"] = wanted.sub_path;
+    if (wanted.read_only) one["readOnly"] = true;
+    out.push_back(std::move(one));
+  }
+  return out;
+}
+
+// ---- containers ----
+
+/// What the "restricted" level of the Pod Security Standards asks of a container.
+Json security_context() {
+  Json out = Json::object();
+  out["allowPrivilegeEscalation"] = false;
+  out["readOnlyRootFilesystem"] = true;
+  out["capabilities"]["drop"] = Json::array({"ALL"});
+  return out;
+}
+
+Json resources(const SandboxSpec& spec, const PodOptions& options) {
+  Json limits = Json::object(), requests = Json::object();
+  const auto put = [](Json& list, const char* name, const auto& asked, const auto& otherwise, const char* unit) {
+    if (const auto value = asked ? asked : otherwise) list[name] = std::to_string(*value) + unit;
+  };
+  const ResourceSpec& asked = spec.resources;
+  const ResourceSpec none;
+  // A default must not exceed what was asked for: who sets one of the pair gets no default for the other.
+  const ResourceSpec& memory = asked.memory_limit || asked.memory_request ? none : options.resources;
+  const ResourceSpec& cpu = asked.cpu_limit || asked.cpu_request ? none : options.resources;
+  put(limits, "memory", asked.memory_limit, memory.memory_limit, "");
+  put(requests, "memory", asked.memory_request, memory.memory_request, "");
+  put(limits, "cpu", asked.cpu_limit, cpu.cpu_limit, "m");
+  put(requests, "cpu", asked.cpu_request, cpu.cpu_request, "m");
+  if (asked.gpus > 0) {
+    const std::string& name = options.gpu_resources.at(asked.gpu_type);
+    limits[name] = requests[name] = std::to_string(asked.gpus);  // of extended resources both, and alike
+  }
+  Json out = Json::object();
+  if (!limits.empty()) out["limits"] = std::move(limits);
+  if (!requests.empty()) out["requests"] = std::move(requests);
+  return out;
+}
+
+Json agent_container(const PodOptions& options) {
+  Json out = Json::object();
+  out["name"] = kAgentContainer;
+  out["image"] = options.agent_image;
+  if (!options.agent_pull_policy.empty()) out["imagePullPolicy"] = options.agent_pull_policy;
+  out["args"] = Json::array({"install", kAgentDirectory});
+  // The volume is memory, and counts as that of who writes it.
+  out["resources"]["requests"] = {{"cpu", "10m"}, {"memory", "32Mi"}};
+  out["resources"]["limits"] = {{"cpu", "1"}, {"memory", "64Mi"}};
+  out["securityContext"] = security_context();
+  out["volumeMounts"] = Json::array({mount(kAgentVolume, kAgentDirectory)});
+  return out;
+}
+
+/// How long the agent may take over the end of its sandbox. It needs some of the pod's grace to tell how that went.
+std::chrono::milliseconds stop_grace(std::chrono::seconds of_pod) {
+  constexpr std::chrono::seconds kToTell{5};
+  return of_pod > 2 * kToTell ? std::chrono::milliseconds(of_pod - kToTell) : std::chrono::milliseconds(of_pod) / 2;
+}
+
+Json main_container(const SandboxSpec& spec, const std::string& key, const PodOptions& options) {
+  Json out = Json::object();
+  out["name"] = kMainContainer;
+  out["image"] = spec.image.empty() ? options.default_image : spec.image;
+  if (!options.image_pull_policy.empty()) out["imagePullPolicy"] = options.image_pull_policy;
+  Json command = Json::array(
+      {kAgentProgram, "serve", "--key", key, "--stop-grace", std::to_string(stop_grace(options.termination_grace).count())});
+  Json env = Json::array();
+  for (const SecretVariable& variable : spec.secrets) {
+    Json one = Json::object();
+    one["name"] = variable.env_var;
+    one["valueFrom"]["secretKeyRef"] = {{"name", variable.secret}, {"key", variable.key}};
+    env.push_back(std::move(one));
+  }
+  out["command"] = std::move(command);
+  if (!env.empty()) out["env"] = std::move(env);
+  Json ports = Json::array();
+  for (const ServicePort& port : spec.ports) {
+    Json one = Json::object();
+    one["containerPort"] = port.port;
+    one["protocol"] = port.protocol == PortProtocol::udp ? "UDP" : "TCP";
+    if (is_port_name(port.name)) one["name"] = port.name;
+    ports.push_back(std::move(one));
+  }
+  if (!ports.empty()) out["ports"] = std::move(ports);
+  if (Json wanted = resources(spec, options); !wanted.empty()) out["resources"] = std::move(wanted);
+  out["securityContext"] = security_context();
+  out["volumeMounts"] = mounts(spec);
+  return out;
+}
+
+// ---- the network ----
+
+Json policy_port(PortProtocol protocol, std::uint16_t first, std::uint16_t last) {
+  Json out = Json::object();
+  out["protocol"] = protocol == PortProtocol::udp ? "UDP" : "TCP";
+  out["port"] = first;
+  if (last != first) out["endPort"] = last;
+  return out;
+}
+
+bool has_port_range(const std::vector<EgressRule>& rules) {
+  const auto is_range = [](const PortRange& range) { return range.first != range.last; };
+  return std::any_of(rules.begin(), rules.end(),
+                     [&](const EgressRule& rule) { return std::any_of(rule.ports.begin(), rule.ports.end(), is_range); });
+}
+
+Json egress_rule(const EgressRule& rule) {
+  Json out = Json::object();
+  if (!rule.cidr.empty()) {
+    Json block = Json::object();
+    block["cidr"] = rule.cidr;
+    if (!rule.except.empty()) block["except"] = rule.except;
+    Json peer = Json::object();
+    peer["ipBlock"] = std::move(block);
+    out["to"] = Json::array({std::move(peer)});
+  }
+  for (const PortRange& range : rule.ports) out["ports"].push_back(policy_port(range.protocol, range.first, range.last));
+  return out;
+}
+
+}  // namespace
+
+void check_scheduling(const Json& fragment) {
+  if (!fragment.is_object()) throw RunnerError("invalid_argument", "", "the scheduling of pods must be a JSON object");
+  for (const auto& [name, value] : fragment.items()) {
+    if (std::find(kSchedulingMembers.begin(), kSchedulingMembers.end(), name) != kSchedulingMembers.end()) continue;
+    throw RunnerError("invalid_argument", "", "the scheduling of pods may not set \"" + name.substr(0, 64) + "\"");
+  }
+}
+
+std::vector<std::string> refused(const SandboxSpec& spec, const PodOptions& options) {
+  std::vector<std::string> names;
+  if (spec.image.empty() && options.default_image.empty()) names.emplace_back("image");
+  if (spec.resources.gpus > 0 && !options.gpu_resources.contains(spec.resources.gpu_type))
+    names.emplace_back(spec.resources.gpu_type.empty() ? "resources.gpus" : "resources.gpu_type");
+  const auto bad_volume = [&](const ScratchVolume& volume) {
+    return volume.name.starts_with(kOwnVolumes) || (options.max_volume_size && volume.size_limit > options.max_volume_size);
+  };
+  if (std::any_of(spec.volumes.begin(), spec.volumes.end(), bad_volume)) names.emplace_back("volumes");
+  const auto bad_mount = [](const VolumeMount& wanted) {
+    return std::any_of(kReserved.begin(), kReserved.end(),
+                       [&](std::string_view reserved) { return is_at_or_below(wanted.path, reserved); });
+  };
+  if (std::any_of(spec.mounts.begin(), spec.mounts.end(), bad_mount)) names.emplace_back("mounts");
+  const auto bad_secret = [&](const SecretVariable& variable) {
+    return options.secrets && !options.secrets->contains(variable.secret);
+  };
+  if (std::any_of(spec.secrets.begin(), spec.secrets.end(), bad_secret)) names.emplace_back("secrets");
+  if (spec.egress && (!options.network_policies || (!options.port_ranges && has_port_range(*spec.egress))))
+    names.emplace_back("egress");
+  if (!spec.runtime_class.empty() && spec.runtime_class != options.runtime_class &&
+      !options.runtime_classes.contains(spec.runtime_class))
+    names.emplace_back("runtime_class");
+  if (!annotations_fit(spec)) names.emplace_back("annotations");
+  return names;
+}
+
+std::string object_name(const std::string& sandbox_id) {
+  const bool good = !sandbox_id.empty() && sandbox_id.size() <= kMaxName && is_lower_or_digit(sandbox_id.front()) &&
+                    is_lower_or_digit(sandbox_id.back()) &&
+                    std::all_of(sandbox_id.begin(), sandbox_id.end(), [](char c) { return is_lower_or_digit(c) || c == '-'; });
+  if (!good) throw RunnerError("invalid_argument", "", "a sandbox's id must be a label of DNS to be the name of a pod");
+  return sandbox_id;
+}
+
+Json make_pod(const SandboxSpec& spec, const std::string& key, const PodOptions& options) {
+  Json pod = options.scheduling;
+  pod["restartPolicy"] = "Never";
+  pod["automountServiceAccountToken"] = false;
+  pod["enableServiceLinks"] = false;
+  pod["terminationGracePeriodSeconds"] = options.termination_grace.count();
+  if (spec.max_lifetime) pod["activeDeadlineSeconds"] = (*spec.max_lifetime + options.lifetime_slack).count();
+  if (const auto& name = spec.runtime_class.empty() ? options.runtime_class : spec.runtime_class; !name.empty())
+    pod["runtimeClassName"] = name;
+  for (const auto& name : options.image_pull_secrets) {
+    Json one = Json::object();
+    one["name"] = name;
+    pod["imagePullSecrets"].push_back(std::move(one));
+  }
+  Json& security = pod["securityContext"];
+  security["runAsNonRoot"] = true;
+  security["runAsUser"] = options.run_as_user;
+  security["runAsGroup"] = options.run_as_group;
+  security["seccompProfile"]["type"] = "RuntimeDefault";
+  pod["initContainers"] = Json::array({agent_container(options)});
+  pod["containers"] = Json::array({main_container(spec, key, options)});
+  pod["volumes"] = volumes(spec, options);
+
+  Json out = Json::object();
+  out["apiVersion"] = "v1";
+  out["kind"] = "Pod";
+  out["metadata"] = metadata(spec, options);
+  out["metadata"]["annotations"] = annotations(spec, key);
+  out["spec"] = std::move(pod);
+  return out;
+}
+
+std::optional<Json> make_network_policy(const SandboxSpec& spec, const std::string& pod_uid, const PodOptions& options) {
+  if (!options.network_policies) return std::nullopt;
+  Json policy = Json::object();
+  policy["podSelector"]["matchLabels"][std::string(kSandboxLabel)] = spec.id;
+  policy["policyTypes"] = Json::array({"Ingress"});
+  policy["ingress"] = Json::array();
+  if (!spec.ports.empty()) {
+    Json rule = Json::object();
+    for (const ServicePort& port : spec.ports) rule["ports"].push_back(policy_port(port.protocol, port.port, port.port));
+    policy["ingress"].push_back(std::move(rule));
+  }
+  if (const auto& rules = spec.egress ? spec.egress : options.egress) {
+    policy["policyTypes"].push_back("Egress");
+    policy["egress"] = Json::array();
+    for (const EgressRule& rule : *rules) policy["egress"].push_back(egress_rule(rule));
+  }
+  Json owner = Json::object();
+  owner["apiVersion"] = "v1";
+  owner["kind"] = "Pod";
+  owner["name"] = object_name(spec.id);
+  owner["uid"] = pod_uid;
+
+  Json out = Json::object();
+  out["apiVersion"] = "networking.k8s.io/v1";
+  out["kind"] = "NetworkPolicy";
+  out["metadata"] = metadata(spec, options);
+  out["metadata"]["ownerReferences"] = Json::array({std::move(owner)});
+  out["spec"] = std::move(policy);
+  return out;
+}
+
+}  // namespace cwsandbox::runner::kubernetes

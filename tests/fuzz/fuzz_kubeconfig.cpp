@@ -1,0 +1,30 @@
+// A kubeconfig: what it says, or RunnerError("invalid_argument"); never what it keeps secret.
+#include "runner/kubernetes/kubeconfig.hpp"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <string>
+
+#include "script.hpp"
+
+using namespace cwsandbox::runner;
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  static const int fd = ::memfd_create("kubeconfig", MFD_CLOEXEC);
+  const std::string_view text(reinterpret_cast<const char*>(data), size);
+  FUZZ_CHECK(::ftruncate(fd, 0) == 0 && ::pwrite(fd, text.data(), text.size(), 0) == static_cast<ssize_t>(text.size()));
+  kubernetes::KubeconfigOptions options;
+  options.file = "/proc/self/fd/" + std::to_string(fd);
+  try {
+    const auto access = kubernetes::load_kubeconfig(options);
+    FUZZ_CHECK(access.endpoint.scheme == cwsandbox::net::Endpoint::Scheme::https ||
+               access.endpoint.scheme == cwsandbox::net::Endpoint::Scheme::http);
+    FUZZ_CHECK(access.client_certificate.empty() == access.client_key.empty());
+    FUZZ_CHECK(access.path_prefix.empty() || access.path_prefix.starts_with('/'));
+  } catch (const RunnerError& e) {
+    FUZZ_CHECK(e.code() == "invalid_argument");
+    FUZZ_CHECK(std::string_view(e.what()).find("hunter2") == std::string_view::npos);
+  }
+  return 0;
+}
