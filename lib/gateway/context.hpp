@@ -3,13 +3,12 @@
 
 #include "gateway/gateway.hpp"
 
-#include <boost/asio/steady_timer.hpp>
-
-#include <list>
 #include <memory>
 #include <string>
 #include <unordered_map>
 #include <vector>
+
+#include "runner/waiting.hpp"
 
 namespace cwsandbox::gateway {
 
@@ -39,24 +38,6 @@ class BufferPool {
   std::vector<std::string> free_;
 };
 
-/// Coroutines that wait for something to change. `notify` wakes all of them; each looks again at what it waits for.
-class Waiters {
- public:
-  explicit Waiters(asio::any_io_executor executor) : executor_(std::move(executor)) {}
-  Waiters(const Waiters&) = delete;
-  Waiters& operator=(const Waiters&) = delete;
-
-  /// Completes on the next `notify`, or at the deadline. The owner of this object must be kept alive by the caller.
-  [[nodiscard]] asio::awaitable<void> wait_until(std::chrono::steady_clock::time_point deadline);
-  void notify() {
-    for (asio::steady_timer* timer : timers_) timer->cancel();
-  }
-
- private:
-  asio::any_io_executor executor_;
-  std::list<asio::steady_timer*> timers_;
-};
-
 struct Context {
   Context(asio::any_io_executor ex, GatewayOptions opts) : executor(std::move(ex)), options(std::move(opts)), changed(executor) {}
 
@@ -67,7 +48,7 @@ struct Context {
   bool dropped = false;   ///< the gateway object is gone: whatever still comes back is thrown away
   /// Every process between its start and its end, so that it goes on without a connection.
   std::unordered_map<ProcessRun*, std::shared_ptr<ProcessRun>> runs;
-  Waiters changed;  ///< notified when a sandbox, process or connection ends
+  runner::TimedWaiters changed;  ///< notified when a sandbox, process or connection ends
 
   void log(LogLevel level, const std::string& text) const {
     if (options.log) options.log(level, text);

@@ -42,7 +42,7 @@ class LogStore {
   [[nodiscard]] std::uint64_t held() const noexcept { return end_ - begin_; }
   [[nodiscard]] bool has_file() const noexcept { return fd_ >= 0; }
   /// Notified by `append`, `finish` and `discard`.
-  [[nodiscard]] Waiters& changed() noexcept { return changed_; }
+  [[nodiscard]] runner::TimedWaiters& changed() noexcept { return changed_; }
 
   struct Gap {
     std::uint64_t to = 0;  ///< where reading can go on: a line's start where one is near
@@ -94,7 +94,7 @@ class LogStore {
   std::deque<Hole> holes_;  // in order, apart from each other
   std::chrono::steady_clock::time_point next_try_{};
   int open_error_ = 0;
-  Waiters changed_;
+  runner::TimedWaiters changed_;
 };
 
 }  // namespace cwsandbox::gateway

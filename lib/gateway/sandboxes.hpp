@@ -112,7 +112,7 @@ class SandboxRecord : public std::enable_shared_from_this<SandboxRecord> {
   std::shared_ptr<MainOutput> output_;  // before `sandbox_` is let go, it stops
   bool ending_ = false;                 // the end is known, and what the main command wrote is being read
   std::unordered_set<ProcessRun*> runs_;
-  Waiters changed_;
+  runner::TimedWaiters changed_;
   asio::steady_timer lifetime_;
   std::optional<std::chrono::milliseconds> stop_grace_;  // set: a stop was asked for
 };
@@ -186,7 +186,7 @@ class Sandboxes {
   };
   std::unordered_map<std::string, Offered> offered_;  // by id: the place has not taken them on yet, and nobody sees them
   bool ready_;
-  Waiters found_;                            // notified when one is found
+  runner::TimedWaiters found_;               // notified when one is found
   std::unordered_set<std::string> foreign_;  // ids whose records cannot be read
   asio::steady_timer overdue_;
 };

@@ -136,7 +136,7 @@ class CollectedRun final : public ProcessRun {
   }
 
  private:
-  Waiters ended_;
+  runner::TimedWaiters ended_;
   std::size_t max_bytes_;
 };
 

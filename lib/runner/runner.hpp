@@ -16,7 +16,7 @@
 // sandboxes and processes may be destroyed in any order, and with the event loop.
 //
 // Who else is there. A runner may be durable: its sandboxes outlive this process, and several gateways may share the place where
-// they run. It then tells of those that it did not create itself (`on_found`), keeps for each what the gateway wants kept
+// they run. It then tells of those that it did not create itself (`find`), keeps for each what the gateway wants kept
 // (`record`), and creating one with an id that is there already is how a creation is repeated.
 //
 // Life. `create` completes when the initial files are there and the main command runs; until then an error leaves nothing behind.
@@ -335,17 +335,7 @@ class Sandbox {
 
 /// What `spec` asks for beyond an image, a command, an environment, a working directory, files, memory and CPU limits: the answer
 /// of a runner that can do no more than these.
-[[nodiscard]] inline std::vector<std::string> asked_beyond_the_basics(const SandboxSpec& spec) {
-  std::vector<std::string> names;
-  if (spec.resources.gpus > 0) names.emplace_back("resources.gpus");
-  if (!spec.volumes.empty()) names.emplace_back("volumes");
-  if (!spec.mounts.empty()) names.emplace_back("mounts");
-  if (!spec.secrets.empty()) names.emplace_back("secrets");
-  if (!spec.ports.empty()) names.emplace_back("ports");
-  if (spec.egress) names.emplace_back("egress");
-  if (!spec.runtime_class.empty()) names.emplace_back("runtime_class");
-  return names;
-}
+[[nodiscard]] std::vector<std::string> asked_beyond_the_basics(const SandboxSpec& spec);
 
 /// A sandbox that this runner object has not created, or any that others stop (told before its end) or that has gone. Told again
 /// when something of it changes.
@@ -385,12 +375,5 @@ class Runner {
   /// From now on destroying a Sandbox, or this object, only lets go of it: it runs on, to be found by another.
   virtual void let_go() noexcept {}
 };
-
-inline asio::awaitable<void> Runner::find(std::function<void(Found)> /*handler*/) { co_return; }
-
-inline asio::awaitable<std::unique_ptr<Sandbox>> Runner::adopt(std::string /*id*/) {
-  throw RunnerError("unimplemented", "CWSANDBOX_NOT_IMPLEMENTED", "this runner has only sandboxes of its own");
-  co_return nullptr;
-}
 
 }  // namespace cwsandbox::runner

@@ -16,7 +16,6 @@
 
 using namespace gateway_test;
 using Catch::Matchers::Contains;
-using cwsandbox::gateway::Waiters;
 using runner::Found;
 using runner::RunnerError;
 
@@ -124,7 +123,7 @@ class Place : public std::enable_shared_from_this<Place> {
 
   asio::any_io_executor executor;
   std::shared_ptr<runner::Runner> local;
-  Waiters changed;
+  runner::TimedWaiters changed;
   std::map<std::string, std::shared_ptr<Placed>> sandboxes;
   std::map<int, std::function<void(Found)>> watchers;
   int runners = 0;

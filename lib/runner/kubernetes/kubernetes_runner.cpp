@@ -8,7 +8,6 @@
 
 #include <algorithm>
 #include <exception>
-#include <list>
 #include <map>
 #include <optional>
 #include <random>
@@ -20,6 +19,7 @@
 #include "runner/kubernetes/pod_view.hpp"
 #include "runner/kubernetes/watcher.hpp"
 #include "runner/remote/remote_sandbox.hpp"
+#include "runner/waiting.hpp"
 
 namespace cwsandbox::runner::kubernetes {
 
@@ -54,29 +54,6 @@ std::string random_hex(std::size_t bytes) {
 
 [[nodiscard]] RunnerError unavailable(const std::string& what) { return {"unavailable", kUnavailable, what}; }
 
-// Coroutines that wait for something to change; each looks again at what it waits for.
-class Waiters {
- public:
-  explicit Waiters(asio::any_io_executor executor) : executor_(std::move(executor)) {}
-  Waiters(const Waiters&) = delete;
-  Waiters& operator=(const Waiters&) = delete;
-
-  [[nodiscard]] asio::awaitable<void> wait_until(Clock::time_point deadline) {
-    asio::steady_timer timer(executor_, deadline);
-    const auto at = timers_.insert(timers_.end(), &timer);
-    error_code ignored;
-    co_await timer.async_wait(asio::redirect_error(asio::use_awaitable, ignored));
-    timers_.erase(at);
-  }
-  void notify() {
-    for (asio::steady_timer* timer : timers_) timer->cancel();
-  }
-
- private:
-  asio::any_io_executor executor_;
-  std::list<asio::steady_timer*> timers_;
-};
-
 // A pod that this object knows of: from the watch, or because it made it.
 struct Entry {
   Entry(asio::any_io_executor executor, std::string pod_name) : name(std::move(pod_name)), changed(std::move(executor)) {}
@@ -88,7 +65,7 @@ struct Entry {
   std::optional<Clock::time_point> ended;
   std::optional<std::chrono::seconds> removal;  // its grace, once it is being removed
   std::weak_ptr<RemoteSandbox> remote;
-  Waiters changed;
+  TimedWaiters changed;
 };
 
 // What the runner and its sandboxes share.
@@ -151,11 +128,11 @@ class Cluster final : public std::enable_shared_from_this<Cluster> {
   std::unique_ptr<Watcher> watcher_;
   bool synced_ = false, closed_ = false, let_go_ = false;
   std::string trouble_;  // why the watch does not go on, while it does not
-  Waiters synced_changed_;
+  TimedWaiters synced_changed_;
   std::map<std::string, std::shared_ptr<Entry>, std::less<>> entries_;
   std::function<void(Found)> handler_;
   std::size_t dials_ = 0;
-  Waiters dials_changed_;
+  TimedWaiters dials_changed_;
   asio::steady_timer sweep_;
 };
 

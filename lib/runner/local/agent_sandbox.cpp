@@ -136,12 +136,6 @@ void append(std::string& to, Number number) {
   return info;
 }
 
-[[nodiscard]] asio::awaitable<void> wait_for(Waiters& waiters) {
-  auto initiate = [&waiters](auto handler) { waiters.add(Waiters::Handler(std::move(handler))); };
-  auto operation = asio::async_initiate<const asio::use_awaitable_t<>, void()>(initiate, asio::use_awaitable);
-  co_await std::move(operation);
-}
-
 }  // namespace
 
 struct AgentSandbox::ProcessState {
@@ -170,20 +164,6 @@ struct AgentSandbox::PendingFile {
   UniqueFd fd;
   Waiters waiters;
 };
-
-void ExitEvent::fire() {
-  if (!info_ || !handler_) return;
-  const auto handler = std::exchange(handler_, nullptr);
-  handler(*info_);
-}
-
-void Waiters::resume_all(const asio::any_io_executor& executor) {
-  std::list<Handler> handlers = std::move(handlers_);
-  handlers_.clear();
-  for (Handler& handler : handlers) {
-    asio::post(executor, asio::bind_executor(executor, std::move(handler)));
-  }
-}
 
 void check_spec(const SandboxSpec& spec) {
   check_command(spec.command);

@@ -6,7 +6,6 @@
 
 #include <chrono>
 #include <cstdint>
-#include <list>
 #include <map>
 #include <memory>
 #include <optional>
@@ -19,6 +18,7 @@
 #include "runner/local/local_files.hpp"
 #include "runner/local/unique_fd.hpp"
 #include "runner/runner.hpp"
+#include "runner/waiting.hpp"
 
 namespace cwsandbox::runner::local {
 
@@ -26,33 +26,6 @@ class AgentConnection;
 
 /// RunnerError("invalid_argument") for what no sandbox could do.
 void check_spec(const SandboxSpec& spec);
-
-/// A handler that is called at most once, whichever comes first: the event or the handler.
-class ExitEvent {
- public:
-  void set(const ExitInfo& info) {
-    if (!info_) info_ = info;
-  }
-  [[nodiscard]] bool is_set() const noexcept { return info_.has_value(); }
-  void listen(std::function<void(const ExitInfo&)> handler) { handler_ = std::move(handler); }
-  void forget() noexcept { handler_ = nullptr; }
-  void fire();
-
- private:
-  std::optional<ExitInfo> info_;
-  std::function<void(const ExitInfo&)> handler_;
-};
-
-/// Coroutines that wait for one thing.
-class Waiters {
- public:
-  using Handler = asio::any_completion_handler<void()>;
-  void add(Handler handler) { handlers_.push_back(std::move(handler)); }
-  void resume_all(const asio::any_io_executor& executor);
-
- private:
-  std::list<Handler> handlers_;  // any_completion_handler may not be move-assigned
-};
 
 /// Kept alive by its handle, its processes, and whatever operation of a derived class's waits for its end. Runs on its executor
 /// alone.

@@ -5,14 +5,13 @@
 
 #include <array>
 #include <deque>
-#include <list>
 #include <map>
 #include <set>
 #include <unordered_map>
 
 #include "runner/remote/sandbox_server.hpp"
-#include "runner/remote/waiting.hpp"
 #include "runner/remote/wire.hpp"
+#include "runner/waiting.hpp"
 
 namespace cwsandbox::runner::remote {
 

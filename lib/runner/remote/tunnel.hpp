@@ -10,8 +10,8 @@
 #include <unordered_map>
 
 #include "runner/remote/remote_sandbox.hpp"
-#include "runner/remote/waiting.hpp"
 #include "runner/remote/wire.hpp"
+#include "runner/waiting.hpp"
 
 namespace cwsandbox::runner::remote {
 
