@@ -280,6 +280,11 @@ void add_kubernetes_options(CLI::App& app, Settings& settings) {
             ->envname("CWSANDBOXD_AGENT_IMAGE")
             ->type_name("IMAGE")
             ->capture_default_str());
+  group(app.add_flag(
+               "--plain-exec", pods.plain,
+               "pods without the agent: their processes have no input on older clusters, no files, and do not outlive a connection")
+            ->envname("CWSANDBOXD_PLAIN_EXEC")
+            ->excludes("--agent-image"));
   group(app.add_option("--default-image", pods.default_image, "the image of sandboxes that ask for none")
             ->envname("CWSANDBOXD_DEFAULT_IMAGE")
             ->type_name("IMAGE")

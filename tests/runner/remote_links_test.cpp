@@ -265,7 +265,8 @@ TEST_CASE("what is answered while there is no link is answered once", "[runner][
   const auto test = [&]() -> asio::awaitable<void> {
     auto other = place.object();
     co_await other->attach(kHang);
-    auto process = co_await object->start(command(sh("trap 'echo asked' TERM; echo ready; while :; do sleep 1; done")));
+    auto process =
+        co_await object->start(command(sh("trap 'echo asked' TERM; sleep infinity & echo ready; while :; do wait; done")));
     const std::string ready = co_await read_line(process->std_out());
     REQUIRE(ready == "ready");
     bool stopped = false;

@@ -15,6 +15,7 @@
 
 #include "runner/kubernetes/api_client.hpp"
 #include "runner/kubernetes/backoff.hpp"
+#include "runner/kubernetes/plain_sandbox.hpp"
 #include "runner/kubernetes/pod_exec.hpp"
 #include "runner/kubernetes/pod_view.hpp"
 #include "runner/kubernetes/watcher.hpp"
@@ -64,7 +65,7 @@ struct Entry {
   bool here = false;           // there is, or is about to be, a Sandbox of this object's for it
   std::optional<Clock::time_point> ended;
   std::optional<std::chrono::seconds> removal;  // its grace, once it is being removed
-  std::weak_ptr<RemoteSandbox> remote;
+  std::function<void()> on_end;                 // told when the pod has ended or gone; keeps nothing alive
   TimedWaiters changed;
 };
 
@@ -95,8 +96,8 @@ class Cluster final : public std::enable_shared_from_this<Cluster> {
   static asio::awaitable<void> synced(std::shared_ptr<Cluster> self, Clock::time_point deadline);
   static asio::awaitable<std::unique_ptr<Sandbox>> create(std::shared_ptr<Cluster> self, SandboxSpec spec);
   static asio::awaitable<std::unique_ptr<Sandbox>> adopt(std::shared_ptr<Cluster> self, std::string id);
-  static asio::awaitable<void> stop(std::shared_ptr<Cluster> self, std::shared_ptr<Entry> entry,
-                                    std::shared_ptr<RemoteSandbox> remote, std::chrono::milliseconds grace);
+  static asio::awaitable<void> stop(std::shared_ptr<Cluster> self, std::shared_ptr<Entry> entry, std::shared_ptr<Sandbox> inside,
+                                    std::chrono::milliseconds grace);
   /// Deletes the pod, with time for what is in it, and what was made for it; tries until it is gone or nobody is left to try.
   static asio::awaitable<void> remove(std::shared_ptr<Cluster> self, std::string name, std::string uid, std::chrono::seconds grace);
   /// The same without waiting for it.
@@ -120,6 +121,7 @@ class Cluster final : public std::enable_shared_from_this<Cluster> {
   static asio::awaitable<void> wait_up(std::shared_ptr<Cluster> self, std::shared_ptr<Entry> entry, Clock::time_point deadline);
   static asio::awaitable<std::unique_ptr<remote::Link>> dial(std::shared_ptr<Cluster> self, std::shared_ptr<Entry> entry);
   [[nodiscard]] std::shared_ptr<RemoteSandbox> make_remote(const std::shared_ptr<Entry>& entry);
+  [[nodiscard]] std::shared_ptr<PlainSandbox> make_plain(const std::shared_ptr<Entry>& entry);
 
   asio::any_io_executor executor_;
   KubernetesOptions options_;
@@ -220,21 +222,14 @@ void Cluster::on_pod(WatchEvent event, const Json& object) {
 void Cluster::take(Entry& known, PodView view) {
   known.pod = std::move(view);
   if (known.pod->state == Found::State::ended && !known.ended) known.ended = Clock::now();
-  if (known.pod->state == Found::State::ended) {
-    // PID 1 goes last: whoever has a link has heard it all from there.
-    if (const auto there = known.remote.lock()) there->place_gone(known.pod->reason, known.pod->exit);
-  }
+  if (known.pod->state == Found::State::ended && known.on_end) known.on_end();
   known.changed.notify();
   tell(known);
 }
 
 void Cluster::vanish(Entry& known) {
   known.gone = true;
-  std::string why = "its pod was deleted";
-  if (known.pod && !known.pod->reason.empty()) why += ": " + known.pod->reason;
-  std::optional<ExitInfo> exit;
-  if (known.pod) exit = known.pod->exit;
-  if (const auto there = known.remote.lock()) there->place_gone(why, exit);
+  if (known.on_end) known.on_end();
   known.changed.notify();
   tell(known);
 }
@@ -311,7 +306,23 @@ std::shared_ptr<RemoteSandbox> Cluster::make_remote(const std::shared_ptr<Entry>
   options.grace = options_.link_grace;
   remote::Dial dialler = [self = shared_from_this(), known] { return dial(self, known); };
   std::shared_ptr<RemoteSandbox> made = RemoteSandbox::make(executor_, std::move(dialler), std::move(options));
-  known->remote = made;
+  // PID 1 goes last: whoever has a link has heard it all from there.
+  known->on_end = [entry = known.get(), weak = std::weak_ptr<RemoteSandbox>(made)] {
+    const auto there = weak.lock();
+    if (!there) return;
+    std::string why = entry->gone ? "its pod was deleted" : "";
+    if (!entry->pod->reason.empty()) why += (why.empty() ? "" : ": ") + entry->pod->reason;
+    there->place_gone(std::move(why), entry->pod->exit);
+  };
+  return made;
+}
+
+std::shared_ptr<PlainSandbox> Cluster::make_plain(const std::shared_ptr<Entry>& known) {
+  auto made = std::make_shared<PlainSandbox>(api_, options_.access.default_namespace, known->name, options_.log);
+  known->on_end = [entry = known.get(), weak = std::weak_ptr<PlainSandbox>(made)] {
+    if (const auto there = weak.lock()) there->place_gone(entry->pod->exit);
+  };
+  if (known->gone || known->pod->state == Found::State::ended) known->on_end();
   return made;
 }
 
@@ -352,6 +363,8 @@ asio::awaitable<void> Cluster::wait_up(std::shared_ptr<Cluster> self, std::share
     if (entry->gone) throw RunnerError("aborted", kUnavailable, "the sandbox's pod was deleted while it was being created");
     const PodView& pod = *entry->pod;
     const std::string why = pod.reason.empty() ? std::string() : ": " + pod.reason;
+    // Without the agent a command that is through at once is the pod's end.
+    if (pod.plain && pod.state == Found::State::ended && pod.exit && pod.exit->kind != ExitInfo::Kind::lost) co_return;
     if (pod.state == Found::State::ended)
       throw RunnerError("failed_precondition", kUnavailable, "the sandbox's pod ended before it ran" + why);
     if (pod.deleting) throw RunnerError("aborted", kUnavailable, "the sandbox's pod is being deleted" + why);
@@ -389,29 +402,29 @@ class RemoveUnlessKept {
   std::shared_ptr<Entry> entry_;
 };
 
+// A pod, and what is in it: reached through its agent, or without one.
 class KubernetesSandbox final : public Sandbox {
  public:
-  KubernetesSandbox(std::shared_ptr<Cluster> cluster, std::shared_ptr<Entry> entry, std::shared_ptr<RemoteSandbox> remote)
-      : cluster_(std::move(cluster)), entry_(std::move(entry)), remote_(std::move(remote)) {}
+  KubernetesSandbox(std::shared_ptr<Cluster> cluster, std::shared_ptr<Entry> entry, std::shared_ptr<Sandbox> inside)
+      : cluster_(std::move(cluster)), entry_(std::move(entry)), inside_(std::move(inside)) {}
   KubernetesSandbox(const KubernetesSandbox&) = delete;
   KubernetesSandbox& operator=(const KubernetesSandbox&) = delete;
   ~KubernetesSandbox() override {
     entry_->here = false;
-    remote_->let_go();  // the pod is what ends it
     if (!cluster_->lets_go() && !entry_->ended) cluster_->remove_later(*entry_, kRemovalGrace);
   }
 
-  ByteSource& main_stdout() noexcept override { return remote_->main_stdout(); }
-  ByteSource& main_stderr() noexcept override { return remote_->main_stderr(); }
-  Files& files() noexcept override { return remote_->files(); }
-  asio::awaitable<std::unique_ptr<Process>> start(ProcessSpec spec) override { return remote_->start(std::move(spec)); }
-  void on_exit(std::function<void(const ExitInfo&)> handler) override { remote_->on_exit(std::move(handler)); }
-  asio::awaitable<void> stop(std::chrono::milliseconds grace) override { return Cluster::stop(cluster_, entry_, remote_, grace); }
+  ByteSource& main_stdout() noexcept override { return inside_->main_stdout(); }
+  ByteSource& main_stderr() noexcept override { return inside_->main_stderr(); }
+  Files& files() noexcept override { return inside_->files(); }
+  asio::awaitable<std::unique_ptr<Process>> start(ProcessSpec spec) override { return inside_->start(std::move(spec)); }
+  void on_exit(std::function<void(const ExitInfo&)> handler) override { inside_->on_exit(std::move(handler)); }
+  asio::awaitable<void> stop(std::chrono::milliseconds grace) override { return Cluster::stop(cluster_, entry_, inside_, grace); }
 
  private:
   std::shared_ptr<Cluster> cluster_;
   std::shared_ptr<Entry> entry_;
-  std::shared_ptr<RemoteSandbox> remote_;
+  std::shared_ptr<Sandbox> inside_;
 };
 
 asio::awaitable<std::unique_ptr<Sandbox>> Cluster::create(std::shared_ptr<Cluster> self, SandboxSpec spec) {
@@ -431,11 +444,18 @@ asio::awaitable<std::unique_ptr<Sandbox>> Cluster::create(std::shared_ptr<Cluste
   }
   auto up = wait_up(self, known, deadline);
   co_await std::move(up);
-  auto there = self->make_remote(known);
-  auto begun = there->create(std::move(spec));
-  co_await std::move(begun);
+  std::shared_ptr<Sandbox> inside;
+  if (known->pod->plain) {
+    inside = self->make_plain(known);
+  } else {
+    const auto there = self->make_remote(known);
+    inside = there;
+    auto begun = there->create(std::move(spec));
+    co_await std::move(begun);
+    there->let_go();  // the pod is what ends it
+  }
   guard.keep();
-  co_return std::make_unique<KubernetesSandbox>(self, known, std::move(there));
+  co_return std::make_unique<KubernetesSandbox>(self, known, std::move(inside));
 }
 
 asio::awaitable<std::unique_ptr<Sandbox>> Cluster::adopt(std::shared_ptr<Cluster> self, std::string id) {
@@ -445,13 +465,19 @@ asio::awaitable<std::unique_ptr<Sandbox>> Cluster::adopt(std::shared_ptr<Cluster
   const auto known = at->second;
   known->here = true;
   std::exception_ptr failed;
-  std::shared_ptr<RemoteSandbox> there;
+  std::shared_ptr<Sandbox> inside;
   try {
     auto up = wait_up(self, known, deadline);
     co_await std::move(up);
-    there = self->make_remote(known);
-    auto attached = there->attach(std::chrono::duration_cast<std::chrono::milliseconds>(deadline - Clock::now()));
-    co_await std::move(attached);
+    if (known->pod->plain) {
+      inside = self->make_plain(known);
+    } else {
+      const auto there = self->make_remote(known);
+      inside = there;
+      auto attached = there->attach(std::chrono::duration_cast<std::chrono::milliseconds>(deadline - Clock::now()));
+      co_await std::move(attached);
+      there->let_go();  // the pod is what ends it
+    }
   } catch (const RunnerError& e) {
     failed = std::current_exception();
     known->here = false;
@@ -459,18 +485,19 @@ asio::awaitable<std::unique_ptr<Sandbox>> Cluster::adopt(std::shared_ptr<Cluster
     if (e.code() == "deadline_exceeded") self->remove_later(*known, kRemovalGrace);
   }
   if (failed) std::rethrow_exception(failed);
-  co_return std::make_unique<KubernetesSandbox>(self, known, std::move(there));
+  co_return std::make_unique<KubernetesSandbox>(self, known, std::move(inside));
 }
 
 // ---- the end ----
 
-asio::awaitable<void> Cluster::stop(std::shared_ptr<Cluster> self, std::shared_ptr<Entry> entry,
-                                    std::shared_ptr<RemoteSandbox> remote, std::chrono::milliseconds grace) {
+asio::awaitable<void> Cluster::stop(std::shared_ptr<Cluster> self, std::shared_ptr<Entry> entry, std::shared_ptr<Sandbox> inside,
+                                    std::chrono::milliseconds grace) {
   grace = std::clamp(grace, std::chrono::milliseconds(0), std::chrono::milliseconds(std::chrono::hours(24)));
   // The API hears of it at once, so that other gateways see it end and it ends also without us; the agent hears of it too, and
   // tells how everything ended.
-  self->remove_later(*entry, std::chrono::ceil<std::chrono::seconds>(grace) + kReportTime);
-  auto ended = remote->stop(grace);
+  self->remove_later(*entry,
+                     std::chrono::ceil<std::chrono::seconds>(grace) + (entry->pod->plain ? std::chrono::seconds(0) : kReportTime));
+  auto ended = inside->stop(grace);
   co_await std::move(ended);
 }
 

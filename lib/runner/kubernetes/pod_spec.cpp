@@ -24,8 +24,10 @@ struct OwnDirectory {
   std::uint64_t PodOptions::* size;
 };
 // The same as a sandbox of the local runner has for its own.
-constexpr std::array<OwnDirectory, 3> kOwnDirectories = {{{"cwsandbox-workspace", "/workspace", &PodOptions::workspace_size},
-                                                          {"cwsandbox-home", "/home/sandbox", &PodOptions::home_size},
+constexpr const char* kWorkspace = "/workspace";
+constexpr const char* kHome = "/home/sandbox";
+constexpr std::array<OwnDirectory, 3> kOwnDirectories = {{{"cwsandbox-workspace", kWorkspace, &PodOptions::workspace_size},
+                                                          {"cwsandbox-home", kHome, &PodOptions::home_size},
                                                           {"cwsandbox-tmp", "/tmp", &PodOptions::tmp_size}}};
 
 // Whoever mounts something here takes away what the agent or the container's runtime needs.
@@ -87,12 +89,16 @@ Json metadata(const SandboxSpec& spec, const PodOptions& options) {
   return out;
 }
 
-Json annotations(const SandboxSpec& spec, const std::string& key) {
+Json annotations(const SandboxSpec& spec, const std::string& key, const PodOptions& options) {
   Json out = Json::object();
   for (const auto& [name, value] : spec.annotations) out[std::string(kUserAnnotationPrefix) + name] = value;
   if (!spec.tags.empty()) out[std::string(kTagsAnnotation)] = dump(tags_json(spec));
   out[std::string(kRecordAnnotation)] = spec.record;
-  out[std::string(kKeyAnnotation)] = key;
+  if (options.plain) {
+    out[std::string(kAgentAnnotation)] = kNoAgent;
+  } else {
+    out[std::string(kKeyAnnotation)] = key;
+  }
   return out;
 }
 
@@ -127,9 +133,11 @@ std::vector<OwnDirectory> own_directories(const SandboxSpec& spec) {
 
 Json volumes(const SandboxSpec& spec, const PodOptions& options) {
   Json out = Json::array();
-  Json agent = empty_directory(kAgentVolume, std::nullopt, true);
-  agent["emptyDir"]["sizeLimit"] = kAgentVolumeSize;
-  out.push_back(std::move(agent));
+  if (!options.plain) {
+    Json agent = empty_directory(kAgentVolume, std::nullopt, true);
+    agent["emptyDir"]["sizeLimit"] = kAgentVolumeSize;
+    out.push_back(std::move(agent));
+  }
   for (const OwnDirectory& own : own_directories(spec)) out.push_back(empty_directory(own.volume, options.*own.size, false));
   for (const ScratchVolume& volume : spec.volumes) {
     const auto size = volume.size_limit ? volume.size_limit : options.max_volume_size;
@@ -138,10 +146,12 @@ Json volumes(const SandboxSpec& spec, const PodOptions& options) {
   return out;
 }
 
-Json mounts(const SandboxSpec& spec) {
+Json mounts(const SandboxSpec& spec, const PodOptions& options) {
   Json out = Json::array();
-  out.push_back(mount(kAgentVolume, kAgentDirectory));
-  out.back()["readOnly"] = true;
+  if (!options.plain) {
+    out.push_back(mount(kAgentVolume, kAgentDirectory));
+    out.back()["readOnly"] = true;
+  }
   for (const OwnDirectory& own : own_directories(spec)) out.push_back(mount(own.volume, own.path));
   for (const VolumeMount& wanted : spec.mounts) {
     Json one = mount(wanted.volume, wanted.path);
@@ -207,14 +217,30 @@ std::chrono::milliseconds stop_grace(std::chrono::seconds of_pod) {
   return of_pod > 2 * kToTell ? std::chrono::milliseconds(of_pod - kToTell) : std::chrono::milliseconds(of_pod) / 2;
 }
 
+/// The cluster would put variables in for $(NAME), and takes $$ for a dollar.
+std::string unexpanded(std::string_view text) {
+  std::string out;
+  for (const char c : text) out.append(c == '$' ? 2 : 1, c);
+  return out;
+}
+
 Json main_container(const SandboxSpec& spec, const std::string& key, const PodOptions& options) {
   Json out = Json::object();
   out["name"] = kMainContainer;
   out["image"] = spec.image.empty() ? options.default_image : spec.image;
   if (!options.image_pull_policy.empty()) out["imagePullPolicy"] = options.image_pull_policy;
-  Json command = Json::array(
-      {kAgentProgram, "serve", "--key", key, "--stop-grace", std::to_string(stop_grace(options.termination_grace).count())});
-  Json env = Json::array();
+  Json command, env = Json::array();
+  if (options.plain) {
+    command = Json::array();
+    for (const std::string& word : spec.command) command.push_back(unexpanded(word));
+    out["workingDir"] = spec.working_dir.empty() ? kWorkspace : spec.working_dir;
+    std::map<std::string, std::string> all = spec.env;
+    all.emplace("HOME", kHome);
+    for (const auto& [name, value] : all) env.push_back({{"name", name}, {"value", unexpanded(value)}});
+  } else {
+    command = Json::array(
+        {kAgentProgram, "serve", "--key", key, "--stop-grace", std::to_string(stop_grace(options.termination_grace).count())});
+  }
   for (const SecretVariable& variable : spec.secrets) {
     Json one = Json::object();
     one["name"] = variable.env_var;
@@ -234,7 +260,7 @@ Json main_container(const SandboxSpec& spec, const std::string& key, const PodOp
   if (!ports.empty()) out["ports"] = std::move(ports);
   if (Json wanted = resources(spec, options); !wanted.empty()) out["resources"] = std::move(wanted);
   out["securityContext"] = security_context();
-  out["volumeMounts"] = mounts(spec);
+  out["volumeMounts"] = mounts(spec, options);
   return out;
 }
 
@@ -281,6 +307,7 @@ void check_scheduling(const Json& fragment) {
 std::vector<std::string> refused(const SandboxSpec& spec, const PodOptions& options) {
   std::vector<std::string> names;
   if (spec.image.empty() && options.default_image.empty()) names.emplace_back("image");
+  if (options.plain && !spec.files.empty()) names.emplace_back("files");
   if (spec.resources.gpus > 0 && !options.gpu_resources.contains(spec.resources.gpu_type))
     names.emplace_back(spec.resources.gpu_type.empty() ? "resources.gpus" : "resources.gpu_type");
   const auto bad_volume = [&](const ScratchVolume& volume) {
@@ -332,7 +359,7 @@ Json make_pod(const SandboxSpec& spec, const std::string& key, const PodOptions&
   security["runAsUser"] = options.run_as_user;
   security["runAsGroup"] = options.run_as_group;
   security["seccompProfile"]["type"] = "RuntimeDefault";
-  pod["initContainers"] = Json::array({agent_container(options)});
+  if (!options.plain) pod["initContainers"] = Json::array({agent_container(options)});
   pod["containers"] = Json::array({main_container(spec, key, options)});
   pod["volumes"] = volumes(spec, options);
 
@@ -340,7 +367,7 @@ Json make_pod(const SandboxSpec& spec, const std::string& key, const PodOptions&
   out["apiVersion"] = "v1";
   out["kind"] = "Pod";
   out["metadata"] = metadata(spec, options);
-  out["metadata"]["annotations"] = annotations(spec, key);
+  out["metadata"]["annotations"] = annotations(spec, key, options);
   out["spec"] = std::move(pod);
   return out;
 }

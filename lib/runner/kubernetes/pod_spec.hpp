@@ -23,6 +23,8 @@ inline constexpr std::string_view kManagedByLabel = "app.kubernetes.io/managed-b
 inline constexpr std::string_view kSandboxLabel = "cwsandbox.dev/sandbox";           ///< with the sandbox's id
 inline constexpr std::string_view kRecordAnnotation = "cwsandbox.dev/record";
 inline constexpr std::string_view kKeyAnnotation = "cwsandbox.dev/key";
+inline constexpr std::string_view kAgentAnnotation = "cwsandbox.dev/agent";  ///< of pods without it: kNoAgent
+inline constexpr std::string_view kNoAgent = "none";
 inline constexpr std::string_view kTagsAnnotation = "cwsandbox.dev/tags";  ///< a JSON array: a label cannot hold any text
 inline constexpr std::string_view kUserAnnotationPrefix = "annotations.cwsandbox.dev/";  ///< before the names of the sandbox's own
 inline constexpr std::string_view kMainContainer = "main";
@@ -35,6 +37,7 @@ inline constexpr std::string_view kAgentProgram = "/.cwsandbox/cwsandbox-agent";
 struct PodOptions {
   std::string name_space = "default";
   std::string agent_image;    ///< of the init container that brings the agent
+  bool plain = false;         ///< no agent: see plain_sandbox.hpp
   std::string default_image;  ///< of sandboxes that name none
   /// "Always", "IfNotPresent" or "Never"; empty: as the cluster does it.
   std::string image_pull_policy, agent_pull_policy;
@@ -74,7 +77,7 @@ void check_scheduling(const Json& fragment);
 [[nodiscard]] std::string object_name(const std::string& sandbox_id);
 
 /// Precondition: nothing is refused. Neither the environment nor the main command is in it: they come over the tunnel, and an
-/// image's own program is never started. `key` is what the agent wants to hear from those who talk to it.
+/// image's own program is never started; a plain pod has both. `key` is what the agent wants to hear from those who talk to it.
 [[nodiscard]] Json make_pod(const SandboxSpec& spec, const std::string& key, const PodOptions& options);
 
 /// The NetworkPolicy of the sandbox, if there is to be one; gone with the pod of that uid. It has to be there before the main

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <csignal>
 #include <string_view>
 #include <utility>
 
@@ -93,8 +94,29 @@ std::optional<ExitInfo> read_termination_message(const std::string& message) {
   return exit;
 }
 
+/// The same of a pod without the agent, whose container is the main command. That a signal ended it the cluster does not say, but
+/// by its exit code.
+void read_plain_end(const Json& terminated, PodView& view) {
+  ExitInfo exit;
+  const std::string reason = text(terminated, "reason");
+  const Json& code = member(terminated, "exitCode");
+  if (reason == "OOMKilled") {
+    exit.kind = ExitInfo::Kind::signaled;
+    exit.value = SIGKILL;
+    exit.out_of_memory = true;
+  } else if ((reason == "Completed" || reason == "Error") && code.is_number_integer()) {
+    exit.kind = ExitInfo::Kind::exited;
+    exit.value = static_cast<int>(std::clamp<std::int64_t>(code.get<std::int64_t>(), 0, 255));
+  } else {
+    view.reason = why(terminated);  // it never ran ("ContainerCannotRun", "StartError"), or nobody knows
+  }
+  if (const auto at = protocol::parse_timestamp(text(terminated, "finishedAt"))) exit.time = *at;
+  view.exit = exit;
+}
+
 /// The end of the main container.
 void read_end(const Json& terminated, PodView& view) {
+  if (view.plain) return read_plain_end(terminated, view);
   auto exit = read_termination_message(text(terminated, "message"));
   const bool out_of_memory = text(terminated, "reason") == "OOMKilled";
   if (!exit) {
@@ -136,7 +158,7 @@ void read_wait(const Json& status, PodView& view) {
     view.reason = why(scheduled);
     return;
   }
-  view.reason = why(member(view.agent_installed ? main : init, "state", "waiting"));
+  view.reason = why(member(view.plain || view.agent_installed ? main : init, "state", "waiting"));
 }
 
 }  // namespace
@@ -151,6 +173,7 @@ PodView read_pod(const Json& pod) {
   view.sandbox = text(metadata, "labels", kSandboxLabel);
   view.record = text(metadata, "annotations", kRecordAnnotation);
   view.key = text(metadata, "annotations", kKeyAnnotation);
+  view.plain = text(metadata, "annotations", kAgentAnnotation) == kNoAgent;
   view.phase = text(status, "phase");
   view.node = text(pod, "spec", "nodeName");
   view.created = protocol::parse_timestamp(text(metadata, "creationTimestamp"));

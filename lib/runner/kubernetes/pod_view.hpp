@@ -31,6 +31,7 @@ struct PodView {
   std::string node;
   std::optional<std::chrono::system_clock::time_point> created;
   bool deleting = false;  ///< it has a deletionTimestamp
+  bool plain = false;     ///< it has no agent
   bool agent_installed = false;
   bool main_running = false;
   Wait wait = Wait::normal;

@@ -251,6 +251,52 @@ PodView ended_with(const std::string& message, int code, const std::string& reas
 
 }  // namespace
 
+TEST_CASE("a pod without the agent runs the command itself, with nothing put in for its dollars", "[kubernetes]") {
+  PodOptions plain = options();
+  plain.plain = true;
+  SandboxSpec spec = sandbox();
+  spec.command = {"sh", "-c", "echo $(PLAIN) $$ $HOME"};
+  spec.env["PRICE"] = "$(PLAIN)";
+  const Json pod = make(spec, plain);
+  CHECK_FALSE(pod["spec"].contains("initContainers"));
+  CHECK(pod["metadata"]["annotations"] == Json::parse(R"({"cwsandbox.dev/record": "{\"v\":1}", "cwsandbox.dev/agent": "none"})"));
+  CHECK(main_of(pod)["command"] == Json::parse(R"(["sh", "-c", "echo $$(PLAIN) $$$$ $$HOME"])"));
+  CHECK(main_of(pod)["workingDir"] == "/workspace");
+  CHECK(main_of(pod)["env"] == Json::parse(R"j([{"name": "HOME", "value": "/home/sandbox"}, {"name": "PLAIN", "value": "value"},
+                                               {"name": "PRICE", "value": "$$(PLAIN)"}])j"));
+  for (const Json& volume : pod["spec"]["volumes"]) CHECK(volume["name"] != "cwsandbox-agent");
+  for (const Json& mounted : main_of(pod)["volumeMounts"]) CHECK(mounted["name"] != "cwsandbox-agent");
+  CHECK(refused(spec, plain).empty());
+  spec.files.push_back({"/workspace/f", "x"});
+  CHECK(refused(spec, plain) == Strings{"files"});
+  CHECK(refused(spec, options()).empty());
+}
+
+TEST_CASE("a pod without the agent ends as its container did", "[kubernetes]") {
+  const auto ended = [](const char* terminated) {
+    Json pod = make(sandbox());
+    pod["metadata"]["annotations"]["cwsandbox.dev/agent"] = "none";
+    pod["status"] = Json::parse(std::string(R"({"phase":"Failed","containerStatuses":[{"name":"main","state":{"terminated":)") +
+                                terminated + "}}]}");
+    return read_pod(pod);
+  };
+  const PodView three =
+      ended(R"({"exitCode":3,"reason":"Error","finishedAt":"2026-11-22T00:31:00Z","message":"{\"kind\":\"exited\",\"value\":0}"})");
+  CHECK(three.plain);
+  REQUIRE(three.exit);
+  CHECK(three.exit->kind == ExitInfo::Kind::exited);
+  CHECK(three.exit->value == 3);
+  CHECK(three.exit->time == std::chrono::sys_days(std::chrono::year(2026) / 11 / 22) + 31min);
+  const PodView killed = ended(R"({"exitCode":137,"reason":"OOMKilled"})");
+  REQUIRE(killed.exit);
+  CHECK(killed.exit->kind == ExitInfo::Kind::signaled);
+  CHECK(killed.exit->out_of_memory);
+  const PodView never = ended(R"({"exitCode":128,"reason":"StartError","message":"no such file"})");
+  REQUIRE(never.exit);
+  CHECK(never.exit->kind == ExitInfo::Kind::lost);
+  CHECK(never.reason == "StartError: no such file");
+}
+
 TEST_CASE("a pod on its way says what it waits for", "[kubernetes]") {
   using Wait = PodView::Wait;
   const PodView fresh = read_pod(pod_with(R"({"phase":"Pending"})"));
