@@ -63,6 +63,7 @@ struct Entry {
   std::optional<PodView> pod;  // as last seen; of a sandbox of ours
   bool gone = false;           // deleted, for good
   bool here = false;           // there is, or is about to be, a Sandbox of this object's for it
+  bool over = false;           // what is in it has ended, and the pod ends by itself
   std::optional<Clock::time_point> ended;
   std::optional<std::chrono::seconds> removal;  // its grace, once it is being removed
   std::function<void()> on_end;                 // told when the pod has ended or gone; keeps nothing alive
@@ -411,14 +412,20 @@ class KubernetesSandbox final : public Sandbox {
   KubernetesSandbox& operator=(const KubernetesSandbox&) = delete;
   ~KubernetesSandbox() override {
     entry_->here = false;
-    if (!cluster_->lets_go() && !entry_->ended) cluster_->remove_later(*entry_, kRemovalGrace);
+    // Who has ended is kept for a while, for other gateways to see how.
+    if (!cluster_->lets_go() && !entry_->ended && !entry_->over) cluster_->remove_later(*entry_, kRemovalGrace);
   }
 
   ByteSource& main_stdout() noexcept override { return inside_->main_stdout(); }
   ByteSource& main_stderr() noexcept override { return inside_->main_stderr(); }
   Files& files() noexcept override { return inside_->files(); }
   asio::awaitable<std::unique_ptr<Process>> start(ProcessSpec spec) override { return inside_->start(std::move(spec)); }
-  void on_exit(std::function<void(const ExitInfo&)> handler) override { inside_->on_exit(std::move(handler)); }
+  void on_exit(std::function<void(const ExitInfo&)> handler) override {
+    inside_->on_exit([entry = entry_, handler = std::move(handler)](const ExitInfo& exit) {
+      if (exit.kind != ExitInfo::Kind::lost) entry->over = true;
+      handler(exit);
+    });
+  }
   asio::awaitable<void> stop(std::chrono::milliseconds grace) override { return Cluster::stop(cluster_, entry_, inside_, grace); }
 
  private:

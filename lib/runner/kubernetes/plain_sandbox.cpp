@@ -161,8 +161,10 @@ class NoFiles final : public Files {
   asio::awaitable<void> rename(std::string /*from*/, std::string /*to*/) override { refuse(); }
 
  private:
+  // Not "unimplemented": clients would take that for a server without the file service, and try other ways.
   [[noreturn]] static void refuse() {
-    throw unimplemented("files need the agent, and this gateway's pods have none (--plain-exec)");
+    throw RunnerError("failed_precondition", "CWSANDBOX_NOT_IMPLEMENTED",
+                      "files need the agent, and this gateway's pods have none (--plain-exec)");
   }
 };
 

@@ -35,7 +35,7 @@ class PlainSandbox final : public Sandbox {
   ByteSource& main_stdout() noexcept override;
   /// Always at its end: the cluster keeps one log of both.
   ByteSource& main_stderr() noexcept override;
-  /// Every call throws RunnerError ("unimplemented").
+  /// Every call throws RunnerError ("failed_precondition").
   Files& files() noexcept override;
   /// Throws RunnerError ("unimplemented") for an input where the cluster only speaks v4.channel.k8s.io, which cannot end one, and
   /// for an environment with a terminal: it would be part of a URL.

@@ -1,7 +1,6 @@
 #include "runner/remote/frames.hpp"
 
 #include <algorithm>
-#include <cstring>
 
 #include "protocol/exec_stream.hpp"
 
@@ -43,7 +42,7 @@ std::optional<Frame> FrameReader::next() {
   if (stored_.capacity() > kKeptBuffer && header_size_ == 0) stored_ = std::string();
   if (header_size_ < kFrameHeader) {
     const std::size_t n = std::min(kFrameHeader - header_size_, input_.size());
-    std::memcpy(header_ + header_size_, input_.data(), n);
+    std::copy_n(input_.data(), n, header_ + header_size_);
     header_size_ += n;
     input_.remove_prefix(n);
     if (header_size_ < kFrameHeader) return std::nullopt;
@@ -51,11 +50,11 @@ std::optional<Frame> FrameReader::next() {
     frame_.stream = get32(header_ + 4);
     frame_.channel = static_cast<std::uint8_t>(header_[8]);
     const std::size_t most = max_frame_payload(frame_.stream, frame_.channel);
-    const std::string where = "stream " + std::to_string(frame_.stream) + ", channel " + std::to_string(frame_.channel);
-    if (most == 0) throw Violation(where + ": no such channel");
+    const auto where = [this] { return "stream " + std::to_string(frame_.stream) + ", channel " + std::to_string(frame_.channel); };
+    if (most == 0) throw Violation(where() + ": no such channel");
     if (length < 5) throw Violation("a frame of " + std::to_string(length) + " bytes");
     missing_ = length - 5;
-    if (missing_ > most) throw Violation(where + ": " + std::to_string(missing_) + " bytes, at most " + std::to_string(most));
+    if (missing_ > most) throw Violation(where() + ": " + std::to_string(missing_) + " bytes, at most " + std::to_string(most));
     stored_.clear();
   }
   const std::size_t n = std::min(missing_, input_.size());

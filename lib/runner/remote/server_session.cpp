@@ -17,6 +17,11 @@ constexpr const char* kExhausted = "CWSANDBOX_CAPACITY_EXHAUSTED";
 
 [[nodiscard]] RunnerError not_there() { return {"unavailable", kUnavailable, "the sandbox has ended, or does not run yet"}; }
 
+asio::awaitable<void> nobody_there() {
+  throw not_there();
+  co_return;
+}
+
 }  // namespace
 
 // The answers that are to be written.
@@ -376,29 +381,24 @@ asio::awaitable<void> Session::create(std::shared_ptr<Session> self, std::shared
   spec.working_dir = std::move(request.second);
   spec.files = std::exchange(self->staged_, {});
   self->staged_bytes_ = 0;
-  std::exception_ptr error;
-  try {
-    const auto server = self->server_.lock();
-    if (!server) throw not_there();
-    auto creating = ServerState::create(server, std::move(spec));
-    co_await std::move(creating);
-  } catch (const std::exception&) {
-    error = std::current_exception();
-  }
-  if (error) {
-    self->fail(taken, error);
-  } else {
-    self->answer(taken, Answer());
-  }
+  const auto server = self->server_.lock();
+  auto creating = server ? ServerState::create(server, std::move(spec)) : nobody_there();
+  auto answered = answer_after(std::move(self), std::move(taken), std::move(creating));
+  co_await std::move(answered);
 }
 
 asio::awaitable<void> Session::stop(std::shared_ptr<Session> self, std::shared_ptr<Taken> taken, std::chrono::milliseconds grace) {
+  const auto server = self->server_.lock();
+  auto stopping = server ? ServerState::stop(server, grace) : nobody_there();
+  auto answered = answer_after(std::move(self), std::move(taken), std::move(stopping));
+  co_await std::move(answered);
+}
+
+asio::awaitable<void> Session::answer_after(std::shared_ptr<Session> self, std::shared_ptr<Taken> taken,
+                                            asio::awaitable<void> work) {
   std::exception_ptr error;
   try {
-    const auto server = self->server_.lock();
-    if (!server) throw not_there();
-    auto stopping = ServerState::stop(server, grace);
-    co_await std::move(stopping);
+    co_await std::move(work);
   } catch (const std::exception&) {
     error = std::current_exception();
   }

@@ -157,6 +157,8 @@ class Session final : public Peer, public std::enable_shared_from_this<Session> 
   void stage(Request request, std::string_view bytes);
   static asio::awaitable<void> create(std::shared_ptr<Session> self, std::shared_ptr<Taken> taken, Request request);
   static asio::awaitable<void> stop(std::shared_ptr<Session> self, std::shared_ptr<Taken> taken, std::chrono::milliseconds grace);
+  static asio::awaitable<void> answer_after(std::shared_ptr<Session> self, std::shared_ptr<Taken> taken,
+                                            asio::awaitable<void> work);
   static asio::awaitable<void> look_after(std::shared_ptr<Session> self, std::shared_ptr<Taken> taken, Request request);
   static asio::awaitable<void> work_off(std::shared_ptr<Session> self, std::uint64_t number, std::shared_ptr<OpenHandle> handle);
   std::uint64_t keep(std::shared_ptr<OpenHandle> handle);

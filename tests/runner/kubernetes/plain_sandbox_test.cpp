@@ -287,7 +287,7 @@ TEST_CASE("a plain pod: what it cannot do is refused by name", "[kubernetes]") {
     } catch (const RunnerError& e) {
       files = e.code();
     }
-    CHECK(files == "unimplemented");
+    CHECK(files == "failed_precondition");
   };
   run(node.context, body);
 }
