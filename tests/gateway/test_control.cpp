@@ -426,7 +426,7 @@ TEST_CASE("what a runner can give reaches it", "[gateway][LC-20]") {
   REQUIRE(eventually([&] { return state_of(server, made.json()["sandboxId"]) == "STATE_RUNNING"; }));
   runner::SandboxSpec wanted;
   server.on_loop([&] { wanted = fake.state->wanted; });
-  CHECK(wanted.id == made.json()["sandboxId"]);
+  CHECK(wanted.id == made.json()["sandboxId"].get<std::string>());
   CHECK(wanted.resources.memory_limit == 1u << 30);
   CHECK(wanted.resources.memory_request == 512u << 20);
   CHECK(wanted.resources.cpu_request == 250u);
