@@ -260,12 +260,13 @@ TEST_CASE("a pod without the agent runs the command itself, with nothing put in 
   const Json pod = make(spec, plain);
   CHECK_FALSE(pod["spec"].contains("initContainers"));
   CHECK(pod["metadata"]["annotations"] == Json::parse(R"({"cwsandbox.dev/record": "{\"v\":1}", "cwsandbox.dev/agent": "none"})"));
-  CHECK(main_of(pod)["command"] == Json::parse(R"(["sh", "-c", "echo $$(PLAIN) $$$$ $$HOME"])"));
-  CHECK(main_of(pod)["workingDir"] == "/workspace");
-  CHECK(main_of(pod)["env"] == Json::parse(R"j([{"name": "HOME", "value": "/home/sandbox"}, {"name": "PLAIN", "value": "value"},
+  const Json main = main_of(pod);
+  CHECK(main["command"] == Json::parse(R"(["sh", "-c", "echo $$(PLAIN) $$$$ $$HOME"])"));
+  CHECK(main["workingDir"] == "/workspace");
+  CHECK(main["env"] == Json::parse(R"j([{"name": "HOME", "value": "/home/sandbox"}, {"name": "PLAIN", "value": "value"},
                                                {"name": "PRICE", "value": "$$(PLAIN)"}])j"));
   for (const Json& volume : pod["spec"]["volumes"]) CHECK(volume["name"] != "cwsandbox-agent");
-  for (const Json& mounted : main_of(pod)["volumeMounts"]) CHECK(mounted["name"] != "cwsandbox-agent");
+  for (const Json& mounted : main["volumeMounts"]) CHECK(mounted["name"] != "cwsandbox-agent");
   CHECK(refused(spec, plain).empty());
   spec.files.push_back({"/workspace/f", "x"});
   CHECK(refused(spec, plain) == Strings{"files"});
