@@ -395,7 +395,7 @@ asio::awaitable<void> short_main(Runner& runner) {
 
 asio::awaitable<void> destroyed_while_running(Runner& runner) {
   auto sandbox = co_await runner.create(sandbox_spec());
-  ProcessSpec spec = command(words("cat"));
+  ProcessSpec spec = command(words("sleep", "infinity"));  // that its input ends is not what ends it
   spec.use_stdin = true;
   auto process = co_await sandbox->start(spec);
   sandbox.reset();
