@@ -22,7 +22,7 @@ bool is_only_secret(std::string_view text) {
     const auto line = text.substr(0, at).rfind('\n');
     auto before = text.substr(line == std::string_view::npos ? 0 : line + 1);
     before.remove_prefix(std::min(before.find_first_not_of(" -"), before.size()));
-    if (!before.starts_with("token: hunter2\n") && !before.starts_with("password: hunter2\n")) return false;
+    if (!before.starts_with("token: hunter2\n") && !before.starts_with("user: {token: hunter2}\n")) return false;
   }
   return true;
 }
