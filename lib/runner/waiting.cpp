@@ -48,6 +48,12 @@ void IoWaiters::post(const asio::any_io_executor& executor, IoHandler handler, e
   asio::post(executor, std::move(call));
 }
 
+ExitInfo lost_now() {
+  ExitInfo info;
+  info.time = std::chrono::system_clock::now();
+  return info;
+}
+
 void ExitEvent::fire() {
   if (!info_ || !handler_) return;
   const auto handler = std::exchange(handler_, nullptr);

@@ -58,6 +58,9 @@ class IoWaiters {
   std::list<IoHandler> handlers_;
 };
 
+/// Of a process of which nobody will hear any more.
+[[nodiscard]] ExitInfo lost_now();
+
 /// A handler that is called at most once, whichever comes first: the event or the handler.
 class ExitEvent {
  public:

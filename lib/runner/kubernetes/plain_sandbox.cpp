@@ -40,12 +40,6 @@ constexpr std::chrono::hours kLogSilence{1};
 [[nodiscard]] RunnerError unimplemented(const std::string& what) { return {"unimplemented", "CWSANDBOX_NOT_IMPLEMENTED", what}; }
 [[nodiscard]] RunnerError unavailable(const std::string& what) { return {"unavailable", "CWSANDBOX_RUNNER_UNAVAILABLE", what}; }
 
-[[nodiscard]] ExitInfo lost_info() {
-  ExitInfo info;
-  info.time = std::chrono::system_clock::now();
-  return info;
-}
-
 // For a shell, whatever is in it.
 [[nodiscard]] std::string shell_quoted(std::string_view text) {
   std::string out = "'";
@@ -233,7 +227,7 @@ struct Run : std::enable_shared_from_this<Run> {
     input_room.resume_all(executor);
     input_there.resume_all(executor);
     if (exit.is_set()) return;
-    ExitInfo info = lost_info();
+    ExitInfo info = lost_now();
     if (status && status->kind != ExecStatus::Kind::failed) {
       info.kind = ExitInfo::Kind::exited;
       info.value = status->code;
@@ -599,7 +593,7 @@ void PlainSandbox::place_gone(const std::optional<ExitInfo>& exit) {
     run->finish();
     run->exec->abort();
   }
-  state_->exit.set(exit ? *exit : lost_info());
+  state_->exit.set(exit ? *exit : lost_now());
   asio::post(state_->executor, [state = state_] { state->exit.fire(); });
   state_->ended.notify();
 }

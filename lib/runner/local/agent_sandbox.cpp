@@ -130,12 +130,6 @@ void append(std::string& to, Number number) {
   return info;
 }
 
-[[nodiscard]] ExitInfo lost_info() {
-  ExitInfo info;
-  info.time = std::chrono::system_clock::now();
-  return info;
-}
-
 }  // namespace
 
 struct AgentSandbox::ProcessState {
@@ -422,7 +416,7 @@ void AgentSandbox::lose(std::string_view why) {
   for (auto& [seq, file] : files) answer(*file);
   auto processes = std::exchange(processes_, {});
   for (auto& [seq, process] : processes) {
-    process->exit.set(lost_info());
+    process->exit.set(lost_now());
     // Not from inside a call of the listener's own.
     asio::post(executor_, [process = process] { process->exit.fire(); });
   }
@@ -454,7 +448,7 @@ void AgentSandbox::arm_deadline(Clock::time_point when) {
 // The end has two parts: what the agent said last has been read up to the end of its socket, and all else is gone.
 void AgentSandbox::finish_when_over() {
   if (ended_ || !lost_) return;
-  if (!main_info_) main_info_ = lost_info();
+  if (!main_info_) main_info_ = lost_now();
   if (!is_gone(*main_info_)) return;
   ended_ = true;
   deadline_.cancel();

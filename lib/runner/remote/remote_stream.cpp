@@ -33,12 +33,6 @@ constexpr std::size_t kKeptBuffer = 64 * 1024;
   return info;
 }
 
-[[nodiscard]] ExitInfo lost_info() {
-  ExitInfo info;
-  info.time = std::chrono::system_clock::now();
-  return info;
-}
-
 }  // namespace
 
 RemoteStream::RemoteStream(std::weak_ptr<Tunnel> tunnel, asio::any_io_executor executor, std::uint32_t stream,
@@ -138,7 +132,7 @@ void RemoteStream::lose(const std::exception_ptr& why) {
   for (const Channel channel : {Channel::std_out, Channel::std_err}) end_output(channel);
   input_waiters_.resume_all(executor_);
   if (started_) {
-    set_exit(lost_info());
+    set_exit(lost_now());
   } else {
     failure_ = why;
     start_waiters_.resume_all(executor_);

@@ -15,6 +15,8 @@ namespace {
 
 using std::chrono::milliseconds;
 
+// They grow by half, not by doubling: a sandbox that comes up is tried a few times in its first half second, and what the last pause
+// is too long is what its creation takes longer.
 constexpr milliseconds kFirstPause{100}, kLongestPause{5000};
 // Between the end of the sandbox and the last word on each of its processes.
 constexpr std::chrono::seconds kEnds{10};
@@ -148,7 +150,7 @@ asio::awaitable<void> Tunnel::keep_connected(std::shared_ptr<Tunnel> self) {
     }
     std::uniform_int_distribution<milliseconds::rep> some(pause.count() / 2, pause.count());
     self->pause_.expires_after(milliseconds(some(self->random_)));
-    pause = std::min(2 * pause, kLongestPause);
+    pause = std::min(pause * 3 / 2, kLongestPause);
     error_code ignored;
     auto token = asio::redirect_error(asio::use_awaitable, ignored);
     co_await self->pause_.async_wait(token);
