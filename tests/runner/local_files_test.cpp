@@ -14,10 +14,9 @@
 #include <fstream>
 #include <functional>
 
-#include "harness.hpp"
+#include "room.hpp"
 #include "runner/local/errno_text.hpp"
 #include "runner/local/local_files.hpp"
-#include "runner/local/local_runner.hpp"
 #include "support/catch.hpp"
 
 namespace cwsandbox::test {
@@ -38,17 +37,8 @@ FileWriteSpec to(std::string path) {
   return spec;
 }
 
-struct Room {
-  explicit Room(runner::local::LocalRunnerOptions options = {}, runner::SandboxSpec spec = sandbox_spec())
-      : runner(runner::local::make_local_runner(loop.get_executor(), std::move(options))),
-        sandbox(run(loop, runner->create(std::move(spec)))) {}
-  Room(const Room&) = delete;
-  Room& operator=(const Room&) = delete;
-  ~Room() {
-    sandbox.reset();
-    run_until(loop, [this] { return loop.stopped(); });
-  }
-  Outcome operator()(std::string script) { return run(loop, exec_sh(*sandbox, std::move(script))); }
+struct FileRoom : Room {
+  using Room::Room;
   Files& files() { return sandbox->files(); }
 
   // The errno that it fails with; 0 when it does not.
@@ -93,10 +83,6 @@ struct Room {
     run(loop, writer->write(asio::buffer(text)));
     run(loop, writer->commit());
   }
-
-  asio::io_context loop;
-  std::unique_ptr<runner::Runner> runner;
-  std::unique_ptr<runner::Sandbox> sandbox;
 };
 
 // An agent that answers with whatever descriptor it is told to.
@@ -137,7 +123,7 @@ TEST_CASE("files of the host's and of the agent's are out of reach", "[runner][i
   const std::string secret = std::string(directory) + "/secret";
   std::ofstream(secret) << "of the host";
   {
-    Room in;
+    FileRoom in;
     const std::string host = std::to_string(::getpid());
     std::vector<std::string> paths = {secret, "../../../../.." + secret, "/proc/" + host + "/root" + secret, "/etc/shadow",
                                       "/proc/" + host + "/environ"};
@@ -178,7 +164,7 @@ TEST_CASE("files of the host's and of the agent's are out of reach", "[runner][i
 }
 
 TEST_CASE("a path that changes while it is used never blocks, and leads only to regular files", "[runner][isolation][files]") {
-  Room in;
+  FileRoom in;
   REQUIRE(in("cd /tmp; mkdir keep work; echo kept > keep/file; echo good > regular; mkfifo fifo").exit.value == 0);
   const auto process = run(
       in.loop,
@@ -221,7 +207,7 @@ TEST_CASE("a path that changes while it is used never blocks, and leads only to 
 }
 
 TEST_CASE("files under way are nobody's descriptors but the gateway's", "[runner][isolation][files]") {
-  Room in;
+  FileRoom in;
   in.write("/tmp/file", "x");
   const auto reader = run(in.loop, in.files().open("/tmp/file"));
   const auto list = run(in.loop, in.files().list("/tmp"));
@@ -231,7 +217,7 @@ TEST_CASE("files under way are nobody's descriptors but the gateway's", "[runner
 }
 
 TEST_CASE("who kills the agent's helpers gets an error and nothing else", "[runner][isolation][files]") {
-  Room in;
+  FileRoom in;
   // It is there before: a process that has not executed its program yet looks like the agent's, and would be killed too.
   auto making =
       command(sh("while read -r go; do mkdir -p /tmp/tree/a; cd /tmp/tree/a; i=0; "
@@ -257,7 +243,7 @@ TEST_CASE("who kills the agent's helpers gets an error and nothing else", "[runn
 
 TEST_CASE("nothing of a file operation stays open", "[runner][files]") {
   const auto open_here = [] { return std::distance(fs::directory_iterator("/proc/self/fd"), fs::directory_iterator()); };
-  Room in;
+  FileRoom in;
   in.write("/tmp/file", "x");
   const auto before = open_here();
   for (int i = 0; i < 400; ++i) {  // in all more than the agent may have open
@@ -281,7 +267,7 @@ TEST_CASE("nothing of a file operation stays open", "[runner][files]") {
 TEST_CASE("a full place is an error, and the old file stays", "[runner][files][FI-6]") {
   runner::local::LocalRunnerOptions options;
   options.limits.disk = 1 << 20;
-  Room in(options);
+  FileRoom in(options);
   in.write("/tmp/file", "old");
   const std::string large(3 << 20, 'x');
   {
@@ -322,7 +308,7 @@ TEST_CASE("a full place is an error, and the old file stays", "[runner][files][F
 }
 
 TEST_CASE("a file may be larger than a turn of the loop, which goes on meanwhile", "[runner][files][FI-3]") {
-  Room in;
+  FileRoom in;
   const std::string data(40 << 20, 'd');
   const auto writer = run(in.loop, in.files().create(to("/tmp/large")));
   int others = 0;

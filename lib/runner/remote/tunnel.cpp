@@ -15,8 +15,8 @@ namespace {
 
 using std::chrono::milliseconds;
 
-// They grow by half, not by doubling: a sandbox that comes up is tried a few times in its first half second, and what the last pause
-// is too long is what its creation takes longer.
+// They grow by half, not by doubling: a sandbox that comes up is tried a few times in its first half second, and what the last
+// pause is too long is what its creation takes longer.
 constexpr milliseconds kFirstPause{100}, kLongestPause{5000};
 // Between the end of the sandbox and the last word on each of its processes.
 constexpr std::chrono::seconds kEnds{10};
