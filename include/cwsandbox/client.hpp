@@ -56,8 +56,8 @@ class CWSANDBOX_EXPORT ClientOptions {
  public:
   ClientOptions() {}
 
-  /// `http://host[:port]`, `https://host[:port]`, `unix:/path` or `local:` (a gateway inside this process, sandboxes on this
-  /// machine).
+  /// `http:` or `https:` with a host and perhaps a port, `unix:/path`, or `local:` (a gateway inside this process, sandboxes on
+  /// this machine).
   ClientOptions& with_base_url(std::string url) & { return base_url_ = std::move(url), *this; }
   /// Sent as a bearer token; never printed, never part of an error.
   ClientOptions& with_api_key(std::string key) & { return api_key_ = std::move(key), *this; }

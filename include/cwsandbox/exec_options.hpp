@@ -46,7 +46,11 @@ class CWSANDBOX_EXPORT Capture {
   [[nodiscard]] static Capture none() { return Capture(Kind::none, 0, 0); }
 
   /// Which of the three it is.
-  enum class Kind : std::uint8_t { all, head_tail, none };
+  enum class Kind : std::uint8_t {
+    all,        ///< all()
+    head_tail,  ///< head_tail()
+    none        ///< none()
+  };
   ///@{
   /// What was asked for, or the default.
   [[nodiscard]] Kind kind() const noexcept { return kind_; }

@@ -16,7 +16,16 @@
 namespace cwsandbox {
 
 /// What an entry of a file system is.
-enum class FileType : std::uint8_t { unspecified, regular, directory, symlink, fifo, socket, block_device, character_device };
+enum class FileType : std::uint8_t {
+  unspecified,      ///< what this version does not know
+  regular,          ///< a file with bytes
+  directory,        ///< a directory
+  symlink,          ///< a symbolic link
+  fifo,             ///< a named pipe
+  socket,           ///< a Unix socket
+  block_device,     ///< a block device
+  character_device  ///< a character device
+};
 /// "regular", "directory", "symlink" and so on.
 [[nodiscard]] CWSANDBOX_EXPORT std::string_view to_string(FileType type) noexcept;
 

@@ -24,7 +24,16 @@ enum class Outcome : std::uint8_t {
 [[nodiscard]] CWSANDBOX_EXPORT std::string_view to_string(Outcome outcome) noexcept;
 
 /// Where a process is (PR-10).
-enum class ProcessStatus : std::uint8_t { starting, running, exited, signaled, timed_out, cancelled, failed, lost };
+enum class ProcessStatus : std::uint8_t {
+  starting,   ///< not confirmed yet, or its sandbox is still coming up
+  running,    ///< started
+  exited,     ///< Outcome::exited
+  signaled,   ///< Outcome::signaled
+  timed_out,  ///< Outcome::timed_out
+  cancelled,  ///< Outcome::cancelled
+  failed,     ///< Outcome::failed
+  lost        ///< Outcome::lost
+};
 /// "starting", "running" and so on.
 [[nodiscard]] CWSANDBOX_EXPORT std::string_view to_string(ProcessStatus status) noexcept;
 
@@ -127,7 +136,7 @@ class ProcessControl {
 /// \par Thread safety
 /// Shared objects: safe.
 ///
-/// Source: the published client's Process; conformance PR-*, EX-*.
+/// Source: the published client's %Process; conformance PR-*, EX-*.
 class CWSANDBOX_EXPORT Process : public task<ProcessResult> {
  public:
   /// Called once per process, before anybody sees the result: with the result or the error (PR-12).

@@ -19,15 +19,15 @@ class SandboxState;
 
 /// Where a sandbox is. States only move forward; one that this version does not know is `unspecified` (LC-9, LC-10).
 enum class SandboxStatus : std::uint8_t {
-  unspecified,
-  pending,
-  creating,
-  running,
-  paused,
-  terminating,
-  completed,
-  failed,
-  terminated
+  unspecified,  ///< a state that this version does not know
+  pending,      ///< taken on, and waiting for a place
+  creating,     ///< coming up
+  running,      ///< commands can run in it
+  paused,       ///< held by the service, and coming back
+  terminating,  ///< being ended
+  completed,    ///< its main command has exited with 0
+  failed,       ///< it did not come up, its main command failed, or it was lost
+  terminated    ///< it was stopped, or its lifetime has passed
 };
 /// "running", "completed" and so on.
 [[nodiscard]] CWSANDBOX_EXPORT std::string_view to_string(SandboxStatus status) noexcept;
@@ -75,7 +75,7 @@ class CWSANDBOX_EXPORT ListOptions {
   ListOptions() {}
   /// Only those that bear all the tags given.
   ListOptions& with_tag(std::string tag) & { return tags_.push_back(std::move(tag)), *this; }
-  /// Only those that are there now.
+  /// Only those in this state now.
   ListOptions& with_status(SandboxStatus status) & { return status_ = status, *this; }
   /// Only those on one of the runners given.
   ListOptions& with_runner_id(std::string id) & { return runner_ids_.push_back(std::move(id)), *this; }
@@ -163,8 +163,9 @@ class CWSANDBOX_EXPORT Sandbox {
   ///
   /// A server without the exec stream (docs/exec-stream.md), found out once, runs it as one request: output comes when it has
   /// ended, stdin and signals fail with SandboxExecutionError (reason CWSANDBOX_EXEC_STREAM_UNAVAILABLE), a cancel cannot be
-  /// confirmed, the working directory is entered by /bin/sh, and without a timeout of its own the command has the request's. Output
-  /// that such a server cuts short ends for readers, and with Capture::all() for the result too, in SandboxStreamTruncatedError.
+  /// confirmed, the working directory is entered by /bin/sh, and without a timeout of its own the command has the request's.
+  /// %Output that such a server cuts short ends for readers, and with Capture::all() for the result too, in
+  /// SandboxStreamTruncatedError.
   [[nodiscard]] Process exec(std::vector<std::string> command, ExecOptions options = ExecOptions()) const;
   /// Runs a shell, or another command, on a terminal of its own; returns at once, like `exec`. The client sets no timeout (TS-6).
   /// \throws std::invalid_argument for a size below 1 or above 65535, and as `exec` does.
@@ -214,7 +215,8 @@ class CWSANDBOX_EXPORT Sandbox {
   /// of the sandbox's less the umask.
   /// \throws std::filesystem::filesystem_error from the task for what goes wrong on this side.
   task<void> download_file(std::string path, std::string local_path, ReadFileOptions options = ReadFileOptions()) const;
-  /// Copies a regular file of this machine into the sandbox, in constant memory, with its permission bits. Errors as above.
+  /// Copies a regular file of this machine into the sandbox, in constant memory, with its permission bits. Errors as of
+  /// download_file().
   task<void> upload_file(std::string local_path, std::string path, WriteFileOptions options = WriteFileOptions()) const;
   /// What is at a path; of a symlink, the link itself.
   [[nodiscard]] task<FileInfo> stat_file(std::string path) const;

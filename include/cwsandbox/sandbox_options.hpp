@@ -40,7 +40,8 @@ class CWSANDBOX_EXPORT Gpu {
  public:
   /// So many of them.
   explicit Gpu(std::int64_t how_many = 1) : count_(how_many) {}
-  CWSANDBOX_DETAIL_SET(Gpu, type, std::string, type_)  ///< e.g. "H100"
+  /// The kind, such as "H100".
+  CWSANDBOX_DETAIL_SET(Gpu, type, std::string, type_)
   /// Any that has this much memory, instead of a type.
   CWSANDBOX_DETAIL_SET(Gpu, memory_gb, std::int64_t, memory_gb_)
 
@@ -127,7 +128,8 @@ class CWSANDBOX_EXPORT Secret {
   /// From its place in a store.
   /// \param store,name which secret; the variable bears its name unless `with_env_var` says otherwise.
   Secret(std::string store, std::string name) : store_(std::move(store)), name_(std::move(name)), env_var_(name_) {}
-  CWSANDBOX_DETAIL_SET(Secret, field, std::string, field_)  ///< a part of a secret that has several
+  /// Which part of a secret that has several.
+  CWSANDBOX_DETAIL_SET(Secret, field, std::string, field_)
   /// The variable that holds it.
   CWSANDBOX_DETAIL_SET(Secret, env_var, std::string, env_var_)
   ///@{
@@ -164,7 +166,11 @@ class CWSANDBOX_EXPORT ImagePullCredentials {
 };
 
 /// Where scratch space is.
-enum class StorageMedium : std::uint8_t { unspecified, disk, memory };
+enum class StorageMedium : std::uint8_t {
+  unspecified,  ///< as the runner has it
+  disk,         ///< on a disk
+  memory        ///< in memory, which counts as the sandbox's
+};
 
 /// A directory of its own: scratch space that goes with the sandbox, or a volume that exists.
 class CWSANDBOX_EXPORT Volume {
@@ -180,9 +186,12 @@ class CWSANDBOX_EXPORT Volume {
   }
   /// Nobody in the sandbox may write to it.
   CWSANDBOX_DETAIL_SET(Volume, read_only, bool, read_only_)
-  CWSANDBOX_DETAIL_SET(Volume, sub_path, std::string, sub_path_)  ///< a directory inside of it, relative
-  CWSANDBOX_DETAIL_SET(Volume, size, std::string, size_)          ///< a quantity; scratch only
-  CWSANDBOX_DETAIL_SET(Volume, medium, StorageMedium, medium_)    ///< scratch only
+  /// Mounts only this directory of it, a relative path.
+  CWSANDBOX_DETAIL_SET(Volume, sub_path, std::string, sub_path_)
+  /// How much it may hold, such as "1Gi"; scratch only.
+  CWSANDBOX_DETAIL_SET(Volume, size, std::string, size_)
+  /// Where it is kept; scratch only.
+  CWSANDBOX_DETAIL_SET(Volume, medium, StorageMedium, medium_)
   /// Begins with what a snapshot holds; scratch only.
   CWSANDBOX_DETAIL_SET(Volume, snapshot, std::string, snapshot_)
 
@@ -190,7 +199,7 @@ class CWSANDBOX_EXPORT Volume {
   /// What was asked for, or the default.
   [[nodiscard]] const std::string& name() const noexcept { return name_; }
   [[nodiscard]] const std::string& mount_path() const noexcept { return mount_path_; }
-  [[nodiscard]] const std::optional<std::string>& volume_id() const noexcept { return volume_id_; }  ///< empty: scratch
+  [[nodiscard]] const std::optional<std::string>& volume_id() const noexcept { return volume_id_; }
   [[nodiscard]] bool read_only() const noexcept { return read_only_; }
   [[nodiscard]] const std::string& sub_path() const noexcept { return sub_path_; }
   [[nodiscard]] const std::string& size() const noexcept { return size_; }
@@ -210,13 +219,31 @@ class CWSANDBOX_EXPORT Volume {
 };
 
 /// What a port speaks.
-enum class ServiceProtocol : std::uint8_t { unspecified, tcp, udp, sctp };
+enum class ServiceProtocol : std::uint8_t {
+  unspecified,  ///< TCP
+  tcp,          ///< TCP
+  udp,          ///< UDP
+  sctp          ///< SCTP
+};
 /// Who may reach a port.
-enum class Visibility : std::uint8_t { unspecified, public_, private_, custom };
+enum class Visibility : std::uint8_t {
+  unspecified,  ///< as the service has it
+  public_,      ///< everybody
+  private_,     ///< not the public
+  custom        ///< by a policy of the runner's own
+};
 /// What kind of address a port gets on the outside.
-enum class EndpointKind : std::uint8_t { unspecified, https, tls_passthrough };
+enum class EndpointKind : std::uint8_t {
+  unspecified,     ///< as the service has it
+  https,           ///< an address for HTTPS, whose TLS ends before the sandbox
+  tls_passthrough  ///< an address whose TLS ends in the sandbox
+};
 /// Who may use that address.
-enum class EndpointAuth : std::uint8_t { unspecified, open, token };
+enum class EndpointAuth : std::uint8_t {
+  unspecified,  ///< as the service has it
+  open,         ///< everybody
+  token         ///< who brings a token of the service's
+};
 
 /// A port of the sandbox that others can reach.
 class CWSANDBOX_EXPORT Service {
@@ -282,7 +309,12 @@ class CWSANDBOX_EXPORT PortRange {
 };
 
 /// Whose sandboxes.
-enum class TenantScope : std::uint8_t { unspecified, same_user, same_org, sandbox_network };
+enum class TenantScope : std::uint8_t {
+  unspecified,     ///< as the service has it
+  same_user,       ///< those of the same user
+  same_org,        ///< those of the same organisation
+  sandbox_network  ///< those on the same network of sandboxes
+};
 
 /// A peer that may be reached (egress), or that may reach the sandbox (ingress).
 class CWSANDBOX_EXPORT NetworkRule {
@@ -290,7 +322,13 @@ class CWSANDBOX_EXPORT NetworkRule {
   /// Labels of a cluster, by name.
   using Labels = std::map<std::string, std::string>;
   /// How a rule says who it is about.
-  enum class Peer : std::uint8_t { any, block, name, tenant, selector };
+  enum class Peer : std::uint8_t {
+    any,       ///< everybody: any()
+    block,     ///< addresses: block()
+    name,      ///< a DNS name: name()
+    tenant,    ///< other sandboxes: tenant()
+    selector,  ///< labels of a cluster: selector()
+  };
 
   /// Anybody.
   [[nodiscard]] static NetworkRule any() { return NetworkRule(Peer::any); }
@@ -324,7 +362,7 @@ class CWSANDBOX_EXPORT NetworkRule {
   ///@{
   /// What was asked for, or the default.
   [[nodiscard]] Peer peer() const noexcept { return peer_; }
-  [[nodiscard]] const std::string& value() const noexcept { return value_; }  ///< the block or the name
+  [[nodiscard]] const std::string& value() const noexcept { return value_; }
   [[nodiscard]] const std::vector<std::string>& except() const noexcept { return except_; }
   [[nodiscard]] TenantScope scope() const noexcept { return scope_; }
   [[nodiscard]] const Labels& pods() const noexcept { return pods_; }
@@ -410,7 +448,11 @@ class CWSANDBOX_EXPORT SecurityContext {
 };
 
 /// Where the public service places a sandbox.
-enum class SandboxMode : std::uint8_t { unspecified, serverless, cks };
+enum class SandboxMode : std::uint8_t {
+  unspecified,  ///< the service chooses
+  serverless,   ///< on machines of the service's own
+  cks           ///< on a Kubernetes cluster of the user's (CKS)
+};
 
 /// How to make a sandbox. What is unset is the server's choice.
 class CWSANDBOX_EXPORT SandboxOptions {
@@ -458,7 +500,7 @@ class CWSANDBOX_EXPORT SandboxOptions {
   CWSANDBOX_DETAIL_SET(SandboxOptions, image_pull_credentials, ImagePullCredentials, image_pull_credentials_)
   /// As whom and with what rights it runs.
   CWSANDBOX_DETAIL_SET(SandboxOptions, security_context, SecurityContext, security_context_)
-  /// On one of these runners only.
+  /// Adds a runner; with any, only those given are used.
   CWSANDBOX_DETAIL_ADD(SandboxOptions, runner_id, std::string, runner_ids_)
   /// These, instead of what was added so far.
   CWSANDBOX_DETAIL_SET(SandboxOptions, runner_ids, std::vector<std::string>, runner_ids_)

@@ -24,7 +24,7 @@ class SessionState;
 /// \par Thread safety
 /// Distinct objects: safe. Shared objects: safe for const calls.
 ///
-/// Source: the published client's Session; conformance SE-*.
+/// Source: the published client's %Session; conformance SE-*.
 class CWSANDBOX_EXPORT Session {
  public:
   /// Makes no network call. Every sandbox of it is made by `client`, on top of `defaults`.

@@ -28,7 +28,7 @@ template <typename T>
 class StreamReader {
  public:
   StreamReader() = default;
-  /// Reads from a source of your own, e.g. a Channel<T>. `guard` lives as long as any handle does.
+  /// Reads from a Channel<T>, or from a source of the library's. `guard` lives as long as any handle does.
   explicit StreamReader(std::shared_ptr<detail::Source<T>> source, LoopManager loop = LoopManager(),
                         std::shared_ptr<void> guard = nullptr)
       : state_(std::make_shared<State>(std::move(source), std::move(loop))), guard_(std::move(guard)) {}
@@ -102,7 +102,7 @@ class StreamReader {
 };
 
 /// The lines of a StreamReader, blocking (`for (std::string_view line : reader.lines())`) or awaited (`co_await lines.next()`).
-/// A view from the iterator is valid until the next step. One consumer, like the reader below.
+/// A view from the iterator is valid until the next step. One consumer, like the StreamReader that they come from.
 class CWSANDBOX_EXPORT LineReader {
  public:
   /// For the lines of any reader of chunks.
@@ -110,6 +110,7 @@ class CWSANDBOX_EXPORT LineReader {
   /// The next line, or an empty optional at the end.
   [[nodiscard]] task<std::optional<std::string>> next() const;
 
+  /// Blocking iteration: `for (std::string_view line : reader.lines())`.
   class CWSANDBOX_EXPORT iterator {
    public:
     using iterator_category = std::input_iterator_tag;

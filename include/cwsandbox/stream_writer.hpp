@@ -32,7 +32,11 @@ class CWSANDBOX_EXPORT ByteChannel {
   [[nodiscard]] task<std::optional<std::string>> receive();
 
   /// What there is: a chunk, the end, or nothing yet.
-  enum class Poll { chunk, end, pending };
+  enum class Poll {
+    chunk,   ///< there was one
+    end,     ///< the stream has ended
+    pending  ///< there is nothing yet
+  };
   /// The same without waiting. `chunk` is set for Poll::chunk.
   [[nodiscard]] Poll try_receive(std::string& chunk);
   /// Calls `wake` once, from any thread, when `try_receive` would give something (at once if it would now).
@@ -67,7 +71,7 @@ class CWSANDBOX_EXPORT ByteChannel {
 /// \par Thread safety
 /// Shared objects: safe. Each single write is contiguous.
 ///
-/// Source: the published client's StreamWriter; conformance SW-*.
+/// Source: the published client's %StreamWriter; conformance SW-*.
 class CWSANDBOX_EXPORT StreamWriter {
  public:
   static constexpr std::size_t QUEUE_SIZE = 16;  ///< slots of at most ByteChannel::SLOT_SIZE bytes

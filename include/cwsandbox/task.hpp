@@ -1,5 +1,5 @@
 /// \file
-/// task<T>: an operation under way, with its result.
+/// An operation under way with its result: task<T>.
 #pragma once
 
 #include <cwsandbox/errors.hpp>

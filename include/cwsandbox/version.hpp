@@ -23,7 +23,7 @@
 namespace cwsandbox {
 
 ///@{
-/// The same for code: the version of the headers that a file is compiled with.
+/// The version of the headers that a file is compiled with; for `#if` there are the macros.
 inline constexpr int kVersionMajor = CWSANDBOX_VERSION_MAJOR;
 inline constexpr int kVersionMinor = CWSANDBOX_VERSION_MINOR;
 inline constexpr int kVersionPatch = CWSANDBOX_VERSION_PATCH;

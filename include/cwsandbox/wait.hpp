@@ -1,5 +1,5 @@
 /// \file
-/// results(), settle() and wait(): several operations at once.
+/// Several operations at once: results(), settle() and wait().
 #pragma once
 
 #include <cwsandbox/process.hpp>
@@ -30,9 +30,9 @@ class CWSANDBOX_EXPORT WaitItem {
   /// A sandbox: until it runs.
   WaitItem(const Sandbox& item);  // NOLINT(google-explicit-constructor)
 
-  /// The sandbox or process that it was made from; null where it was something else.
+  /// The sandbox that it was made from; null where it was something else.
   [[nodiscard]] const Sandbox* sandbox() const noexcept { return sandbox_.get(); }
-  /// Likewise.
+  /// The process that it was made from; null where it was something else.
   [[nodiscard]] const Process* process() const noexcept { return process_.get(); }
 
   /// For the library's own parts: what completes. A sandbox starts to be waited for.

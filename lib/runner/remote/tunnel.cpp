@@ -15,8 +15,9 @@ namespace {
 
 using std::chrono::milliseconds;
 
-// They grow by half, not by doubling: a sandbox that comes up is tried a few times in its first half second, and what the last
-// pause is too long is what its creation takes longer.
+// The first link is waited for by whoever makes the sandbox, and its place comes up within a second or so: what the last pause
+// before it is too long, a creation takes longer. Hence some tries before the pauses begin to grow.
+constexpr int kEagerTries = 10;
 constexpr milliseconds kFirstPause{100}, kLongestPause{5000};
 // Between the end of the sandbox and the last word on each of its processes.
 constexpr std::chrono::seconds kEnds{10};
@@ -117,6 +118,7 @@ void Tunnel::arm(milliseconds patience, const char* why) {
 
 asio::awaitable<void> Tunnel::keep_connected(std::shared_ptr<Tunnel> self) {
   milliseconds pause = kFirstPause;
+  int eager = kEagerTries;
   while (!self->done_with_links()) {
     std::unique_ptr<Link> link;
     std::optional<RunnerError> refused;
@@ -150,7 +152,7 @@ asio::awaitable<void> Tunnel::keep_connected(std::shared_ptr<Tunnel> self) {
     }
     std::uniform_int_distribution<milliseconds::rep> some(pause.count() / 2, pause.count());
     self->pause_.expires_after(milliseconds(some(self->random_)));
-    pause = std::min(pause * 3 / 2, kLongestPause);
+    if (self->known_ || --eager < 0) pause = std::min(2 * pause, kLongestPause);
     error_code ignored;
     auto token = asio::redirect_error(asio::use_awaitable, ignored);
     co_await self->pause_.async_wait(token);
