@@ -158,6 +158,7 @@ void TaskStateBase::publish(std::exception_ptr error) noexcept {
   std::vector<std::function<void()>> continuations;
   std::function<bool()> cancel_hook;
   std::function<void()> wait_hook;
+  const auto self = shared_from_this();  // whoever wakes may let go of it at once
   {
     std::lock_guard lock(impl_->mutex);
     error_ = std::move(error);
@@ -168,8 +169,9 @@ void TaskStateBase::publish(std::exception_ptr error) noexcept {
     // The hooks hold the operation, which must not live as long as its result.
     cancel_hook.swap(impl_->cancel_hook);
     wait_hook.swap(impl_->wait_hook);
-    impl_->condition.notify_all();
   }
+  // Not under the mutex: whoever wakes would only wait for that.
+  impl_->condition.notify_all();
   for (auto& continuation : continuations) continuation();
   for (auto& waiter : waiters) Waiter::complete(std::move(waiter), {});
   for (auto coroutine : resumers) coroutine.resume();

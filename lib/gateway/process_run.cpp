@@ -25,11 +25,6 @@ constexpr std::size_t kMaxEarlySignals = 16;
 // Payload of a full data message. A little less than the protocol's 64 KiB, so that it goes out with its headers in one write:
 // Asio cuts a write after 64 KiB.
 constexpr std::size_t kChunk = 64 * 1024 - 16;
-// A process that writes faster than this is bulk, looked at once per so many bytes.
-constexpr std::uint64_t kBulkBytes = 256 * 1024;
-constexpr std::chrono::milliseconds kBulkTime{2};
-// How long a bulk output is left alone so that its pipe fills.
-constexpr std::chrono::microseconds kGatherTime{50};
 
 std::uint64_t milliseconds_of(std::chrono::system_clock::time_point time) {
   const auto count = std::chrono::duration_cast<std::chrono::milliseconds>(time.time_since_epoch()).count();
@@ -192,6 +187,7 @@ void ProcessRun::pump(Output output) {
       return;
     }
     s.bytes += n;
+    s.pace.count(n);
     if (kill_ == Kill::drained && (s.drained += n) > kMaxDrained) {
       context_->buffers.put(std::move(buffer));
       end_output(output, true);
@@ -216,26 +212,15 @@ void ProcessRun::pump(Output output) {
   }
 }
 
-// Many programs write in small pieces. Whoever reads each at once spends a system call, a message and a wakeup on every few
-// kilobytes and slows the writer down besides; so a process that is known to write fast is read when its pipe had time to fill.
 void ProcessRun::wait_for_more(Output output) {
   OutputState& s = state(output);
-  if (s.bytes - s.mark_bytes >= kBulkBytes) {
-    const auto now = std::chrono::steady_clock::now();
-    s.bulk = now - s.mark_time < kBulkTime * ((s.bytes - s.mark_bytes) / kBulkBytes);
-    s.mark_bytes = s.bytes;
-    s.mark_time = now;
-  }
-  if (!s.bulk) return wait_readable(output);
+  const auto pause = s.pace.pause(std::chrono::steady_clock::now());
+  if (pause.count() == 0) return wait_readable(output);
   s.waiting = true;
   if (!s.gather) s.gather.emplace(context_->executor);
-  s.gather->expires_after(kGatherTime);
-  s.gather->async_wait([weak = weak_from_this(), output, before = s.bytes](error_code) {
-    const auto run = weak.lock();
-    if (!run) return;
-    run->on_readable(output, {});
-    OutputState& mine = run->state(output);
-    if (mine.bytes == before) mine.bulk = false;  // it has paused
+  s.gather->expires_after(pause);
+  s.gather->async_wait([weak = weak_from_this(), output](error_code) {
+    if (const auto run = weak.lock()) run->on_readable(output, {});
   });
 }
 

@@ -7,6 +7,7 @@
 #include "gateway/context.hpp"
 #include "gateway/sandboxes.hpp"
 #include "protocol/exec_stream.hpp"
+#include "runner/output_pace.hpp"
 #include "runner/runner.hpp"
 
 #include <boost/asio/awaitable.hpp>
@@ -89,10 +90,7 @@ class ProcessRun : public std::enable_shared_from_this<ProcessRun> {
     bool ended = false;
     std::uint64_t bytes = 0;
     std::uint64_t drained = 0;  // of them, after everything was killed
-    // Bulk: see wait_for_more().
-    bool bulk = false;
-    std::uint64_t mark_bytes = 0;
-    std::chrono::steady_clock::time_point mark_time{};
+    runner::OutputPace pace;
     std::optional<asio::steady_timer> gather;
   };
 

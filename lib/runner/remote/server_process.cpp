@@ -276,6 +276,7 @@ bool ServerProcess::pump(Channel channel) {
     if (room == 0) return false;
     error_code ec;
     const std::size_t n = output.source->try_read(asio::buffer(scratch, room), ec);
+    output.pace.count(n);
     const std::string_view bytes(static_cast<const char*>(scratch.data()), n);
     if (n <= kSmall) {
       out.push_copy(bytes);
@@ -285,14 +286,7 @@ bool ServerProcess::pump(Channel channel) {
       out.push(std::move(chunk));
     }
     if (ec == asio::error::would_block) {
-      output.waiting = true;
-      output.source->async_wait([weak = weak_from_this(), channel](error_code wait_ec) {
-        const auto self = weak.lock();
-        if (!self || self->killed_) return;
-        self->outputs_[channel == Channel::std_err ? 1 : 0].waiting = false;
-        if (wait_ec) self->end_output(channel);
-        self->pump();
-      });
+      wait_for_more(channel);
       return false;
     }
     if (ec) {  // its end, or one that nobody can read
@@ -301,6 +295,23 @@ bool ServerProcess::pump(Channel channel) {
     }
   }
   return true;
+}
+
+void ServerProcess::wait_for_more(Channel channel) {
+  Output& output = outputs_[channel == Channel::std_err ? 1 : 0];
+  output.waiting = true;
+  auto look = [weak = weak_from_this(), channel](error_code ec) {
+    const auto self = weak.lock();
+    if (!self || self->killed_) return;
+    self->outputs_[channel == Channel::std_err ? 1 : 0].waiting = false;
+    if (ec) self->end_output(channel);
+    self->pump();
+  };
+  const auto pause = output.pace.pause(std::chrono::steady_clock::now());
+  if (pause.count() == 0) return output.source->async_wait(std::move(look));
+  if (!output.gather) output.gather.emplace(executor_);
+  output.gather->expires_after(pause);
+  output.gather->async_wait(std::move(look));
 }
 
 void ServerProcess::end_output(Channel channel) {

@@ -9,6 +9,7 @@
 #include <set>
 #include <unordered_map>
 
+#include "runner/output_pace.hpp"
 #include "runner/remote/sandbox_server.hpp"
 #include "runner/remote/wire.hpp"
 #include "runner/waiting.hpp"
@@ -68,10 +69,13 @@ class ServerProcess final : public ServerStream, public std::enable_shared_from_
   struct Output {
     ByteSource* source = nullptr;
     bool ended = false, waiting = false;
+    OutputPace pace;
+    std::optional<asio::steady_timer> gather;
   };
   void on_event(const protocol::ServerEvent& event) override;
   void pump();
   [[nodiscard]] bool pump(protocol::Channel channel);
+  void wait_for_more(protocol::Channel channel);
   void feed(std::string_view bytes);
   void drain();
   void close_input();
@@ -235,6 +239,7 @@ class ServerState final : public Peer, public std::enable_shared_from_this<Serve
     bool ended = false, waiting = false;
   };
   [[nodiscard]] bool pump(protocol::Channel channel);
+  void wait_for_more(protocol::Channel channel);
   void keep(Ring& ring, std::string_view bytes);
   void end_main();
   void on_exit(const ExitInfo& info);
