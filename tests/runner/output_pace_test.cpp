@@ -10,10 +10,10 @@ namespace {
 
 constexpr std::size_t kKiB = 1024;
 
-/// An output that is looked at whenever the pace says so, and writes so many bytes per millisecond meanwhile.
+/// An output whose reader is told by its pace when to look again.
 class Output {
  public:
-  /// Reads what comes within `step`.
+  /// `step` later it is read empty of `bytes`.
   std::chrono::nanoseconds read(std::size_t bytes, std::chrono::nanoseconds step) {
     now_ += step;
     pace_.count(bytes);

@@ -239,7 +239,6 @@ class ServerState final : public Peer, public std::enable_shared_from_this<Serve
     bool ended = false, waiting = false;
   };
   [[nodiscard]] bool pump(protocol::Channel channel);
-  void wait_for_more(protocol::Channel channel);
   void keep(Ring& ring, std::string_view bytes);
   void end_main();
   void on_exit(const ExitInfo& info);
