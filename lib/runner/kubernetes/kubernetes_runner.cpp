@@ -33,6 +33,8 @@ constexpr const char* kUnavailable = "CWSANDBOX_RUNNER_UNAVAILABLE";
 
 // Beyond a pod's grace: what PID 1 needs to report how all of it ended before the kubelet kills it.
 constexpr std::chrono::seconds kReportTime{15};
+// No node starts a container in less.
+constexpr std::chrono::milliseconds kContainerStart{100};
 // With none at all the API forgets a pod before its node has ended it.
 constexpr std::chrono::seconds kRemovalGrace{1};
 // A pod that is deleted may take this long beyond its grace before it is deleted without asking its node.
@@ -358,7 +360,7 @@ asio::awaitable<std::shared_ptr<Entry>> Cluster::make(std::shared_ptr<Cluster> s
 
 // Until its agent can be reached. What the cluster tries again we let it, for a while.
 asio::awaitable<void> Cluster::wait_up(std::shared_ptr<Cluster> self, std::shared_ptr<Entry> entry, Clock::time_point deadline) {
-  std::optional<Clock::time_point> failing;
+  std::optional<Clock::time_point> failing, first_try;
   for (;;) {
     if (self->closed_) throw unavailable("the gateway is ending");
     if (entry->gone) throw RunnerError("aborted", kUnavailable, "the sandbox's pod was deleted while it was being created");
@@ -369,10 +371,13 @@ asio::awaitable<void> Cluster::wait_up(std::shared_ptr<Cluster> self, std::share
     if (pod.state == Found::State::ended)
       throw RunnerError("failed_precondition", kUnavailable, "the sandbox's pod ended before it ran" + why);
     if (pod.deleting) throw RunnerError("aborted", kUnavailable, "the sandbox's pod is being deleted" + why);
-    if (pod.main_running || pod.agent_installed) co_return;
+    // That it runs the cluster says up to a second later. Hence it is tried before, but not as long as it cannot run yet: a try is
+    // a connection to the node, which is just starting it.
+    if (pod.agent_installed && !first_try) first_try = Clock::now() + kContainerStart;
+    if (pod.main_running || (first_try && Clock::now() >= *first_try)) co_return;
     if (pod.wait == PodView::Wait::final)
       throw RunnerError("failed_precondition", kUnavailable, "the sandbox's pod cannot start" + why);
-    auto until = deadline;
+    auto until = std::min(deadline, first_try.value_or(deadline));
     if (pod.wait == PodView::Wait::failing) {
       if (!failing) failing = Clock::now();
       until = std::min(until, *failing + self->options_.patience);

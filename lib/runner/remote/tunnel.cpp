@@ -16,9 +16,9 @@ namespace {
 using std::chrono::milliseconds;
 
 // The first link is waited for by whoever makes the sandbox, and its place comes up within a second or so: what the last pause
-// before it is too long, a creation takes longer. Hence some tries before the pauses begin to grow.
-constexpr int kEagerTries = 10;
-constexpr milliseconds kFirstPause{100}, kLongestPause{5000};
+// before it is too long, a creation takes longer. Hence some tries, close together, before the pauses begin to grow.
+constexpr int kEagerTries = 16;
+constexpr milliseconds kEagerPause{50}, kFirstPause{100}, kLongestPause{5000};
 // Between the end of the sandbox and the last word on each of its processes.
 constexpr std::chrono::seconds kEnds{10};
 // Stops beyond the calls that may wait, so that none of those holds one up.
@@ -117,7 +117,7 @@ void Tunnel::arm(milliseconds patience, const char* why) {
 }
 
 asio::awaitable<void> Tunnel::keep_connected(std::shared_ptr<Tunnel> self) {
-  milliseconds pause = kFirstPause;
+  milliseconds pause = kEagerPause;
   int eager = kEagerTries;
   while (!self->done_with_links()) {
     std::unique_ptr<Link> link;
