@@ -17,12 +17,14 @@
 #include <boost/asio/signal_set.hpp>
 
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <csignal>
 #include <cstring>
 #include <memory>
@@ -59,9 +61,21 @@ class UsageError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-std::string read_private_file(const std::string& path) {
-  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+// How long whoever writes the tokens into a pipe may take.
+constexpr std::chrono::seconds kTokenPipeWait{10};
+
+enum class ReadFrom : std::uint8_t { anything, regular_files };
+
+std::string read_private_file(const std::string& path, ReadFrom from) {
+  // A FIFO without a writer must not stop us, the less where the gateway is at work.
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (fd < 0) throw UsageError("cannot open the token file " + path + ": " + std::strerror(errno));
+  const auto deadline = std::chrono::steady_clock::now() + kTokenPipeWait;
+  const auto wait = [&] {
+    const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now()).count();
+    pollfd look{fd, POLLIN, 0};
+    return ::poll(&look, 1, static_cast<int>(std::max<std::int64_t>(left, 0)));
+  };
   std::string text;
   struct stat info{};
   std::string problem;
@@ -69,11 +83,20 @@ std::string read_private_file(const std::string& path) {
     problem = std::strerror(errno);
   } else if (S_ISREG(info.st_mode) && (info.st_mode & S_IRWXO) != 0) {
     problem = "everybody on this machine can access it; chmod 600 " + path;
+  } else if (!S_ISREG(info.st_mode) && from == ReadFrom::regular_files) {
+    problem = "it is no regular file, and such a one is read at the start only";
   } else {
     char buffer[4096];
     for (;;) {
+      // Also before the first read: that of a FIFO which nobody has opened yet finds its end.
+      if (!S_ISREG(info.st_mode)) {
+        const int ready = wait();
+        if (ready < 0 && errno == EINTR) continue;
+        if (ready <= 0) problem = ready < 0 ? std::strerror(errno) : "nothing came from it for 10 seconds";
+        if (ready <= 0) break;
+      }
       const ssize_t n = ::read(fd, buffer, sizeof buffer);
-      if (n < 0 && errno == EINTR) continue;
+      if (n < 0 && (errno == EINTR || errno == EAGAIN)) continue;
       if (n < 0) problem = std::strerror(errno);
       if (n <= 0) break;
       text.append(buffer, static_cast<std::size_t>(n));
@@ -89,8 +112,8 @@ std::string read_private_file(const std::string& path) {
 }
 
 // "TOKEN" or "NAME: TOKEN". A token has no blanks, so the blank behind the colon tells a name from a token that holds a colon.
-std::vector<gateway::Token> read_tokens(const std::string& path) {
-  const std::string text = read_private_file(path);
+std::vector<gateway::Token> read_tokens(const std::string& path, ReadFrom from) {
+  const std::string text = read_private_file(path, from);
   std::vector<gateway::Token> tokens;
   std::size_t line = 1;
   for (std::size_t at = 0; at < text.size(); ++line) {
@@ -98,9 +121,9 @@ std::vector<gateway::Token> read_tokens(const std::string& path) {
     if (end == std::string::npos) end = text.size();
     std::string token = text.substr(at, end - at);
     at = end + 1;
-    const auto from = token.find_first_not_of(" \t\r");
-    if (from == std::string::npos || token[from] == '#') continue;
-    token = token.substr(from, token.find_last_not_of(" \t\r") - from + 1);
+    const auto begin = token.find_first_not_of(" \t\r");
+    if (begin == std::string::npos || token[begin] == '#') continue;
+    token = token.substr(begin, token.find_last_not_of(" \t\r") - begin + 1);
     const std::string where = "the token file " + path + ", line " + std::to_string(line) + ": ";
     std::string name;
     if (const auto blank = token.find_first_of(" \t"); blank != std::string::npos && blank > 1 && token[blank - 1] == ':') {
@@ -204,6 +227,13 @@ std::string checked_origin(const std::string& text) {
   return text;
 }
 
+/// Reading a pipe would stop the gateway until somebody writes into it.
+void check_regular(const std::string& file) {
+  struct stat info{};
+  if (!file.empty() && ::stat(file.c_str(), &info) == 0 && !S_ISREG(info.st_mode))
+    throw std::runtime_error(file + " is no regular file, and such a one is read at the start only");
+}
+
 /// What SIGHUP reads again. Each file by itself: one that is broken leaves what it is for as it was.
 void reload(gateway::Gateway& gateway, const Settings& settings, const net::TlsServerOptions& tls) {
   const auto attempt = [](const char* what, const auto& work) {
@@ -214,8 +244,14 @@ void reload(gateway::Gateway& gateway, const Settings& settings, const net::TlsS
       spdlog::error("cannot reload the {}, the old ones stay: {}", what, e.what());
     }
   };
-  if (!settings.token_file.empty()) attempt("tokens", [&] { gateway.set_tokens(read_tokens(settings.token_file)); });
-  if (!tls.certificate_file.empty()) attempt("certificates", [&] { gateway.reload_tls(tls); });
+  if (!settings.token_file.empty())
+    attempt("tokens", [&] { gateway.set_tokens(read_tokens(settings.token_file, ReadFrom::regular_files)); });
+  if (!tls.certificate_file.empty()) {
+    attempt("certificates", [&] {
+      for (const auto* file : {&tls.certificate_file, &tls.key_file, &tls.client_ca_file}) check_regular(*file);
+      gateway.reload_tls(tls);
+    });
+  }
   if (settings.token_file.empty() && tls.certificate_file.empty()) spdlog::info("there is nothing to reload");
 }
 
@@ -308,7 +344,7 @@ void add_kubernetes_options(CLI::App& app, Settings& settings) {
 
 int serve(const Settings& settings) {
   gateway::GatewayOptions options;
-  if (!settings.token_file.empty()) options.tokens = read_tokens(settings.token_file);
+  if (!settings.token_file.empty()) options.tokens = read_tokens(settings.token_file, ReadFrom::anything);
   options.no_token = settings.no_token;
   if (options.tokens.empty() && !options.no_token)
     throw UsageError("--token-file is required (or --no-token, for addresses of this machine only)");
@@ -350,16 +386,7 @@ int serve(const Settings& settings) {
   tls.certificate_file = settings.certificate;
   tls.key_file = settings.key;
   tls.client_ca_file = settings.client_ca;
-  for (const auto& address : addresses) {
-    net::ListenAddress bound;
-    try {
-      bound = gateway.listen(address, address.is_unix ? net::TlsServerOptions() : tls);
-    } catch (const std::invalid_argument& e) {
-      throw UsageError(e.what());
-    }
-    spdlog::info("listening on {}{}", shown(bound), !address.is_unix && !tls.certificate_file.empty() ? " (TLS)" : "");
-  }
-
+  // Before anybody can see that we are there: a signal that comes at once must not be one that nobody handles.
   asio::signal_set hangups(loop, SIGHUP);
   on_hangup(hangups, gateway, settings, tls);
   asio::signal_set signals(loop, SIGTERM, SIGINT);
@@ -371,6 +398,16 @@ int serve(const Settings& settings) {
       if (!again) ::_exit(128 + number);
     });
   });
+  for (const auto& address : addresses) {
+    net::ListenAddress bound;
+    try {
+      bound = gateway.listen(address, address.is_unix ? net::TlsServerOptions() : tls);
+    } catch (const std::invalid_argument& e) {
+      throw UsageError(e.what());
+    }
+    spdlog::info("listening on {}{}", shown(bound), !address.is_unix && !tls.certificate_file.empty() ? " (TLS)" : "");
+  }
+
   loop.run();
   return 0;
 }

@@ -20,7 +20,6 @@ constexpr std::uint64_t kReadAhead = 64 * 1024;
 // How long a message under way may hold up the close of a connection.
 constexpr std::chrono::seconds kFinishWrite{1};
 constexpr std::chrono::milliseconds kHoldEnds{5};
-constexpr std::size_t kMaxUsedIds = 4096;
 constexpr std::uint64_t kMaxTimeoutMs = 365ull * 24 * 3600 * 1000;
 // A start message may be large; storage of more than this is not kept for the small ones that follow.
 constexpr std::size_t kKeptMessage = 128 * 1024;
@@ -51,6 +50,16 @@ Digest fingerprint_of(const protocol::StartRequest& request) {
 }
 
 }  // namespace
+
+// ---- ids ----
+
+void UsedIds::insert(const std::string& id, std::size_t most) {
+  if (!ids_.insert(id).second) return;
+  order_.push_back(id);
+  if (order_.size() <= most) return;
+  ids_.erase(order_.front());
+  order_.pop_front();
+}
 
 // ---- refusal ----
 
@@ -597,7 +606,7 @@ void ExecTable::on_start(const std::shared_ptr<ExecConnection>& connection, cons
       process->attach(connection, how);
       return;
     }
-    if (used_.contains(key)) {
+    if (const auto used = used_.find(owner); used != used_.end() && used->second.contains(request.id)) {
       throw ServiceError("failed_precondition", reason::kProcessNotFound,
                          "the process with this id was given up; it is not started again", {{"id", request.id}});
     }
@@ -659,13 +668,11 @@ void ExecTable::forget(ExecProcess& process, bool released) {
     const auto keep = std::move(at->second);
     processes_.erase(at);
   }
-  if (!released && used_.insert(id).second) {
-    used_order_.push_back(id);
-    if (used_order_.size() > kMaxUsedIds) {
-      used_.erase(used_order_.front());
-      used_order_.pop_front();
-    }
-  }
+  if (released) return;
+  const auto [used, fresh] = used_.try_emplace(process.sandbox()->owner());
+  used->second.insert(process.run_id(), context_->options.max_used_ids);
+  // Whose tokens and sandboxes have all gone cannot repeat anything.
+  if (fresh) std::erase_if(used_, [](const auto& entry) { return entry.first.expired(); });
 }
 
 void ExecTable::add_orphan(ExecProcess& process) {

@@ -15,6 +15,7 @@
 #include <array>
 #include <deque>
 #include <list>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -164,6 +165,18 @@ class ExecConnection : public std::enable_shared_from_this<ExecConnection> {
   bool open_ = true, reading_ = false, paused_ = false, closing_ = false, closed_ = false;
 };
 
+/// Ids of processes that were given up unreleased: a late repetition of their start must not run them again (P7).
+class UsedIds {
+ public:
+  /// Keeps the newest `most`.
+  void insert(const std::string& id, std::size_t most);
+  [[nodiscard]] bool contains(const std::string& id) const { return ids_.contains(id); }
+
+ private:
+  std::unordered_set<std::string> ids_;
+  std::deque<std::string> order_;  // oldest first
+};
+
 class ExecTable {
  public:
   ExecTable(std::shared_ptr<Context> context, std::shared_ptr<Sandboxes> sandboxes)
@@ -204,9 +217,8 @@ class ExecTable {
   std::unordered_map<std::string, std::shared_ptr<ExecProcess>> processes_;  // by owner and id
   std::unordered_map<ExecConnection*, std::shared_ptr<ExecConnection>> connections_;
   std::list<ExecProcess*> orphans_;  // oldest first
-  // Ids of processes that were given up unreleased: a late repetition of their start must not run them again (P7).
-  std::unordered_set<std::string> used_;
-  std::deque<std::string> used_order_;
+  // By owner, so that nobody drives out what another must not run again.
+  std::map<std::weak_ptr<Owner>, UsedIds, std::owner_less<>> used_;
 };
 
 }  // namespace cwsandbox::gateway

@@ -58,6 +58,8 @@ struct GatewayOptions {
   /// How long a process outlives its connection, so that a repeated start or a resume finds it (P6, P7).
   std::chrono::milliseconds orphan_grace = std::chrono::seconds(60);
   std::size_t max_orphans = 1024;  ///< processes without a connection; beyond it the oldest is killed
+  /// Ids that each owner's given up processes leave behind, which never start anything again; the newest are remembered (P7).
+  std::size_t max_used_ids = 4096;
   std::size_t max_sandboxes = 1000;
   std::size_t max_processes_per_sandbox = 4096;
   std::size_t max_remembered = 1000;  ///< ended sandboxes that Get and List still know

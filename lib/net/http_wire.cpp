@@ -109,6 +109,16 @@ struct Reader {
   }
 };
 
+// Whether the framing is one that every reader on the way understands alike: no transfer coding at all, or exactly "chunked".
+// Beast takes the last word of a list for the coding, and what it does not know for none: a lenient proxy in front would see the
+// end of the message elsewhere, and the body would be a request of its own (RFC 9112, sections 6.1 and 11.2).
+template <typename Message>
+bool plain_framing(const Message& message) {
+  const auto codings = message.count(http::field::transfer_encoding);
+  if (codings == 0) return true;
+  return codings == 1 && message.version() == 11 && same_token(view(message[http::field::transfer_encoding]), "chunked");
+}
+
 // Headers that belong to the connection and are not the application's business.
 bool of_connection(std::string_view name) {
   for (const std::string_view own : {"host", "content-length", "connection", "transfer-encoding", "keep-alive", "expect"})
@@ -177,6 +187,7 @@ std::string_view RequestReader::complaint() const {
   const auto target = view(message.target());
   if (!target.starts_with('/') && target != "*" && !target.starts_with("http://") && !target.starts_with("https://"))
     return "malformed request target";
+  if (!plain_framing(message)) return "the only transfer coding here is chunked, and once";
   const auto hosts = message.count(http::field::host);
   if (hosts > 1 || (hosts == 0 && message.version() == 11)) return "a request needs exactly one Host header";
   return {};
@@ -231,6 +242,7 @@ ResponseReader::~ResponseReader() = default;
 ParseResult ResponseReader::put(std::string_view bytes, std::size_t& consumed) {
   const bool had_header = header_done();
   const ParseResult result = impl_->put(bytes, consumed);
+  if (!had_header && header_done() && !plain_framing(impl_->parser.get())) return ParseResult::malformed;
   if (!had_header && header_done() && impl_->max_body) impl_->read_body(*impl_->max_body);
   return result;
 }

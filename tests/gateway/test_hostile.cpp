@@ -285,6 +285,29 @@ TEST_CASE("processes without a client are not driven out by those of another own
   CHECK(peer.expect(8).json()["type"] == "resumed");
 }
 
+TEST_CASE("an id that was given up stays used up, whatever other owners give up", "[gateway][hostile][P7]") {
+  Server server([](auto& options) {
+    several_owners(options);
+    options.max_used_ids = 2;
+  });
+  const auto& address = server.address();
+  const std::string alice = sandbox_of(server, kAlice), bob = sandbox_of(server, kBob);
+  const auto give_up = [&](const char* token, const std::string& sandbox) {
+    Peer peer(address, "v1.exec.cwsandbox", token);
+    const Json request = start(sandbox, {"sleep", "1000"});
+    peer.send(5, request);
+    peer.expect_status("started");
+    peer.send(42, Json::object());  // a fault: the process is killed and its id forgotten
+    CHECK(eventually([&] { return server.counts().processes == 0; }));
+    return request;
+  };
+  const Json alices = give_up(kAlice, alice);
+  for (int i = 0; i < 3; ++i) give_up(kBob, bob);
+  Peer again(address, "v1.exec.cwsandbox", kAlice);
+  again.send(5, alices);
+  CHECK(again.expect_status("error")["code"] == "failed_precondition");
+}
+
 TEST_CASE("a token that is taken away ends its connections; its owner's processes go on", "[gateway][hostile]") {
   Server server(several_owners);
   const auto& address = server.address();
@@ -582,6 +605,23 @@ TEST_CASE("SIGHUP reads the tokens again; a broken file changes nothing", "[gate
   CHECK(eventually([&] { return daemon.log().find(", for carol") != std::string::npos; }));
   CHECK_THAT(daemon.log(), Contains("line 4: a token without a name, which holds a colon") && !Contains("fresh-token") &&
                                !Contains("no:name") && !Contains("to ken"));
+}
+
+TEST_CASE("SIGHUP waits for no file that is a pipe", "[gateway][hostile][daemon]") {
+  const Daemon daemon;
+  REQUIRE(std::remove(daemon.dir.path("token").c_str()) == 0);
+  REQUIRE(::mkfifo(daemon.dir.path("token").c_str(), 0600) == 0);
+  daemon.child->signal(SIGHUP);
+  CHECK(eventually(
+      [&] { return daemon.log().find("cannot reload the tokens, the old ones stay: the token file") != std::string::npos; }));
+  CHECK_THAT(daemon.log(), Contains("no regular file"));
+  CHECK(daemon.call("ListSandboxes", Json::object()).status == 200);
+}
+
+TEST_CASE("at its start the gateway reads its tokens from a pipe too", "[gateway][hostile][daemon]") {
+  const Daemon daemon({}, "eval \"file=\\${$#}\"; rm \"$file\"; mkfifo -m 600 \"$file\"; echo piped-token-1 >\"$file\" & :");
+  CHECK(daemon.call("ListSandboxes", Json::object(), "piped-token-1").status == 200);
+  CHECK(daemon.call("ListSandboxes", Json::object()).status == 401);
 }
 
 TEST_CASE("SIGHUP reads the certificates again; clients may have to show theirs", "[gateway][hostile][daemon]") {

@@ -236,6 +236,9 @@ TEST_CASE("answers in every shape") {
   cases.push_back({"", std::nullopt, Kind::closed});
   cases.push_back({"SSH-2.0-OpenSSH_9.2\r\n\r\n", std::nullopt, Kind::protocol});
   cases.push_back({"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nxx", std::nullopt, Kind::protocol});
+  for (const std::string coding : {"identity", "gzip, chunked", "chunked, chunked", "xchunked"})
+    cases.push_back(
+        {"HTTP/1.1 200 OK\r\nTransfer-Encoding: " + coding + "\r\n\r\n3\r\nabc\r\n0\r\n\r\n", std::nullopt, Kind::protocol});
   cases.push_back({answer(std::string(2000, 'x')), std::nullopt, Kind::protocol});
   cases.push_back({"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n800\r\n" + std::string(2048, 'x') + "\r\n0\r\n\r\n",
                    std::nullopt, Kind::protocol});

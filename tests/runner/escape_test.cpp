@@ -7,6 +7,7 @@
 #include <netinet/in.h>
 #include <sys/ioctl.h>
 #include <sys/personality.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -126,6 +127,8 @@ TEST_CASE("what ordinary programs do not need is as on a kernel that lacks it", 
                             long{SYS_ustat},
                             long{SYS_sysfs},
 #endif
+                            long{SYS_io_setup},
+                            long{SYS_io_submit},
                             470l,
                             600l,
                             9999l}) {
@@ -257,6 +260,17 @@ TEST_CASE("the agent cannot be traced, read or stopped", "[runner][escape]") {
   CHECK(call(in, SYS_ptrace, 16 /* ATTACH */, 1) == "-1 EPERM\n");
   CHECK(call(in, SYS_ptrace, 0x4206 /* SEIZE */, 1) == "-1 EPERM\n");
   CHECK(call(in, SYS_process_vm_readv, 1, 0, 0, 0, 0) != "-1 ENOSYS\n");  // it is there, for debuggers, ...
+  // Limits and place in the queue of the agent are not a program's; its own are.
+  CHECK(call(in, SYS_prlimit64, 1, RLIMIT_NOFILE, 0, 0) == "-1 EPERM\n");
+  CHECK(call(in, SYS_prlimit64, 0x100000001, RLIMIT_NOFILE, 0, 0) == "-1 EPERM\n");  // the kernel looks at the lower half alone
+  CHECK(call(in, SYS_prlimit64, 0, RLIMIT_NOFILE, 0, 0) == "0 -\n");
+  for (const long number : {SYS_sched_setaffinity, SYS_sched_setattr, SYS_sched_setparam, SYS_sched_setscheduler}) {
+    INFO(number);
+    CHECK(call(in, number, 1, 0, 0) == "-1 EPERM\n");
+  }
+  CHECK(call(in, SYS_setpriority, PRIO_PROCESS, 1, 19) == "-1 EPERM\n");
+  CHECK(call(in, SYS_setpriority, PRIO_PROCESS, 0, 19) == "0 -\n");
+  CHECK(call(in, SYS_ioprio_set, 1, 1, 0) == "-1 EPERM\n");
   CHECK(in("cat /proc/1/mem").exit.value != 0);
   for (const char* file : {"environ", "maps", "mem", "auxv", "syscall", "stack", "fd/3", "fdinfo/3", "root/etc/passwd", "cwd/etc",
                            "exe", "ns/mnt", "map_files"}) {

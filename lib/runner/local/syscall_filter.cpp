@@ -38,10 +38,10 @@ constexpr const char* kAllowed[] = {
     "splice", "stat", "stat64", "statfs", "statfs64", "statx", "symlink", "symlinkat", "sync", "sync_file_range",
     "sync_file_range2", "syncfs", "tee", "truncate", "truncate64", "umask", "unlink", "unlinkat", "utime", "utimensat",
     "utimensat_time64", "utimes", "vmsplice", "write", "writev",
-    // Waiting, pipes and asynchronous files.
-    "epoll_create", "epoll_create1", "epoll_ctl", "epoll_pwait", "epoll_pwait2", "epoll_wait", "eventfd", "eventfd2", "io_cancel",
-    "io_destroy", "io_getevents", "io_pgetevents", "io_pgetevents_time64", "io_setup", "io_submit", "pipe", "pipe2", "poll",
-    "ppoll", "ppoll_time64", "pselect6", "pselect6_time64", "select", "_newselect", "signalfd", "signalfd4",
+    // Waiting and pipes. Not the old asynchronous files (io_setup and its kind): their contexts are counted for the whole machine
+    // (fs.aio-max-nr), so one sandbox could take them from everybody.
+    "epoll_create", "epoll_create1", "epoll_ctl", "epoll_pwait", "epoll_pwait2", "epoll_wait", "eventfd", "eventfd2", "pipe",
+    "pipe2", "poll", "ppoll", "ppoll_time64", "pselect6", "pselect6_time64", "select", "_newselect", "signalfd", "signalfd4",
     // Sockets; which families is in the other filter.
     "accept", "accept4", "bind", "connect", "getpeername", "getsockname", "getsockopt", "listen", "recv", "recvfrom", "recvmmsg",
     "recvmmsg_time64", "recvmsg", "send", "sendmmsg", "sendmsg", "sendto", "setsockopt", "shutdown", "socket", "socketcall",
@@ -186,6 +186,11 @@ class Filter {
     filter.add(SCMP_ACT_ERRNO(EPERM), "unshare", has_bit(0, flag));
   }
   filter.add(SCMP_ACT_ERRNO(EPERM), "unshare", has_bit(0, CLONE_NEWTIME));  // clone has no such flag
+  // The agent is process 1 and runs as the same user: its limits and its place in the queue for processors are not for programs.
+  constexpr std::uint32_t kAgent = 1;
+  for (const char* call : {"prlimit64", "sched_setaffinity", "sched_setattr", "sched_setparam", "sched_setscheduler"})
+    filter.add(SCMP_ACT_ERRNO(EPERM), call, low_half(0, kAgent));
+  for (const char* call : {"setpriority", "ioprio_set"}) filter.add(SCMP_ACT_ERRNO(EPERM), call, low_half(1, kAgent));
   for (int family = 0; family < kFamilies; ++family) {
     if (family == AF_UNIX || family == AF_INET || family == AF_INET6 || family == AF_NETLINK) continue;
     // Among them vsock, which reaches the hypervisor's host from any network namespace, and the kernel's own cryptography.
