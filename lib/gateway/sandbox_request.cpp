@@ -83,7 +83,11 @@ void check_directory(const std::string& directory, const std::string& field, std
 
 namespace {
 
+// The most that one answer tells: whoever mends these asks again.
+constexpr std::size_t kMaxViolations = 32;
+
 void add(std::vector<protocol::FieldViolation>& violations, std::string field, std::string description) {
+  if (violations.size() >= kMaxViolations) return;
   protocol::FieldViolation v;
   v.field = std::move(field);
   v.description = std::move(description);

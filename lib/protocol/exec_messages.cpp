@@ -103,6 +103,9 @@ class Reader {
 };
 
 Value parse_object(Channel channel, std::string_view payload) {
+  // Only a start can be that large.
+  if (payload.size() > kMaxControlPayload && shape_of(payload, json_util::kMaxDepth) == JsonShape::too_many_values)
+    fault(channel_name(static_cast<std::uint8_t>(channel)) + ": holds too many values for its size");
   const auto value = json_text::parse(payload, json_util::kMaxDepth);
   if (!value) {
     const std::string name = channel_name(static_cast<std::uint8_t>(channel));

@@ -32,6 +32,14 @@ constexpr std::array<std::string_view, 3> kEndpointAuths = {"", "ENDPOINT_AUTH_O
 constexpr std::array<std::string_view, 4> kTenantScopes = {"", "TENANT_SCOPE_SAME_USER", "TENANT_SCOPE_SAME_ORG",
                                                            "TENANT_SCOPE_SANDBOX_NETWORK"};
 
+// How many elements a list may have: of messages in a request, of strings (arguments, variables), and of messages in a page of an
+// answer.
+constexpr std::size_t kMaxMessages = 1'000;
+constexpr std::size_t kMaxTexts = 65'536;
+constexpr std::size_t kMaxPage = 100'000;
+// Fields that are asked for and not known here: enough for a text about them.
+constexpr std::size_t kMaxUnsupported = 32;
+
 [[noreturn]] void fail(const std::string& path, const std::string& why) {
   throw ParseError(path, path.empty() ? "the message " + why : path + ": " + why);
 }
@@ -157,13 +165,14 @@ class Object {
   }
 
   void read(const char* name, std::vector<std::string>& out) const {
-    each(name, [&](const Json& item, const std::string& where) { out.push_back(text(item, where)); });
+    each(name, [&](const Json& item, const std::string& where) { out.push_back(text(item, where)); }, kMaxTexts);
   }
 
   void read(const char* name, std::map<std::string, std::string>& out) const {
     const Json* value = find(name);
     if (value == nullptr) return;
     if (!value->is_object()) fail(path(name), "must be an object");
+    check_size(*value, name, kMaxTexts);
     for (const auto& [key, item] : value->items()) {
       out.insert_or_assign(key, text(item, path(name) + "[\"" + printable(key, 64) + "\"]"));
     }
@@ -230,11 +239,13 @@ class Object {
     return out;
   }
 
+  /// Of at most `most` elements: looked at before the first one is read.
   template <class Function>
-  void each(const char* name, Function function) const {
+  void each(const char* name, Function function, std::size_t most = kMaxMessages) const {
     const Json* value = find(name);
     if (value == nullptr) return;
     if (!value->is_array()) fail(path(name), "must be an array");
+    check_size(*value, name, most);
     std::size_t index = 0;
     for (const auto& item : *value) {
       const std::string where = path(name) + "[" + std::to_string(index++) + "]";
@@ -244,6 +255,10 @@ class Object {
   }
 
  private:
+  void check_size(const Json& list, const char* name, std::size_t most) const {
+    if (list.size() > most) fail(path(name), "has " + std::to_string(list.size()) + " elements, at most " + std::to_string(most));
+  }
+
   static std::string text(const Json& json, const std::string& where) {
     if (!json.is_string()) fail(where, "must be a string");
     return json.get<std::string>();
@@ -309,7 +324,14 @@ class Object {
 };
 
 Json parse(std::string_view text) {
-  if (nests_deeper(text, json_util::kMaxDepth)) fail("", "nests too deeply");
+  switch (shape_of(text, json_util::kMaxDepth)) {
+    case JsonShape::fits:
+      break;
+    case JsonShape::too_deep:
+      fail("", "nests too deeply");
+    case JsonShape::too_many_values:
+      fail("", "holds too many values for its size");
+  }
   try {
     return Json::parse(text);
   } catch (const Json::parse_error& e) {
@@ -329,22 +351,26 @@ bool is_set(const Json* value) {
   return true;
 }
 
+void note(std::vector<std::string>& unsupported, std::string path) {
+  if (unsupported.size() < kMaxUnsupported) unsupported.push_back(std::move(path));
+}
+
 void note_unsupported(const Object& object, std::initializer_list<const char*> names, std::vector<std::string>& out) {
   for (const char* name : names) {
-    if (is_set(object.find(name))) out.push_back(object.path(name));
+    if (is_set(object.find(name))) note(out, object.path(name));
   }
 }
 
 /// Where a field that is unknown here would change what is given (another kind of volume, another limit on the network), it is not
 /// ignored like others.
 void note_others(const Object& object, std::initializer_list<const char*> known, std::vector<std::string>& out) {
-  for (const std::string& name : object.others(known)) out.push_back(object.path(name));
+  for (const std::string& name : object.others(known)) note(out, object.path(name));
 }
 
 template <std::size_t Count>
 void read_enum_name(const Object& object, const char* name, const std::array<std::string_view, Count>& names, std::string& out,
                     std::vector<std::string>& unsupported) {
-  if (!object.read_enum_name(name, names, out)) unsupported.push_back(object.path(name));
+  if (!object.read_enum_name(name, names, out)) note(unsupported, object.path(name));
 }
 
 std::optional<Gpu> read_gpu(const Object& object, std::vector<std::string>& unsupported) {
@@ -408,7 +434,7 @@ SandboxVolume read_volume(const Object& object, const std::string& path, std::ve
   if (scratch == nullptr) {
     out.scratch = false;
     // Of a source that is not known here, only the absence of the others shows.
-    unsupported.push_back(out.volume_id.empty() ? path : object.path("volume_id"));
+    note(unsupported, out.volume_id.empty() ? path : object.path("volume_id"));
     return out;
   }
   const Object of_scratch(*scratch, object.path("scratch"));
@@ -425,17 +451,16 @@ Service read_service(const Object& object, std::vector<std::string>& unsupported
   object.read("port", out.port);
   object.read("name", out.name);
   read_enum_name(object, "protocol", kServiceProtocols, out.protocol, unsupported);
-  if (out.protocol == "SERVICE_PROTOCOL_SCTP") unsupported.push_back(object.path("protocol"));
+  if (out.protocol == "SERVICE_PROTOCOL_SCTP") note(unsupported, object.path("protocol"));
   read_enum_name(object, "visibility", kVisibilities, out.visibility, unsupported);
   // Only those around the sandbox can reach it: nothing here opens it to the outside.
-  if (out.visibility == "VISIBILITY_PUBLIC" || out.visibility == "VISIBILITY_CUSTOM")
-    unsupported.push_back(object.path("visibility"));
+  if (out.visibility == "VISIBILITY_PUBLIC" || out.visibility == "VISIBILITY_CUSTOM") note(unsupported, object.path("visibility"));
   if (const Json* endpoint = object.find("endpoint")) {
     const Object of_endpoint(*endpoint, object.path("endpoint"));
     std::vector<std::string> named_already;
     read_enum_name(of_endpoint, "kind", kEndpointKinds, out.endpoint_kind, named_already);
     read_enum_name(of_endpoint, "auth", kEndpointAuths, out.endpoint_auth, named_already);
-    unsupported.push_back(object.path("endpoint"));
+    note(unsupported, object.path("endpoint"));
   }
   note_others(object, {"port", "name", "protocol", "visibility", "endpoint"}, unsupported);
   return out;
@@ -453,7 +478,7 @@ NetworkRule read_network_rule(const Object& object, const std::string& path, std
     if (value == nullptr || (!value->is_object() && !is_set(value))) return false;
     out.peer = peer;
     ++peers;
-    if (peer != Peer::cidr) unsupported.push_back(object.path(name));
+    if (peer != Peer::cidr) note(unsupported, object.path(name));
     return true;
   };
   if (is("cidr", Peer::cidr)) {
@@ -475,7 +500,7 @@ NetworkRule read_network_rule(const Object& object, const std::string& path, std
   if (peers > 1) fail(path, "has more than one peer");
   if (peers == 0) {  // not "any": there may be one that is not known here
     out.peer = Peer::none;
-    unsupported.push_back(path);
+    note(unsupported, path);
   }
   object.each("ports", [&](const Json& item, const std::string& where) {
     const Object of_range(item, where);
@@ -504,7 +529,7 @@ std::optional<NetworkOptions> read_network(const Object& object, std::vector<std
   network.read("deny_egress", out.deny_egress);
   network.read("deny_ingress", out.deny_ingress);
   note_unsupported(network, {"ingress"}, unsupported);
-  if (out.deny_ingress) unsupported.push_back(network.path("deny_ingress"));
+  if (out.deny_ingress) note(unsupported, network.path("deny_ingress"));
   note_others(network, {"egress", "ingress", "deny_egress", "deny_ingress"}, unsupported);
   return out;
 }
@@ -560,7 +585,7 @@ SandboxSpec read_spec(const Object& object) {
   out.network = read_network(object, out.unsupported);
   note_unsupported(object, {"network_ids", "object_storage_access", "init_containers", "instance_type"}, out.unsupported);
   const Json* mode = object.find("mode");
-  if (is_set(mode) && *mode != "SANDBOX_MODE_UNSPECIFIED") out.unsupported.push_back(object.path("mode"));
+  if (is_set(mode) && *mode != "SANDBOX_MODE_UNSPECIFIED") note(out.unsupported, object.path("mode"));
   return out;
 }
 
@@ -1098,8 +1123,9 @@ ListSandboxesResponse parse_list_sandboxes_response(std::string_view json) {
   const Json root = parse(json);
   const Object object(root, "");
   ListSandboxesResponse out;
-  object.each("sandboxes",
-              [&](const Json& item, const std::string& path) { out.sandboxes.push_back(read_sandbox(Object(item, path))); });
+  object.each(
+      "sandboxes", [&](const Json& item, const std::string& path) { out.sandboxes.push_back(read_sandbox(Object(item, path))); },
+      kMaxPage);
   object.read("next_page_token", out.next_page_token);
   return out;
 }
@@ -1251,7 +1277,9 @@ ListFilesResponse parse_list_files_response(std::string_view json) {
   const Json root = parse(json);
   const Object object(root, "");
   ListFilesResponse out;
-  object.each("files", [&](const Json& item, const std::string& path) { out.files.push_back(read_file_info(Object(item, path))); });
+  object.each(
+      "files", [&](const Json& item, const std::string& path) { out.files.push_back(read_file_info(Object(item, path))); },
+      kMaxPage);
   return out;
 }
 

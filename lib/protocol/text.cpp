@@ -1,5 +1,6 @@
 #include "protocol/text.hpp"
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 
@@ -109,8 +110,13 @@ std::string printable(std::string_view text, std::size_t max) {
   return out;
 }
 
-bool nests_deeper(std::string_view json, std::size_t max) noexcept {
-  std::size_t depth = 0;
+JsonShape shape_of(std::string_view json, std::size_t max_depth) noexcept {
+  // What a tree of values takes for each: the value and its place in a list; the map or list of an object or array; the node and
+  // the name of a member.
+  constexpr std::size_t kValue = 64, kContainer = 96, kMember = 96;
+  constexpr std::size_t kLeastBudget = 4u << 20;
+  constexpr std::size_t kTimesText = 6;
+  std::size_t depth = 0, memory = 0;
   bool in_string = false;
   for (std::size_t i = 0; i < json.size(); ++i) {
     const char c = json[i];
@@ -120,15 +126,32 @@ bool nests_deeper(std::string_view json, std::size_t max) noexcept {
       } else if (c == '"') {
         in_string = false;
       }
-    } else if (c == '"') {
-      in_string = true;
-    } else if (c == '{' || c == '[') {
-      if (++depth > max) return true;
-    } else if ((c == '}' || c == ']') && depth > 0) {
-      --depth;
+      continue;
+    }
+    switch (c) {
+      case '"':
+        in_string = true;
+        break;
+      case '{':
+      case '[':
+        if (++depth > max_depth) return JsonShape::too_deep;
+        memory += kContainer;
+        break;
+      case '}':
+      case ']':
+        if (depth > 0) --depth;
+        break;
+      case ',':
+        memory += kValue;
+        break;
+      case ':':
+        memory += kMember;
+        break;
+      default:
+        break;
     }
   }
-  return false;
+  return memory > std::max(kLeastBudget, kTimesText * json.size()) ? JsonShape::too_many_values : JsonShape::fits;
 }
 
 }  // namespace cwsandbox::protocol

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -20,7 +21,18 @@ namespace cwsandbox::protocol {
 /// At most `max` bytes of printable ASCII: anything else becomes '?', what is cut off "...".
 [[nodiscard]] std::string printable(std::string_view text, std::size_t max);
 
-/// Whether JSON text nests deeper than `max` levels; a cheap look before a parser allocates for each level.
-[[nodiscard]] bool nests_deeper(std::string_view json, std::size_t max) noexcept;
+/// What a cheap look at JSON text finds before a parser allocates for each level and value.
+enum class JsonShape : std::uint8_t {
+  fits,
+  too_deep,
+  /// Its values would take more memory than six times the text, and more than 4 MiB: `[{},{},{},…` takes thirty times.
+  too_many_values,
+};
+[[nodiscard]] JsonShape shape_of(std::string_view json, std::size_t max_depth) noexcept;
+
+/// Whether JSON text nests deeper than `max` levels.
+[[nodiscard]] inline bool nests_deeper(std::string_view json, std::size_t max) noexcept {
+  return shape_of(json, max) == JsonShape::too_deep;
+}
 
 }  // namespace cwsandbox::protocol

@@ -489,6 +489,27 @@ TEST_CASE("who is slow with a header, a body, an upgrade or a frame is let go in
   CHECK(answer.status == 200);
 }
 
+TEST_CASE("a request that is wrong all over gets a short answer", "[gateway][hostile][P10]") {
+  Server server(several_owners);
+  Json secrets = Json::array(), stores = Json::array();
+  for (int i = 0; i < 200; ++i) secrets.push_back({{"path", "NO NAME"}, {"field", "?"}});
+  for (int i = 0; i < 200; ++i) stores.push_back({{"storeName", "x"}, {"secrets", secrets}});
+  const Json container{{"secretStores", stores}};
+  const Answer answer = call_service(server.address(), kAlice, "CreateSandbox",
+                                     {{"sandbox", {{"spec", {{"containers", Json::array({container})}}}}}});
+  CHECK(answer.status == 400);
+  CHECK(answer.body.size() < 64 * 1024);
+  const std::string many = R"({"sandbox":{"spec":{"containers":[{})" + [] {
+    std::string out;
+    for (int i = 0; i < 2'700'000; ++i) out += ",{}";
+    return out;
+  }() + "]}}}";
+  const Answer flooded = http(server.address(), "POST", "/coreweave.sandbox.v1.SandboxService/CreateSandbox",
+                              {{"Authorization", std::string("Bearer ") + kAlice}, {"Content-Type", "application/json"}}, many);
+  CHECK(flooded.status == 400);
+  CHECK_THAT(flooded.json()["message"].get<std::string>(), Contains("too many values"));
+}
+
 TEST_CASE("clients that never read, or grant no window, cost their window and no more", "[gateway][hostile][P10]") {
   const std::size_t count = 40;
   const Daemon daemon;
