@@ -209,11 +209,28 @@ TEST_CASE("a process may open so many files", "[runner][limits]") {
         std::set<std::string>{"Max core file size 1 1 bytes "});
 }
 
+TEST_CASE("who sends as many descriptors as there may be on their way stops no other sandbox", "[runner][limits]") {
+  Room neighbour;
+  Room in;
+  run(in.loop, put_hostile(*in.sandbox, kHostile));
+  const auto sender = run(in.loop, in.sandbox->start(command({kHostile, "descriptors-in-flight"})));
+  const auto lines = first_lines(in, *sender, 2);
+  CHECK(lines.front() == "-1 ETOOMANYREFS");
+  rlimit files{};
+  REQUIRE(::getrlimit(RLIMIT_NOFILE, &files) == 0);
+  CHECK(std::stoul(lines.back()) <= files.rlim_max / 2 + 2 * 253);
+  works(neighbour);
+  works(in);
+  Room later;  // creating one takes descriptors of the same user
+  works(later);
+}
+
 TEST_CASE("a busy loop is held to its part of the CPU", "[runner][limits]") {
   if (!can_limit(ControlGroups::cpu)) return;
   ResourceSpec resources;
-  resources.cpu_limit = 100;
-  resources.cpu_request = 50;
+  // Its share of a busy machine is more than it may have: it is the limit that it meets, whoever else works here.
+  resources.cpu_limit = 20;
+  resources.cpu_request = 2000;
   Room neighbour;
   Room in({}, spec_with(resources));
   run(in.loop, put_hostile(*in.sandbox, kHostile));

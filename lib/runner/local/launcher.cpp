@@ -490,7 +490,7 @@ std::vector<std::string> Launcher::arguments(const std::vector<std::string>& cop
   add(to, {"--remount-ro", "/dev", "--remount-ro", "/", "--", program});
   rlimit open{};
   ::getrlimit(RLIMIT_NOFILE, &open);
-  rlim_t most = open.rlim_max;
+  rlim_t most = open.rlim_max == RLIM_INFINITY ? open.rlim_max : open.rlim_max / 2;  // see agent::prepare_process
   if (options_.limits.open_files != 0) most = std::min<rlim_t>(most, options_.limits.open_files);
   add(to, {std::to_string(most), std::to_string(own_pid_limits_ ? options_.limits.pids : 0)});
   return to;

@@ -77,7 +77,8 @@ pod::AgentThread pod::start_agent_thread() {
   local::agent::AgentOptions options;
   options.control = control.get();
   rlimit files{};
-  if (::getrlimit(RLIMIT_NOFILE, &files) == 0) options.open_files = files.rlim_max;
+  if (::getrlimit(RLIMIT_NOFILE, &files) == 0)
+    options.open_files = files.rlim_max == RLIM_INFINITY ? files.rlim_max : files.rlim_max / 2;
   agent_control = control.release();
   agent_finished = finished.release();
   std::thread([options] { local::agent::serve(options); }).detach();

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -125,6 +126,37 @@ int main(int argc, char** argv) {
     while (open("/dev/null", O_RDONLY) >= 0) ++count;
     report(-1);
     printf("%ld\n", count);
+  } else if (command == "descriptors-in-flight") {
+    // As many descriptors on their way through sockets as there may be; nobody takes them.
+    rlimit files{};
+    getrlimit(RLIMIT_NOFILE, &files);
+    files.rlim_cur = files.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &files);
+    constexpr int kAtOnce = 253;  // the kernel's most for one message
+    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int) * kAtOnce)] = {};
+    iovec byte{block, 1};
+    msghdr message{};
+    message.msg_iov = &byte;
+    message.msg_iovlen = 1;
+    message.msg_control = control;
+    message.msg_controllen = sizeof control;
+    cmsghdr* rights = CMSG_FIRSTHDR(&message);
+    rights->cmsg_level = SOL_SOCKET;
+    rights->cmsg_type = SCM_RIGHTS;
+    rights->cmsg_len = CMSG_LEN(sizeof(int) * kAtOnce);
+    const int standing[1] = {0};
+    for (std::size_t i = 0; i < kAtOnce; ++i) memcpy(CMSG_DATA(rights) + i * sizeof(int), standing, sizeof(int));
+    long count = 0;
+    int pair[2];
+    while (socketpair(AF_UNIX, SOCK_DGRAM, 0, pair) == 0) {
+      ssize_t sent = 0;
+      while ((sent = sendmsg(pair[0], &message, MSG_DONTWAIT)) == 1) count += kAtOnce;
+      if (sent < 0 && errno != EAGAIN) break;
+    }
+    report(-1);
+    printf("%ld\n", count);
+    fflush(stdout);
+    wait_for_ever();
   } else if (command == "exchange") {
     // exchange A B: the two names, over and over.
     puts("ready");

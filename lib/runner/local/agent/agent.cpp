@@ -626,6 +626,13 @@ bool prepare_process() {
   // A dump would go to whoever handles the host's. 1 byte, which the kernel takes for none at all: with 0 it still calls a handler.
   const rlimit core{1, 1};
   setrlimit(RLIMIT_CORE, &core);
+  // Descriptors on their way through sockets are counted for a user of the host, all sandboxes together, and held against the limit
+  // of whoever sends: this process sends while programs, which may have half as many, have all on their way that they may.
+  rlimit files{};
+  if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
+    files.rlim_cur = files.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &files);
+  }
 
   // A program that is started begins with every signal at its default and none blocked, whatever the gateway's host did.
   for (int number = 1; number < 65; ++number) signal(number, SIG_DFL);
