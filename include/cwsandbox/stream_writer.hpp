@@ -41,7 +41,7 @@ class CWSANDBOX_EXPORT ByteChannel {
   [[nodiscard]] Poll try_receive(std::string& chunk);
   /// Calls `wake` once, from any thread, when `try_receive` would give something (at once if it would now).
   void arm(std::function<void()> wake);
-  /// The consumer has handled everything that it has taken, up to here: completes flushes (SW-18). Counts bytes taken since the
+  /// What was taken has reached whom it is for, up to here: completes flushes (SW-18). Counts bytes taken since the
   /// start.
   void acknowledge(std::uint64_t bytes);
 
@@ -95,12 +95,15 @@ class CWSANDBOX_EXPORT StreamWriter {
   /// Appends a line feed, then encodes `text` (UTF-8) in `encoding`, any name that iconv knows (SW-2).
   /// \throws std::invalid_argument for an unknown encoding or a text that it cannot hold; nothing is sent then.
   task<void> writeline(std::string_view text, const std::string& encoding = "utf-8") const;
-  /// Completes when the peer has everything queued before (SW-18).
+  /// Completes when the process's pipe has everything that was written before (SW-18), also when it has ended since; fails when the
+  /// process ends, or closes its stdin, without having taken all of it. In a pod without the agent (`--plain-exec`) nobody knows
+  /// the pipe: there it completes when the cluster has it.
   task<void> flush() const;
   /// Queues the end of the stream after pending data; completes when it is queued. Idempotent (SW-7, SW-8). Does not throw after
   /// the stream has failed (SW-13).
   task<void> close() const;
-  /// The stream has failed: further writes throw, those that wait end at once. For whoever consumes the channel.
+  /// The stream has failed: further writes throw, those that wait end at once. A later call changes the cause that further writes
+  /// get. For whoever consumes the channel.
   void set_exception(std::exception_ptr error) const;
 
  private:

@@ -158,8 +158,8 @@ struct ByteChannel::Impl : std::enable_shared_from_this<ByteChannel::Impl> {
 
   task<void> flush() {
     std::lock_guard lock(mutex);
-    if (failure) std::rethrow_exception(failure);
     if (acknowledged >= accepted) return make_ready_task();
+    if (failure) std::rethrow_exception(failure);
     auto state = std::make_shared<detail::TaskState<void>>(loop.loop());
     flushes.push_back({accepted, state});
     return task<void>(std::move(state));
@@ -172,7 +172,6 @@ struct ByteChannel::Impl : std::enable_shared_from_this<ByteChannel::Impl> {
     Tasks ended;
     {
       std::lock_guard lock(mutex);
-      if (failure) return;
       failure = for_writers = failed_with(error);
       stuck.swap(waiting);
       unflushed.swap(flushes);

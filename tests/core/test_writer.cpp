@@ -189,6 +189,29 @@ TEST_CASE("flush completes when the peer has it", "[SW-18]") {
   CHECK(flush.done());
 }
 
+TEST_CASE("after a failure a flush is done for what had come, and for nothing else", "[SW-10][SW-18]") {
+  Pair pair;
+  const auto fail = [&](const char* why) { pair.writer.set_exception(std::make_exception_ptr(SandboxExecutionError(why))); };
+  (void)pair.writer.write("12345");
+  (void)pair.drain();
+  pair.channel->acknowledge(5);
+  fail("The process has closed its stdin");
+  CHECK(pair.writer.flush().done());
+  fail("Process has exited");
+  try {
+    (void)pair.writer.write("x");
+    FAIL("no error");
+  } catch (const SandboxExecutionError& error) {
+    CHECK(message_of([&] { std::rethrow_if_nested(error); }) == "Process has exited");  // the last word counts
+  }
+  Pair other;
+  (void)other.writer.write("12345");
+  (void)other.drain();
+  other.channel->acknowledge(4);
+  other.writer.set_exception(std::make_exception_ptr(SandboxExecutionError("Process has exited")));
+  CHECK(message_of([&] { (void)other.writer.flush(); }) == "Cannot write to stdin: stream has failed");
+}
+
 TEST_CASE("a waiting write can be withdrawn while none of it is queued", "[SW-4]") {
   Pair pair;
   auto first = pair.writer.write(std::string(ByteChannel::SLOT_SIZE * 17, 'a'));
