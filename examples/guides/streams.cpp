@@ -84,7 +84,7 @@ int main() {
     // snippet: flush
     auto cat = sandbox.exec({"cat"}, ExecOptions().with_stdin());
     cat.std_in()->writeline("one").result();  // queued
-    cat.std_in()->flush().result();           // the other side has it
+    cat.std_in()->flush().result();           // it is in the process's pipe
     std::cout << *cat.std_out().next().result();
     // end snippet
   }

@@ -494,13 +494,21 @@ void ExecProcess::on_resumed(const protocol::Resumed& resumed) {
       stdin_done_ = true;
     }
   }
-  acknowledge_stdin();
-  pump_stdin();
+  stdin_moved();
 }
 
 void ExecProcess::acknowledge_stdin() {
-  const auto acknowledged = machine_->std_in().acknowledged();
-  if (stdin_ && acknowledged > stdin_from_) stdin_->acknowledge(acknowledged - stdin_from_);
+  const auto taken = machine_->stdin_taken();
+  if (stdin_ && taken > stdin_from_) stdin_->acknowledge(taken - stdin_from_);
+}
+
+void ExecProcess::stdin_moved() {
+  acknowledge_stdin();
+  if (!machine_->stdin_closed()) return pump_stdin();
+  stdin_done_ = true;
+  if (std::exchange(stdin_cut_, true) || !writer_) return;
+  writer_->set_exception(machine_->ended() ? has_ended()
+                                           : make_exception_ptr(SandboxExecutionError("The process has closed its stdin")));
 }
 
 bool ExecProcess::take_what_is_held(const protocol::StatusError& refusal) {
@@ -674,8 +682,7 @@ void ExecProcess::on_event(const protocol::ClientEvent& event, net::IncomingMess
   if (const auto* data = std::get_if<protocol::Data>(&event)) {
     on_data(*data, message);
   } else if (std::holds_alternative<protocol::Acknowledged>(event)) {
-    acknowledge_stdin();
-    pump_stdin();
+    stdin_moved();
   } else if (const auto* end_of = std::get_if<protocol::EndOfStream>(&event)) {
     output(end_of->stream).finish(machine_->inbound(end_of->stream).received());
   } else if (const auto* started = std::get_if<protocol::Started>(&event)) {
@@ -688,8 +695,7 @@ void ExecProcess::on_event(const protocol::ClientEvent& event, net::IncomingMess
     }
     ours_ = true;
     retries_.reset();
-    acknowledge_stdin();
-    pump_stdin();
+    stdin_moved();
   } else if (const auto* exited = std::get_if<protocol::Exited>(&event)) {
     on_exited(exited->status);
     return;
@@ -765,7 +771,7 @@ void ExecProcess::pump_stdin() {
 }
 
 void ExecProcess::ask_for_acknowledgement() {
-  if (flush_armed_ || machine_->std_in().acknowledged() == machine_->std_in().end_offset()) return;
+  if (flush_armed_ || machine_->stdin_taken() >= machine_->std_in().end_offset()) return;
   flush_armed_ = true;
   if (!flush_timer_) flush_timer_.emplace(strand_);
   flush_timer_->expires_after(kFlushDelay);
@@ -973,6 +979,7 @@ void ExecProcess::end(Outcome outcome, const protocol::ExitStatus* status, const
     result->started_at = from_ms(status->start_time_ms);
     result->ended_at = from_ms(status->end_time_ms);
   }
+  if (machine_) acknowledge_stdin();  // first: whose bytes were taken is done, whatever the end is
   if (writer_) writer_->set_exception(reader_error && !is_terminal() ? reader_error : has_ended());
   status_.store(core::status_of(outcome), std::memory_order_release);
   std::shared_ptr<void> kept;

@@ -121,6 +121,8 @@ class ExecProcess final : public detail::ProcessControl, public ExecOwner, publi
   void let_rest_come();
   void pump_stdin();
   void acknowledge_stdin();
+  /// What the server has said of stdin: flushes that are done, room, or that nobody reads it any more.
+  void stdin_moved();
   void ask_for_acknowledgement();
 
   void on_exited(const protocol::ExitStatus& status);
@@ -173,7 +175,7 @@ class ExecProcess final : public detail::ProcessControl, public ExecOwner, publi
   bool attached_ = false;                   // a start may have reached the server
   bool warm_ = false;                       // the connection had been used before and nothing has come over it yet
   bool cancelling_ = false, finished_ = false, opening_ = false;
-  bool stdin_armed_ = false, stdin_done_ = false, flush_armed_ = false;
+  bool stdin_armed_ = false, stdin_done_ = false, stdin_cut_ = false, flush_armed_ = false;
 
   // any thread
   std::atomic<ProcessStatus> status_{ProcessStatus::starting};

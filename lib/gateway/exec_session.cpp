@@ -231,6 +231,7 @@ void ExecProcess::on_message(ExecConnection& connection, std::uint8_t channel, s
     connection.close(violation->code, violation->reason);
     return;
   }
+  if (stream_.stdin_awaited()) want_arrival();
   wake();
 }
 
@@ -344,21 +345,23 @@ void ExecProcess::on_output_end(Output output, bool abandoned) {
   } else {
     end_waits_[static_cast<std::size_t>(output)] = true;
   }
-  if (!holding_ends_) {
-    // Most processes close their outputs by ending: the exit, which follows at once, then says all of it in one message.
-    holding_ends_ = true;
-    stream_.hold_ends(true);
-    hold_timer_.expires_after(kHoldEnds);
-    std::weak_ptr<ProcessRun> weak = weak_from_this();
-    hold_timer_.async_wait([weak](error_code ec) {
-      const auto run = weak.lock();
-      if (ec || !run) return;
-      auto& process = static_cast<ExecProcess&>(*run);
-      process.stream_.hold_ends(false);
-      process.wake();
-    });
-  }
+  hold_ends();
   wake();
+}
+
+// Most processes close their streams by ending: the exit, which follows at once, then says all of it in one message.
+void ExecProcess::hold_ends() {
+  if (std::exchange(holding_ends_, true)) return;
+  stream_.hold_ends(true);
+  hold_timer_.expires_after(kHoldEnds);
+  hold_timer_.async_wait([weak = weak_from_this()](error_code ec) {
+    const auto run = weak.lock();
+    if (ec || !run) return;
+    auto& process = static_cast<ExecProcess&>(*run);
+    process.holding_ends_ = false;
+    process.stream_.hold_ends(false);
+    process.wake();
+  });
 }
 
 void ExecProcess::on_ended(const protocol::ExitStatus& status) {
@@ -366,13 +369,16 @@ void ExecProcess::on_ended(const protocol::ExitStatus& status) {
   wake();
 }
 
-void ExecProcess::on_stdin_consumed(std::size_t bytes) {
+void ExecProcess::on_stdin_consumed(std::size_t bytes, std::uint64_t arrived) {
   stream_.on_stdin_consumed(bytes);
+  stream_.on_stdin_taken(arrived);
   wake();
 }
 
-void ExecProcess::on_stdin_closed() {
+void ExecProcess::on_stdin_closed(std::uint64_t arrived) {
+  stream_.on_stdin_taken(arrived);
   stream_.on_stdin_closed();
+  hold_ends();
   wake();
 }
 

@@ -86,8 +86,8 @@ class ExecProcess final : public ProcessRun, public StreamHost {
   void on_output(Output output, std::string chunk) override;
   void on_output_end(Output output, bool abandoned) override;
   void on_ended(const protocol::ExitStatus& status) override;
-  void on_stdin_consumed(std::size_t bytes) override;
-  void on_stdin_closed() override;
+  void on_stdin_consumed(std::size_t bytes, std::uint64_t arrived) override;
+  void on_stdin_closed(std::uint64_t arrived) override;
   void on_refused(const protocol::ConnectError& error) override;
   void on_finished(const protocol::ExitStatus& status) override;
 
@@ -97,6 +97,7 @@ class ExecProcess final : public ProcessRun, public StreamHost {
   void become_orphan();
   void refuse(ExecConnection& connection, const protocol::StatusError& error) const;
   void wake();
+  void hold_ends();
   /// The stream has more room, or the process more to do: what lies on disk goes first.
   void advance();
   [[nodiscard]] bool refill(Output output);

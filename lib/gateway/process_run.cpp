@@ -149,7 +149,9 @@ void ProcessRun::began(std::unique_ptr<runner::Process> process) {
   for (const Output output : {Output::std_out, Output::std_err}) {
     if (phase_ == Phase::running && !state(output).ended && !state(output).waiting) wait_readable(output);
   }
-  if (phase_ == Phase::running) flush_stdin();
+  if (phase_ != Phase::running) return;
+  watch_stdin();
+  flush_stdin();
 }
 
 // ---- output ----
@@ -257,7 +259,7 @@ void ProcessRun::end_output(Output output, bool abandoned) {
 
 void ProcessRun::write_stdin(std::string_view bytes) {
   if (stdin_closed_ || phase_ == Phase::finished || !stdin_wanted_) {
-    on_stdin_consumed(bytes.size());  // nobody will read it: the client is not held up, and it is not an error (IO-9)
+    on_stdin_consumed(bytes.size(), arrived());  // nobody will read it: the client was told, or knows it
     return;
   }
   if (phase_ == Phase::running && stdin_.empty() && process_->std_in() != nullptr) {
@@ -267,13 +269,11 @@ void ProcessRun::write_stdin(std::string_view bytes) {
       if (n > 0) {
         bytes.remove_prefix(n);
         stdin_bytes_ += n;
-        on_stdin_consumed(n);
+        on_stdin_consumed(n, arrived());
       } else if (ec == asio::error::would_block) {
         break;
       } else {
-        const std::size_t rest = bytes.size();
         stdin_broken();
-        on_stdin_consumed(rest);
         return;
       }
     }
@@ -296,7 +296,43 @@ void ProcessRun::write_stdin(std::string_view bytes) {
 void ProcessRun::end_stdin() {
   if (stdin_ended_) return;
   stdin_ended_ = true;
+  arrival_wanted_ = true;
   if (phase_ == Phase::running) flush_stdin();
+}
+
+void ProcessRun::want_arrival() {
+  arrival_wanted_ = true;
+  wait_arrival();
+}
+
+std::uint64_t ProcessRun::arrived() const noexcept {
+  return process_ && process_->std_in() != nullptr ? process_->std_in()->arrived() : 0;
+}
+
+void ProcessRun::wait_arrival() {
+  if (!arrival_wanted_ || arrival_waiting_ || phase_ != Phase::running || stdin_broken_) return;
+  if (arrived() >= stdin_bytes_) {
+    if (stdin_.empty()) arrival_wanted_ = false;
+    return;
+  }
+  arrival_waiting_ = true;
+  process_->std_in()->async_wait_arrived([weak = weak_from_this()](error_code ec) {
+    const auto run = weak.lock();
+    if (!run || run->phase_ != Phase::running) return;
+    run->arrival_waiting_ = false;
+    if (ec) return run->stdin_broken();
+    run->on_stdin_consumed(0, run->arrived());
+    run->wait_arrival();
+  });
+}
+
+// A process may let go of its input and run on. Whoever writes to it hears of it without a write.
+void ProcessRun::watch_stdin() {
+  if (stdin_closed_ || process_->std_in() == nullptr) return;
+  process_->std_in()->async_wait_broken([weak = weak_from_this()](error_code ec) {
+    const auto run = weak.lock();
+    if (run && run->phase_ == Phase::running && ec != asio::error::operation_aborted) run->stdin_broken();
+  });
 }
 
 void ProcessRun::flush_stdin() {
@@ -318,7 +354,7 @@ void ProcessRun::flush_stdin() {
         stdin_.pop_front();
         stdin_front_ = 0;
       }
-      on_stdin_consumed(n);
+      on_stdin_consumed(n, arrived());
       continue;
     }
     if (ec != asio::error::would_block) {
@@ -337,22 +373,24 @@ void ProcessRun::flush_stdin() {
         run->flush_stdin();
       }
     });
-    return;
+    break;
   }
-  if (stdin_ended_ && !stdin_closed_) {
+  if (stdin_.empty() && stdin_ended_ && !stdin_closed_) {
     stdin_closed_ = true;
     sink->close();
   }
+  wait_arrival();
 }
 
+// Also when it has been ended before: some of it may never have arrived.
 void ProcessRun::stdin_broken() {
-  if (stdin_closed_) return;
+  if (!stdin_wanted_ || std::exchange(stdin_broken_, true)) return;
   stdin_closed_ = true;
   for (std::string& block : stdin_) context_->buffers.put(std::move(block));
   stdin_.clear();
   stdin_front_ = 0;
   if (process_ && process_->std_in() != nullptr) process_->std_in()->close();
-  on_stdin_closed();
+  on_stdin_closed(arrived());
 }
 
 // ---- control ----

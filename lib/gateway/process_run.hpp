@@ -44,6 +44,8 @@ class ProcessRun : public std::enable_shared_from_this<ProcessRun> {
 
   void write_stdin(std::string_view bytes);
   void end_stdin();
+  /// What is written has reached the process's pipe, or never will: `on_stdin_consumed` or `on_stdin_closed` say it soon.
+  void want_arrival();
   void signal(int number);
   void resize(std::uint16_t width, std::uint16_t height);
   /// SIGTERM to the group now, SIGKILL after `grace`; outcome cancelled. Harmless when it has finished.
@@ -75,8 +77,10 @@ class ProcessRun : public std::enable_shared_from_this<ProcessRun> {
   virtual void on_output_end(Output output, bool abandoned) = 0;
   /// The leader has ended, and output is still to come. `on_finished` follows.
   virtual void on_ended(const protocol::ExitStatus&) {}
-  virtual void on_stdin_consumed(std::size_t bytes) = 0;
-  virtual void on_stdin_closed() = 0;
+  /// `bytes` more have gone on, or nobody wants them; of all that came, the process's pipe has taken `arrived`.
+  virtual void on_stdin_consumed(std::size_t bytes, std::uint64_t arrived) = 0;
+  /// Nobody reads it any more: `arrived` is final.
+  virtual void on_stdin_closed(std::uint64_t arrived) = 0;
   /// There was never a process, for a reason that is not the command's.
   virtual void on_refused(const protocol::ConnectError& error) = 0;
   virtual void on_finished(const protocol::ExitStatus& status) = 0;
@@ -102,6 +106,9 @@ class ProcessRun : public std::enable_shared_from_this<ProcessRun> {
   void on_readable(Output output, error_code ec);
   void end_output(Output output, bool abandoned);
   void flush_stdin();
+  void watch_stdin();
+  void wait_arrival();
+  [[nodiscard]] std::uint64_t arrived() const noexcept;
   void stdin_broken();
   void leader_exited(const runner::ExitInfo& info);
   void on_timeout();
@@ -126,6 +133,7 @@ class ProcessRun : public std::enable_shared_from_this<ProcessRun> {
   Kill kill_ = Kill::no;
   bool timeout_passed_ = false;
   bool stdin_wanted_ = false, stdin_ended_ = false, stdin_closed_ = false, sink_waiting_ = false;
+  bool stdin_broken_ = false, arrival_wanted_ = false, arrival_waiting_ = false;
   std::chrono::milliseconds kill_grace_{0};
   std::shared_ptr<runner::Sandbox> sandbox_;  // before process_: destroyed after it
   std::unique_ptr<runner::Process> process_;

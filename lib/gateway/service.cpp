@@ -124,8 +124,8 @@ class CollectedRun final : public ProcessRun {
     kept_[i].append(chunk, 0, std::min(chunk.size(), max_bytes_ - kept_[i].size()));
   }
   void on_output_end(Output, bool) override {}
-  void on_stdin_consumed(std::size_t) override {}
-  void on_stdin_closed() override {}
+  void on_stdin_consumed(std::size_t, std::uint64_t) override {}
+  void on_stdin_closed(std::uint64_t) override {}
   void on_refused(const protocol::ConnectError& error) override {
     error_ = error;
     ended_.notify();

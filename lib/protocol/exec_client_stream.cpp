@@ -147,19 +147,39 @@ ClientEvent ExecClientStream::on_close(std::string_view payload) {
 ClientEvent ExecClientStream::on_window(std::string_view payload) {
   const WindowMessage message = decode_window(payload);
   if (!message.std_in) return Nothing{};
-  const std::uint64_t before = std_in_.acknowledged(), limit_before = std_in_.limit();
+  const std::uint64_t before = stdin_taken_, limit_before = std_in_.limit();
+  const bool closed_before = stdin_closed_;
   if (!std_in_.on_window(message.std_in->received, message.std_in->limit)) {
     fault("window: stdin received " + std::to_string(message.std_in->received) + ", sent " + std::to_string(std_in_.sent_offset()));
   }
-  if (std_in_.acknowledged() == before && std_in_.limit() == limit_before) return Nothing{};
-  return Acknowledged{Channel::std_in, std_in_.acknowledged()};
+  take_word("window", *message.std_in);
+  if (closed_before || (stdin_taken_ == before && !stdin_closed_ && std_in_.limit() == limit_before)) return Nothing{};
+  return Acknowledged{Channel::std_in, stdin_taken_};
+}
+
+// After `received` was checked, and what it acknowledges was let go.
+void ExecClientStream::take_word(const char* message, const StreamWord& word) {
+  const auto differs = [&](std::uint64_t closed) {
+    fault(std::string(message) + ": stdin closed at " + std::to_string(closed) + ", taken " + std::to_string(stdin_taken_));
+  };
+  if (stdin_closed_) {
+    if (word.closed && *word.closed != stdin_taken_) differs(*word.closed);
+  } else if (word.closed) {
+    if (*word.closed < stdin_taken_) differs(*word.closed);
+    stdin_taken_ = *word.closed;
+    stdin_closed_ = true;
+    std_in_.discard();
+  } else {
+    // A server that does not say what was taken does not know it apart from what it has received.
+    stdin_taken_ = std::max(stdin_taken_, word.taken.value_or(word.received));
+  }
 }
 
 void ExecClientStream::take_up(std::uint64_t stdin_received, std::uint64_t stdin_limit, std::uint64_t signals) {
   hold_std_in_ = false;
   while (!signals_.empty() && signals_.front().sequence <= signals) signals_.pop_front();
   if (exited_) return;
-  if (!std_in_.rewind(stdin_received)) {
+  if (stdin_closed_ ? stdin_received > std_in_.sent_offset() : !std_in_.rewind(stdin_received)) {
     fault("resumed: stdin received " + std::to_string(stdin_received) + ", held are " + std::to_string(std_in_.acknowledged()) +
           " to " + std::to_string(std_in_.sent_offset()));
   }
@@ -177,6 +197,7 @@ ClientEvent ExecClientStream::on_resumed(std::string_view payload) {
     next_signal_ += message.signals;
   }
   take_up(message.std_in.received, message.std_in.limit, message.signals);
+  if (!exited_) take_word("resumed", message.std_in);
   return Resumed{message.std_in.received};
 }
 
@@ -197,6 +218,7 @@ ClientEvent ExecClientStream::on_status(std::string_view payload) {
       if (started->stdin_received > std_in_.sent_offset()) fault("started: stdin received is more than was sent");
       std_in_.set_limit(started->stdin_limit);
     }
+    stdin_taken_ = std::max(stdin_taken_, started->stdin_taken);
     return Started{started->pid, started->attached};
   }
 
@@ -224,6 +246,16 @@ ClientEvent ExecClientStream::on_status(std::string_view payload) {
   }
   if (exit.stderr_total != std_err_.received()) {
     fault("exit: stderr has " + std::to_string(exit.stderr_total) + " bytes, received " + std::to_string(std_err_.received()));
+  }
+  if (exit.stdin_taken) {
+    const std::uint64_t taken = *exit.stdin_taken;
+    if (taken > std_in_.sent_offset()) {
+      fault("exit: stdin has " + std::to_string(taken) + " bytes, sent " + std::to_string(std_in_.sent_offset()));
+    }
+    if (stdin_closed_ ? taken != stdin_taken_ : taken < stdin_taken_) {
+      fault("exit: stdin has " + std::to_string(taken) + " bytes, taken " + std::to_string(stdin_taken_));
+    }
+    stdin_taken_ = taken;
   }
   awaited_ = Answer::none;
   exit_here_ = true;
@@ -298,7 +330,7 @@ void ExecClientStream::encode_control() {
     message.std_err = StreamWord{received, limit};
     due = true;
   }
-  if (flush_wanted_ > flush_sent_ && flush_wanted_ > std_in_.acknowledged()) {
+  if (!stdin_closed_ && flush_wanted_ > flush_sent_ && flush_wanted_ > stdin_taken_) {
     flush_sent_ = flush_wanted_;
     message.flush = flush_wanted_;
     due = true;
@@ -313,7 +345,7 @@ std::optional<OutMessage> ExecClientStream::next_message() {
     control_in_flight_ = true;
     return OutMessage{in_flight_control_, {}};
   }
-  if (exit_here_ || hold_std_in_ || !request_.use_stdin) return std::nullopt;
+  if (exit_here_ || hold_std_in_ || stdin_closed_ || !request_.use_stdin) return std::nullopt;
   if (std_in_.has_data_to_send()) {
     const std::string_view bytes = std_in_.take(kMaxDataPayload);
     data_head_ = static_cast<char>(Channel::std_in);

@@ -179,11 +179,30 @@ std::optional<StreamWord> read_word(const Reader& reader, const char* member) {
   return word;
 }
 
+void check_taken(const Reader& reader, const char* member, const std::optional<std::uint64_t>& taken, std::uint64_t received) {
+  if (taken && *taken > received) {
+    fault(reader.name(member) + " is " + std::to_string(*taken) + ", received " + std::to_string(received));
+  }
+}
+
+std::optional<StreamWord> read_stdin_word(const Reader& reader) {
+  auto word = read_word(reader, "stdin");
+  if (!word) return word;
+  const auto stream = reader.object("stdin");
+  word->taken = stream->integer("taken");
+  check_taken(*stream, "taken", word->taken, word->received);
+  word->closed = stream->integer("closed");
+  check_taken(*stream, "closed", word->closed, word->received);
+  return word;
+}
+
 void write_word(ObjectWriter& json, std::string_view member, const std::optional<StreamWord>& word) {
   if (!word) return;
   ObjectWriter stream(json.key(member));
   stream.number("received", word->received);
   stream.number("limit", word->limit);
+  if (word->taken) stream.number("taken", *word->taken);
+  if (word->closed) stream.number("closed", *word->closed);
   stream.end();
 }
 
@@ -340,7 +359,7 @@ void encode_window(std::string& out, const WindowMessage& message) {
 WindowMessage decode_window(std::string_view payload) {
   const Reader reader = parse_typed(Channel::window, payload, "window");
   WindowMessage message;
-  message.std_in = read_word(reader, "stdin");
+  message.std_in = read_stdin_word(reader);
   message.std_out = read_word(reader, "stdout");
   message.std_err = read_word(reader, "stderr");
   message.flush = reader.integer("flush");
@@ -468,14 +487,17 @@ ResumeRequest decode_resume(std::string_view payload) {
 }
 
 void encode_resumed(std::string& out, const ResumedMessage& message) {
-  Json json{{"type", "resumed"}, {"stdin", {{"received", message.std_in.received}, {"limit", message.std_in.limit}}}};
-  if (message.signals != 0) json["signals"] = message.signals;
-  write(out, Channel::resume, json);
+  begin(out, Channel::resume);
+  ObjectWriter json(out);
+  json.text("type", "resumed");
+  write_word(json, "stdin", message.std_in);
+  if (message.signals != 0) json.number("signals", message.signals);
+  json.end();
 }
 
 ResumedMessage decode_resumed(std::string_view payload) {
   const Reader reader = parse_typed(Channel::resume, payload, "resumed");
-  const auto word = read_word(reader, "stdin");
+  const auto word = read_stdin_word(reader);
   if (!word) fault("resumed: stdin is missing");
   return {*word, reader.integer("signals").value_or(0)};
 }
@@ -494,6 +516,11 @@ void encode_started(std::string& out, const StartedMessage& message) {
     ObjectWriter received(json.key("received"));
     received.number("stdin", message.stdin_received);
     received.end();
+    if (message.stdin_taken != message.stdin_received) {
+      ObjectWriter taken(json.key("taken"));
+      taken.number("stdin", message.stdin_taken);
+      taken.end();
+    }
     json.number("signals", message.signals);
   }
   json.end();
@@ -512,6 +539,7 @@ void encode_exit(std::string& out, const ExitMessage& message) {
   write_exit(json, "exit", message.status);
   json.number("stdout", message.stdout_total);
   json.number("stderr", message.stderr_total);
+  if (message.stdin_taken) json.number("stdin", *message.stdin_taken);
   json.end();
 }
 
@@ -544,6 +572,12 @@ StatusMessage decode_status(std::string_view payload) {
     message.pid = reader.integer("pid").value_or(0);
     message.attached = reader.boolean("attached");
     if (const auto received = reader.object("received")) message.stdin_received = received->integer("stdin").value_or(0);
+    message.stdin_taken = message.stdin_received;
+    if (const auto taken = reader.object("taken")) {
+      const auto bytes = taken->integer("stdin");
+      check_taken(*taken, "stdin", bytes, message.stdin_received);
+      message.stdin_taken = bytes.value_or(message.stdin_received);
+    }
     message.stdin_limit = message.stdin_received + kInitialStdinWindow;
     if (const auto window = reader.object("window")) {
       message.stdin_limit = window->integer("stdin").value_or(message.stdin_limit);
@@ -560,6 +594,7 @@ StatusMessage decode_status(std::string_view payload) {
     message.status = exit_from_json(reader);
     message.stdout_total = reader.needed("stdout");
     message.stderr_total = reader.needed("stderr");
+    message.stdin_taken = reader.integer("stdin");
     return message;
   }
   if (type == "error") return error_from_json(reader);

@@ -29,6 +29,10 @@ void check_size(std::uint8_t channel, std::string_view payload);
 
 struct StreamWord {
   std::uint64_t received = 0, limit = 0;
+  /// Of stdin only: bytes that the process's pipe has taken, while they are fewer than `received`.
+  std::optional<std::uint64_t> taken = std::nullopt;
+  /// Of stdin only: nobody reads it any more, and the pipe had taken so many bytes.
+  std::optional<std::uint64_t> closed = std::nullopt;
 };
 
 struct WindowMessage {
@@ -58,11 +62,12 @@ struct StartedMessage {
   std::uint64_t pid = 0;
   bool attached = false;
   std::uint64_t stdin_limit = kInitialStdinWindow;
-  std::uint64_t stdin_received = 0, signals = 0;  ///< on the wire only when attached
+  std::uint64_t stdin_received = 0, stdin_taken = 0, signals = 0;  ///< on the wire only when attached
 };
 struct ExitMessage {
   ExitStatus status;
   std::uint64_t stdout_total = 0, stderr_total = 0;
+  std::optional<std::uint64_t> stdin_taken = std::nullopt;  ///< none: it had no stdin, or the server does not say
 };
 struct EndedMessage {
   ExitStatus status;

@@ -38,9 +38,18 @@ bool ExecServerStream::all_sent() const noexcept { return complete(std_out_) && 
 
 void ExecServerStream::on_stdin_consumed(std::size_t n) { std_in_.on_consumed(n); }
 
+void ExecServerStream::on_stdin_taken(std::uint64_t bytes) {
+  if (!stdin_closed_) stdin_taken_ = std::max(stdin_taken_, std::min(bytes, std_in_.received()));
+}
+
 void ExecServerStream::on_stdin_closed() {
-  discard_stdin_ = true;
+  stdin_closed_ = true;
   std_in_.on_consumed(static_cast<std::size_t>(std_in_.received() - std_in_.consumed()));
+}
+
+bool ExecServerStream::stdin_awaited() const noexcept {
+  if (stdin_closed_ || !use_stdin_) return false;
+  return stdin_taken_ < (std_in_.ended() ? std_in_.received() : std::min(std_in_.wanted(), std_in_.received()));
 }
 
 void ExecServerStream::on_started(std::uint64_t pid) {
@@ -74,6 +83,7 @@ std::optional<StatusError> ExecServerStream::on_reconnected(std::uint64_t stdout
   started_due_ = !is_resume && pid_.has_value();
   ended_sent_ = false;
   last_sent_ = false;
+  said_closed_ = false;
   broken_ = false;
   return std::nullopt;
 }
@@ -128,7 +138,7 @@ ServerEvent ExecServerStream::dispatch(std::uint8_t channel, std::string_view pa
       if (payload.empty() || refused_) return Nothing{};
       if (!use_stdin_) fault("stdin: the start did not ask for it");
       if (const auto reason = std_in_.on_data(payload.size(), "stdin")) fault(*reason);
-      if (discard_stdin_) {
+      if (stdin_closed_) {
         std_in_.on_consumed(payload.size());
         return Nothing{};
       }
@@ -138,7 +148,7 @@ ServerEvent ExecServerStream::dispatch(std::uint8_t channel, std::string_view pa
       const Channel stream = decode_close(payload);
       if (stream != Channel::std_in)
         fault("close: " + channel_name(static_cast<std::uint8_t>(stream)) + " is not for a client to end");
-      if (refused_ || !use_stdin_ || !std_in_.on_end() || discard_stdin_) return Nothing{};
+      if (refused_ || !use_stdin_ || !std_in_.on_end() || stdin_closed_) return Nothing{};
       return EndOfStream{Channel::std_in};
     }
     case Channel::window:
@@ -206,6 +216,37 @@ ServerEvent ExecServerStream::on_signal(std::string_view payload) {
 
 // ---- messages that go ----
 
+// There are bytes that the process has not taken and never will, or the client may still send some.
+bool ExecServerStream::stdin_cut() const noexcept {
+  return stdin_closed_ && !(std_in_.ended() && stdin_taken_ == std_in_.received());
+}
+
+bool ExecServerStream::stdin_word_due() const noexcept {
+  if (!use_stdin_) return false;
+  if (stdin_cut() && !said_closed_) {
+    // The exit says it too. Until one of them has, nothing may look as if there were room for more.
+    return exit_ ? held_back(std_out_) || held_back(std_err_) : !hold_ends_;
+  }
+  if (exit_) return false;
+  if (std_in_.window_due()) return true;
+  if (stdin_closed_ || said_taken_ == stdin_taken_) return false;
+  const bool awaited = std_in_.wanted() > said_taken_ && stdin_taken_ >= std_in_.wanted();
+  return awaited || (std_in_.ended() && stdin_taken_ == std_in_.received());
+}
+
+StreamWord ExecServerStream::say_stdin() noexcept {
+  const auto [received, limit] = std_in_.say();
+  StreamWord word{received, limit};
+  said_taken_ = stdin_taken_;
+  if (stdin_cut()) {
+    word.closed = stdin_taken_;
+    said_closed_ = true;
+  } else if (stdin_taken_ != received) {
+    word.taken = stdin_taken_;
+  }
+  return word;
+}
+
 bool ExecServerStream::encode_control() {
   std::string& out = in_flight_control_;
   if (last_sent_) return false;
@@ -216,8 +257,7 @@ bool ExecServerStream::encode_control() {
   }
   if (resumed_due_) {
     resumed_due_ = false;
-    const auto [received, limit] = std_in_.say();
-    encode_resumed(out, {{received, limit}, last_signal_});
+    encode_resumed(out, {say_stdin(), last_signal_});
     return true;
   }
   if (started_due_) {
@@ -225,19 +265,21 @@ bool ExecServerStream::encode_control() {
     // To a client that has just started it, the message says the limit and no more: what has been received meanwhile must not
     // count as said, or a flush would never be answered.
     const InboundStream::Word word = attached_ ? std_in_.say() : InboundStream::Word{0, std_in_.limit()};
-    encode_started(out, {id_, *pid_, attached_, word.limit, word.received, attached_ ? last_signal_ : 0});
+    if (attached_) said_taken_ = stdin_taken_;
+    encode_started(out, {id_, *pid_, attached_, word.limit, word.received, stdin_taken_, attached_ ? last_signal_ : 0});
     return true;
   }
   if (exit_ && all_sent()) {
     last_sent_ = true;
-    encode_exit(out, {*exit_, std_out_.end_offset(), std_err_.end_offset()});
+    ExitMessage message{*exit_, std_out_.end_offset(), std_err_.end_offset()};
+    if (use_stdin_) message.stdin_taken = stdin_taken_;
+    encode_exit(out, message);
     return true;
   }
   if (!pid_) return false;
-  if (!exit_ && use_stdin_ && std_in_.window_due()) {
-    const auto [received, limit] = std_in_.say();
+  if (stdin_word_due()) {
     WindowMessage message;
-    message.std_in = StreamWord{received, limit};
+    message.std_in = say_stdin();
     encode_window(out, message);
     return true;
   }

@@ -217,6 +217,7 @@ class InboundStream {
 
   [[nodiscard]] std::uint64_t received() const noexcept { return received_; }
   [[nodiscard]] std::uint64_t consumed() const noexcept { return consumed_; }
+  [[nodiscard]] std::uint64_t wanted() const noexcept { return wanted_; }  ///< of `want_acknowledged`
   [[nodiscard]] bool ended() const noexcept { return ended_; }
   [[nodiscard]] std::uint64_t limit() const noexcept { return limit_; }
 
@@ -242,8 +243,8 @@ struct Data {
 struct EndOfStream {
   Channel stream;
 };
-/// The peer has received stdin up to `offset` (client), output up to `offset` (server), or lets us send farther. One message
-/// may move both outputs and names one: look at the `room()` of both.
+/// The process has taken stdin up to `offset`, or has closed it (client: look at `stdin_closed()`); the peer has received output up
+/// to `offset` (server); or it lets us send farther. One message may move both outputs and names one: look at the `room()` of both.
 struct Acknowledged {
   Channel stream;
   std::uint64_t offset;
@@ -290,6 +291,8 @@ struct ResumeRequest {
   std::uint64_t attempt = 0;
 };
 
+struct StreamWord;
+
 /// The client's end of one process.
 class ExecClientStream {
  public:
@@ -303,14 +306,18 @@ class ExecClientStream {
 
   // stdin
   [[nodiscard]] OutboundStream& std_in() noexcept { return std_in_; }
+  /// Bytes of stdin that the process's pipe has taken, as far as known. What the server merely holds is not among them.
+  [[nodiscard]] std::uint64_t stdin_taken() const noexcept { return stdin_taken_; }
+  /// Nobody reads stdin any more: `stdin_taken()` is final, and `std_in()` is finished, whatever was in it.
+  [[nodiscard]] bool stdin_closed() const noexcept { return stdin_closed_; }
   // output: tell how much the application took; grants more window when due
   void on_consumed(Channel stream, std::size_t n);
   /// E.g. "SIGINT", "INT" or a number in decimal. Throws std::invalid_argument for an unknown one.
   void request_signal(std::string_view name);
   void request_cancel(std::optional<std::uint64_t> grace_ms);
   void request_resize(std::uint16_t width, std::uint16_t height);
-  /// Asks the server to acknowledge at once what has been pushed into `std_in()` so far, not only at half a window. Watch
-  /// `std_in().acknowledged()` when Acknowledged comes.
+  /// Asks the server to tell as soon as the process has taken what has been pushed into `std_in()` so far, not only at half a
+  /// window. Watch `stdin_taken()` when Acknowledged comes.
   void request_flush();
   /// After `Exited` or `Refused`, once the application has all output in hand: says so; the connection is idle when it is sent.
   void release();
@@ -346,10 +353,12 @@ class ExecClientStream {
   ClientEvent on_close(std::string_view payload);
   ClientEvent on_data(Channel stream, std::string_view payload);
   void take_up(std::uint64_t stdin_received, std::uint64_t stdin_limit, std::uint64_t signals);
+  void take_word(const char* message, const StreamWord& word);
   void encode_control();
 
   StartRequest request_;  // command, env and cwd are dropped once Started was seen
   OutboundStream std_in_;
+  std::uint64_t stdin_taken_ = 0;
   InboundStream std_out_, std_err_;
   std::deque<KeptSignal> signals_;  // in order; those before signals_sent_ went over this connection
   std::size_t signals_sent_ = 0;
@@ -366,7 +375,8 @@ class ExecClientStream {
   bool cancel_due_ = false, resize_due_ = false, release_due_ = false;
   bool control_in_flight_ = false, data_in_flight_ = false;
   bool started_ = false, exited_ = false, refused_ = false, released_ = false;
-  bool adopting_ = false;   // somebody else's process, and the server has not said yet how far stdin and signals had come
+  bool adopting_ = false;  // somebody else's process, and the server has not said yet how far stdin and signals had come
+  bool stdin_closed_ = false;
   bool exit_here_ = false;  // exit or error has come over this connection: nothing more will
   bool broken_ = false;
 };
@@ -381,9 +391,15 @@ class ExecServerStream {
 
   [[nodiscard]] OutboundStream& outbound(Channel stream) noexcept;  ///< std_out or std_err
   [[nodiscard]] const InboundStream& std_in() const noexcept { return std_in_; }
+  /// Bytes have gone on towards the process: there is room for as many.
   void on_stdin_consumed(std::size_t n);
-  /// The process no longer reads stdin: what still comes is counted as consumed, so that the client is not held up.
+  /// The process's pipe has taken so many bytes of stdin in all.
+  void on_stdin_taken(std::uint64_t bytes);
+  /// Nobody reads stdin any more, what was taken is all that ever will be: the client is told. What still comes is counted as
+  /// consumed, for one that does not know this word.
   void on_stdin_closed();
+  /// The client waits to hear that the process has taken bytes which it has not taken yet.
+  [[nodiscard]] bool stdin_awaited() const noexcept;
 
   void on_started(std::uint64_t pid);
   void on_refused(const StatusError& error);
@@ -392,8 +408,9 @@ class ExecServerStream {
   void on_ended(const ExitStatus& status);
   /// To be called once both outputs are finished (or abandoned): the exit is sent after their last byte.
   void on_exited(const ExitStatus& status);
-  /// While held, the end of an output is not sent on its own but with the exit: a process that closes its outputs by ending
-  /// costs two messages less. Let go (and drain `next_message`) when no exit has followed within some milliseconds.
+  /// While held, the end of a stream (also that stdin is closed) is not sent on its own but with the exit: a process that closes
+  /// its streams by ending costs some messages less. Let go (and drain `next_message`) when no exit has followed within some
+  /// milliseconds.
   void hold_ends(bool hold) noexcept { hold_ends_ = hold; }
   /// Tells `on_ended` at once, also while no output is held back by its window: for a client that does not take the end of the
   /// outputs for the end of the process.
@@ -427,9 +444,13 @@ class ExecServerStream {
   ServerEvent on_signal(std::string_view payload);
   [[nodiscard]] bool encode_control();
   [[nodiscard]] bool all_sent() const noexcept;
+  [[nodiscard]] bool stdin_cut() const noexcept;
+  [[nodiscard]] bool stdin_word_due() const noexcept;
+  [[nodiscard]] StreamWord say_stdin() noexcept;
 
   std::string id_;
   InboundStream std_in_;
+  std::uint64_t stdin_taken_ = 0, said_taken_ = 0;
   OutboundStream std_out_, std_err_;
   std::uint64_t last_signal_ = 0;
   std::optional<std::uint64_t> pid_;
@@ -438,7 +459,8 @@ class ExecServerStream {
   std::string in_flight_control_;
   char data_head_ = 0;
   Channel next_output_ = Channel::std_out;  // alternates, so that neither output starves the other
-  bool use_stdin_, discard_stdin_ = false, hold_ends_ = false, tell_ended_ = false, late_signals_ = false, attached_ = false;
+  bool use_stdin_, stdin_closed_ = false, said_closed_ = false, hold_ends_ = false, tell_ended_ = false, late_signals_ = false,
+                   attached_ = false;
   bool started_due_ = false, resumed_due_ = false, ended_sent_ = false, last_sent_ = false;
   bool control_in_flight_ = false, data_in_flight_ = false;
   bool released_ = false, broken_ = false;

@@ -210,7 +210,17 @@ class ByteSink {
   /// As many bytes as go without waiting; asio::error::would_block when none do; broken_pipe when nobody reads any more.
   [[nodiscard]] virtual std::size_t try_write(asio::const_buffer from, error_code& ec) = 0;
   virtual void async_wait(IoHandler handler) = 0;
-  virtual void close() noexcept = 0;  ///< end of input
+  virtual void close() noexcept = 0;  ///< end of input; what was written before still goes
+
+  /// Bytes that the process's pipe has taken: all that were written, or fewer while some are on their way to where it runs. Final
+  /// once nobody reads any more. A place that cannot tell counts what it has handed on.
+  [[nodiscard]] virtual std::uint64_t arrived() const noexcept = 0;
+  /// Completes when all that has been written so far has arrived, or with broken_pipe when some of it never will. Also after
+  /// `close`. At most one at a time.
+  virtual void async_wait_arrived(IoHandler handler) = 0;
+  /// Completes with broken_pipe when nobody reads any more, which shows without a write (with a terminal, or a place that cannot
+  /// tell: only when the process has ended, if at all); with operation_aborted after `close`. At most one at a time.
+  virtual void async_wait_broken(IoHandler handler) = 0;
 };
 
 /// A process under way. Destroying it forgets it; it does not kill.

@@ -88,6 +88,29 @@ TEST_CASE("stdin, through and through", "[CL-1][IO-8]") {
   CHECK((some.out == input.substr(0, 10)));
 }
 
+TEST_CASE("a process that reads no more stops the reading, and is no failure", "[CL-1][SW-19]") {
+  Daemon daemon;
+  const cwsandbox::Client client(daemon.options());
+  const auto sandbox = Sandbox::run(client);
+  sandbox.start().result();
+  const std::vector<std::string> env = {"CWSANDBOX_BASE_URL=" + daemon.url(), "CWSANDBOX_API_KEY=" + daemon.token()};
+  const std::string exec = environment("CWSANDBOX_CLI") + " exec " + *sandbox.sandbox_id() + " -- ";
+  // It ends by itself: so does this.
+  const auto head = run_program({"/bin/sh", "-c", "yes 2>/dev/null | " + exec + "head -n 1; echo $? >&2"}, "", env);
+  CHECK(head.out == "y\n");
+  CHECK(head.err == "0\n");
+  // It goes on without its stdin: what comes is not read only to be dropped. Whoever writes it stands still, and is not done.
+  const auto closes = run_program({"/bin/sh", "-c",
+                                   "{ head -c 1000000000 /dev/zero 2>/dev/null; echo writer $? >&2; } | " + exec +
+                                       "sh -c 'exec <&-; sleep 1; exit 3'; echo $? >&2"},
+                                  "", env);
+  CHECK(closes.out.empty());
+  CHECK(closes.err.find("writer 0\n") == std::string::npos);
+  CHECK(closes.err.find("writer ") != std::string::npos);
+  CHECK(closes.err.find("\n3\n") != std::string::npos);
+  CHECK(closes.err.find("cwsandbox:") == std::string::npos);
+}
+
 TEST_CASE("a pipeline around exec; ls and stop", "[CL-1]") {
   Daemon daemon;
   const cwsandbox::Client client(daemon.options());

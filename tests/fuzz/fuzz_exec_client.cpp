@@ -1,6 +1,7 @@
 // A hostile server: any messages, in any order, between any moves of the application.
 #include "protocol/exec_stream.hpp"
 
+#include <optional>
 #include <string>
 
 #include "script.hpp"
@@ -22,6 +23,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   bool in_flight = false;
   std::uint64_t pushed = 0;
   int exits = 0;
+  std::optional<std::uint64_t> closed_at;
   const auto completes = [&] {
     if (!in_flight) return;
     FUZZ_CHECK(std::string(message.head) + std::string(message.body) == copy);
@@ -42,6 +44,9 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
           FUZZ_CHECK(std::holds_alternative<Nothing>(event));
         }
         if (std::holds_alternative<Exited>(event) || std::holds_alternative<Refused>(event)) FUZZ_CHECK(++exits == 1);
+        FUZZ_CHECK(client.stdin_taken() <= client.std_in().sent_offset());
+        FUZZ_CHECK(!closed_at || (client.stdin_closed() && client.stdin_taken() == *closed_at));
+        if (client.stdin_closed()) closed_at = client.stdin_taken();
         for (const Channel stream : {Channel::std_out, Channel::std_err}) {
           FUZZ_CHECK(client.inbound(stream).received() <= client.inbound(stream).limit());
         }

@@ -96,6 +96,10 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
           case 3:
             server.hold_ends(script.byte() % 2 == 0);
             break;
+          case 5:
+            server.on_stdin_taken(script.word());
+            FUZZ_CHECK(!server.stdin_awaited() || server.std_in().received() > 0);
+            break;
           case 4:
             if (!exited) server.on_refused(StatusError{"not_found", "m", "", {}, {}});
             break;

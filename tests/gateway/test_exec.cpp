@@ -122,6 +122,85 @@ TEST_CASE("stdin: none at all, every byte value, not read, half-closed", "[gatew
   }
 }
 
+TEST_CASE("a stdin that nobody reads any more is told, with the byte where it was", "[gateway][SW-18][SW-19]") {
+  Server server;
+  const std::string id = server.sandbox();
+  Peer peer(server.address());
+  Json request =
+      start(id, {"sh", "-c", "trap 'exec 0<&-' USR1; echo ready; while :; do (trap '' USR1; exec sleep 0.05 </dev/null); done"});
+  request["stdin"] = true;
+  const std::uint64_t limit = started(peer, request)["window"]["stdin"];
+  peer.take(next_content(peer));
+  CHECK(peer.out == "ready\n");
+  // The pipe takes it: that is what a flush asks for.
+  peer.send(kStdin, "abc");
+  peer.send(kWindow, Json{{"type", "window"}, {"flush", 3}});
+  Json word = peer.expect(kWindow).json()["stdin"];
+  CHECK(word["received"] == 3);
+  CHECK_FALSE(word.contains("taken"));
+  // More than any pipe holds: the gateway has it, and the process has not.
+  std::uint64_t sent = 3;
+  while (sent + 65536 <= limit) {
+    peer.send(kStdin, std::string(65536, 'x'));
+    sent += 65536;
+  }
+  peer.send(kWindow, Json{{"type", "window"}, {"flush", sent}});
+  word = peer.expect(kWindow).json()["stdin"];
+  CHECK(word["received"] == sent);
+  const std::uint64_t taken = word["taken"];
+  CHECK(taken < sent);
+  // No write, no flush: it is told by itself.
+  peer.send(kSignal, Json{{"type", "signal"}, {"signal", "USR1"}});
+  word = peer.expect(kWindow).json()["stdin"];
+  CHECK(word["closed"] == taken);
+  CHECK(word["received"] == sent);
+  // A client that does not know the word goes on: it is not at fault, and not held up.
+  const std::uint64_t more = word["limit"];
+  CHECK(more >= sent + 65536);
+  peer.send(kStdin, std::string(65536, 'x'));
+  peer.send(kClose, std::string_view("\0", 1));
+  peer.send(kSignal, Json{{"type", "signal"}, {"signal", "KILL"}});
+  const Json exit = peer.to_exit().exit;
+  CHECK(exit["signal"] == "SIGKILL");
+  CHECK(exit["stdin"] == taken);
+
+  // One that ends by itself says it with its exit, and lets nobody send more in between.
+  peer.send(kStart, [&] {
+    Json sleep = start(id, {"sh", "-c", "read word; exit 3"});
+    sleep["stdin"] = true;
+    return sleep;
+  }());
+  const std::uint64_t first = peer.expect_status("started")["window"]["stdin"];
+  peer.send(kStdin, "word\n" + std::string(60000, 'x'));
+  const Peer::Outcome outcome = peer.to_exit();
+  CHECK(outcome.exit["code"] == 3);
+  CHECK(outcome.exit["stdin"] == 60005);
+  CHECK(first >= 65536);
+}
+
+TEST_CASE("a resume tells again that stdin is closed", "[gateway][P6][SW-19]") {
+  Server server;
+  const std::string id = server.sandbox();
+  Json request = start(id, {"sh", "-c", "exec 0<&-; echo closed; sleep 1000"});
+  request["stdin"] = true;
+  {
+    Peer peer(server.address());
+    (void)started(peer, request);
+    CHECK(next_content(peer).payload == "closed\n");
+  }
+  Peer peer(server.address());
+  peer.send(kResume, Json{{"type", "resume"},
+                          {"id", request["id"]},
+                          {"sandboxId", id},
+                          {"attempt", 1},
+                          {"stdout", {{"received", 7}, {"limit", 1000}}},
+                          {"stderr", {{"received", 0}, {"limit", 1000}}}});
+  Json word = peer.expect(kResume).json()["stdin"];
+  if (!word.contains("closed")) word = peer.expect(kWindow).json()["stdin"];
+  CHECK(word["closed"] == 0);
+  CHECK(word["received"] == 0);
+}
+
 TEST_CASE("much stdin is granted as it is read, and all of it arrives", "[gateway][P1][SW-16]") {
   Server server;
   const std::string id = server.sandbox();

@@ -23,9 +23,10 @@ class Driver {
   struct Options {
     bool losses = false;
     bool hold_ends = false;
-    std::size_t total = 0;     // bytes per stream, at most
-    std::uint64_t window = 0;  // of the outputs
-    unsigned slow = 1;         // the reader acts once in this many turns
+    bool closes_stdin = false;  // at some point the process reads no more
+    std::size_t total = 0;      // bytes per stream, at most
+    std::uint64_t window = 0;   // of the outputs
+    unsigned slow = 1;          // the reader acts once in this many turns
   };
 
   Driver(std::uint32_t seed, const Options& options) : random_(seed), options_(options) {
@@ -44,10 +45,15 @@ class Driver {
     const std::size_t max_turns = 200'000 + 200 * (stdin_bytes_.size() + stdout_bytes_.size() + stderr_bytes_.size());
     for (std::size_t turn = 0; turn < max_turns && !done(); ++turn) step();
     REQUIRE(done());
-    CHECK(got_stdin_ == stdin_bytes_);
+    if (stdin_closed_) {
+      CHECK(got_stdin_ == stdin_bytes_.substr(0, got_stdin_.size()));
+    } else {
+      CHECK(got_stdin_ == stdin_bytes_);
+      CHECK(stdin_ended_);
+    }
+    CHECK(client_->stdin_taken() == taken_);
     CHECK(got_stdout_ == stdout_bytes_);
     CHECK(got_stderr_ == stderr_bytes_);
-    CHECK(stdin_ended_);
     CHECK(starts_ == 1);
     CHECK(signals_taken_ == signals_asked_);
     client_write_completes();
@@ -204,10 +210,21 @@ class Driver {
   }
 
   void process_reads() {
-    if (!server_ || pipe_ == 0) return;
+    if (!server_ || stdin_closed_) return;
+    if (options_.closes_stdin && process_started_ && below(40) == 0) {
+      server_->on_stdin_closed();
+      stdin_closed_ = true;
+      pipe_ = 0;
+      return;
+    }
+    // It has arrived some time after it has gone on.
+    taken_ += below(static_cast<std::size_t>(forwarded_ - taken_) + 1);
+    server_->on_stdin_taken(taken_);
+    if (pipe_ == 0) return;
     const std::size_t n = 1 + below(pipe_);
     server_->on_stdin_consumed(n);
     pipe_ -= n;
+    forwarded_ += n;
   }
 
   void produce() {
@@ -237,9 +254,10 @@ class Driver {
     } else {
       write(Channel::std_err, stderr_bytes_, stderr_at_);
     }
-    // The process ends when it has read all and said all.
-    if (server_->outbound(Channel::std_out).finished() && server_->outbound(Channel::std_err).finished() && stdin_ended_ &&
-        pipe_ == 0 && signals_taken_ == signals_asked_) {
+    // The process ends when it has read all that it wants and said all.
+    const bool read = stdin_closed_ || (stdin_ended_ && pipe_ == 0 && taken_ == forwarded_);
+    if (server_->outbound(Channel::std_out).finished() && server_->outbound(Channel::std_err).finished() && read &&
+        signals_taken_ == signals_asked_) {
       ExitStatus status;
       status.code = 3;
       server_->on_exited(status);
@@ -321,6 +339,8 @@ class Driver {
       if (server_->outbound(Channel::std_out).buffered() > options_.window + 100'000) FAIL("stdout holds too much");
       if (server_->outbound(Channel::std_err).buffered() > options_.window + 100'000) FAIL("stderr holds too much");
     }
+    if (client_->stdin_taken() > taken_) FAIL("taken before it was");
+    if (client_->stdin_closed() && !stdin_closed_) FAIL("closed before it was");
     if (client_->std_in().buffered() > 65'536 + 100'000) FAIL("stdin holds too much");
     if (unread_stdout_ > options_.window || unread_stderr_ > options_.window || pipe_ > 65'536) FAIL("a receiver holds too much");
   }
@@ -334,10 +354,11 @@ class Driver {
   std::string client_copy_, server_copy_;
   std::string stdin_bytes_, stdout_bytes_, stderr_bytes_, got_stdin_, got_stdout_, got_stderr_;
   std::size_t stdin_at_ = 0, stdout_at_ = 0, stderr_at_ = 0, pipe_ = 0, unread_stdout_ = 0, unread_stderr_ = 0;
+  std::uint64_t taken_ = 0, forwarded_ = 0;
   std::size_t lost_ = 0;
   int starts_ = 0, signals_asked_ = 0, signals_taken_ = 0;
   bool attached_ = false, client_writing_ = false, server_writing_ = false, process_started_ = false, exited_ = false;
-  bool stdin_ended_ = false, saw_exit_ = false, released_ = false;
+  bool stdin_ended_ = false, stdin_closed_ = false, saw_exit_ = false, released_ = false;
 };
 
 void drive(const Driver::Options& options, std::uint32_t first_seed, int runs) {
@@ -405,20 +426,27 @@ StartRequest request() {
 }  // namespace
 
 TEST_CASE("bytes arrive as they were sent, whatever the interleaving", "[exec-stream][P1][P2][P4][P5]") {
-  drive({false, false, 300'000, 65'536, 1}, 1000, 40);
-  drive({false, true, 300'000, 1'000, 3}, 2000, 20);
-  drive({false, true, 2'000'000, 1'048'576, 20}, 3000, 6);
+  drive({false, false, false, 300'000, 65'536, 1}, 1000, 40);
+  drive({false, true, false, 300'000, 1'000, 3}, 2000, 20);
+  drive({false, true, false, 2'000'000, 1'048'576, 20}, 3000, 6);
 }
 
 TEST_CASE("tiny windows", "[exec-stream][P1][P2]") {
-  drive({false, false, 300, 1, 1}, 4000, 30);
-  drive({false, true, 300, 2, 5}, 5000, 30);
+  drive({false, false, false, 300, 1, 1}, 4000, 30);
+  drive({false, true, false, 300, 2, 5}, 5000, 30);
+}
+
+TEST_CASE("a stdin that is closed half way is told to the byte, whatever the interleaving", "[exec-stream][SW-18][SW-19]") {
+  drive({false, false, true, 300'000, 65'536, 1}, 9000, 40);
+  drive({false, true, true, 300'000, 1'000, 3}, 9100, 20);
+  drive({true, false, true, 200'000, 65'536, 1}, 9200, 60);
+  drive({true, true, true, 200'000, 10'000, 5}, 9300, 40);
 }
 
 TEST_CASE("lost connections lose nothing, repeat nothing and start nothing twice", "[exec-stream][P1][P6][P7]") {
-  drive({true, false, 200'000, 65'536, 1}, 6000, 60);
-  drive({true, true, 200'000, 10'000, 5}, 7000, 40);
-  drive({true, false, 0, 65'536, 1}, 8000, 100);
+  drive({true, false, false, 200'000, 65'536, 1}, 6000, 60);
+  drive({true, true, false, 200'000, 10'000, 5}, 7000, 40);
+  drive({true, false, false, 0, 65'536, 1}, 8000, 100);
 }
 
 TEST_CASE("random and mutated messages: progress or one fault, and nothing grows", "[exec-stream][P10]") {

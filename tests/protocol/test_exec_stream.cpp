@@ -1,94 +1,10 @@
 // The exec stream's machines against literal messages, taken from docs/exec-stream.md and not from our encoders.
-#include "protocol/exec_stream.hpp"
+#include "exec_support.hpp"
 #include "protocol/signals.hpp"
-#include "support/catch.hpp"
 
-#include <nlohmann/json.hpp>
-
-#include <string>
-
-using namespace cwsandbox::protocol;
-using Json = nlohmann::json;
+using namespace exec_test;
 
 namespace {
-
-constexpr const char* kId = "6f1c6f1e-0c6e-4c4b-9d0e-2b7b3a1f0c55";
-
-StartRequest request(bool use_stdin = false) {
-  StartRequest start;
-  start.id = kId;
-  start.sandbox_id = "sb-1";
-  start.command = {"cat"};
-  start.use_stdin = use_stdin;
-  return start;
-}
-
-struct Message {
-  int channel = -1;
-  std::string payload;
-  [[nodiscard]] Json json() const { return Json::parse(payload); }
-};
-
-/// The next message as the peer would see it; channel -1 when there is none.
-template <class Machine>
-Message next(Machine& machine, bool sent = true) {
-  const auto out = machine.next_message();
-  if (!out) return {};
-  std::string bytes(out->head);
-  bytes += out->body;
-  if (sent) machine.on_sent();
-  REQUIRE(!bytes.empty());
-  return {static_cast<unsigned char>(bytes[0]), bytes.substr(1)};
-}
-
-template <class Machine>
-bool quiet(Machine& machine) {
-  return !machine.next_message().has_value();
-}
-
-template <class Event, class Machine>
-Event expect(Machine& machine, int channel, const std::string& payload) {
-  auto event = machine.on_message(static_cast<std::uint8_t>(channel), payload);
-  if (const auto* error = std::get_if<ProtocolError>(&event)) INFO(error->reason);
-  REQUIRE(std::holds_alternative<Event>(event));
-  return std::get<Event>(event);
-}
-
-template <class Machine>
-std::string fault(Machine& machine, int channel, const std::string& payload) {
-  const auto event = machine.on_message(static_cast<std::uint8_t>(channel), payload);
-  if (!std::holds_alternative<ProtocolError>(event)) return "(no fault)";
-  const auto& error = std::get<ProtocolError>(event);
-  CHECK(error.reason.size() <= 123);
-  // Exactly one: after it the machine is silent.
-  CHECK(std::holds_alternative<Nothing>(machine.on_message(200, "")));
-  CHECK(quiet(machine));
-  return error.reason;
-}
-
-const std::string kStarted =
-    std::string(R"({"type":"started","id":")") + kId + R"(","pid":7,"attached":false,"window":{"stdin":1048576}})";
-
-/// A client whose process runs.
-ExecClientStream running_client(bool use_stdin = false) {
-  ExecClientStream client(request(use_stdin));
-  CHECK(next(client).channel == 5);
-  CHECK(expect<Started>(client, 3, kStarted).pid == 7);
-  return client;
-}
-
-ExecServerStream running_server(bool use_stdin = false) {
-  ExecServerStream server(request(use_stdin));
-  server.on_started(7);
-  CHECK(next(server).json()["type"] == "started");
-  return server;
-}
-
-ExitStatus exited(int code) {
-  ExitStatus status;
-  status.code = code;
-  return status;
-}
 
 FirstMessage first(int channel, const std::string& payload) {
   return parse_first_message(static_cast<std::uint8_t>(channel), payload);
@@ -466,6 +382,7 @@ TEST_CASE("half-close: output goes on after the end of stdin", "[exec-stream][P5
   CHECK(expect<EndOfStream>(server, 255, std::string(1, '\0')).stream == Channel::std_in);
   CHECK(std::holds_alternative<Nothing>(server.on_message(255, std::string(1, '\0'))));
   server.on_stdin_consumed(11);
+  server.on_stdin_taken(11);
   const Message ack = next(server);
   CHECK(ack.channel == 6);
   CHECK(ack.json()["stdin"]["received"] == 11);
@@ -487,7 +404,7 @@ TEST_CASE("windows for stdin carry absolute offsets at half a window", "[exec-st
   server.on_stdin_consumed(1);
   const Message word = next(server);
   CHECK(word.channel == 6);
-  CHECK(word.payload == R"({"type":"window","stdin":{"received":60000,"limit":150000}})");
+  CHECK(word.payload == R"({"type":"window","stdin":{"received":60000,"limit":150000,"taken":0}})");
   CHECK(quiet(server));
   CHECK(fault(server, 0, std::string(65'536, 'x')) == "(no fault)");
   CHECK(fault(server, 0, std::string(24'465, 'x')) == "stdin: data up to 150001, limit is 150000");
@@ -499,12 +416,12 @@ TEST_CASE("stdin that nobody reads any more does not hold the client up", "[exec
   (void)next(server);
   (void)expect<Data>(server, 0, std::string(60'000, 'x'));
   server.on_stdin_closed();
-  CHECK(next(server).payload == R"({"type":"window","stdin":{"received":60000,"limit":160000}})");
+  CHECK(next(server).payload == R"({"type":"window","stdin":{"received":60000,"limit":160000,"closed":0}})");
   CHECK(std::holds_alternative<Nothing>(server.on_message(0, std::string(60'000, 'x'))));
-  CHECK(next(server).payload == R"({"type":"window","stdin":{"received":120000,"limit":220000}})");
+  CHECK(next(server).payload == R"({"type":"window","stdin":{"received":120000,"limit":220000,"closed":0}})");
 }
 
-TEST_CASE("flush: the server acknowledges as soon as it has what was asked for", "[exec-stream][SW-18]") {
+TEST_CASE("flush: the server tells as soon as the process has what was asked for", "[exec-stream][SW-18]") {
   auto client = running_client(true);
   auto server = running_server(true);
   client.std_in().push("12345");
@@ -516,13 +433,17 @@ TEST_CASE("flush: the server acknowledges as soon as it has what was asked for",
   CHECK(quiet(server));
   const Message data = next(client);
   (void)expect<Data>(server, 0, data.payload);
+  CHECK(server.stdin_awaited());
+  server.on_stdin_consumed(5);
+  server.on_stdin_taken(5);
+  CHECK(!server.stdin_awaited());
   const Message word = next(server);
-  CHECK(word.payload == R"({"type":"window","stdin":{"received":5,"limit":1048576}})");
+  CHECK(word.payload == R"({"type":"window","stdin":{"received":5,"limit":1048581}})");
   CHECK(quiet(server));
   const Acknowledged acknowledged = expect<Acknowledged>(client, 6, word.payload);
   CHECK(acknowledged.stream == Channel::std_in);
   CHECK(acknowledged.offset == 5);
-  CHECK(client.std_in().acknowledged() == 5);
+  CHECK(client.stdin_taken() == 5);
   client.request_flush();  // all is there already
   CHECK(quiet(client));
 }
@@ -932,6 +853,7 @@ TEST_CASE("a start repeated after a lost answer attaches", "[exec-stream][P7]") 
   server.on_started(7);
   (void)next(server);
   (void)expect<Data>(server, 0, "hello");
+  server.on_stdin_taken(2);
 
   client.on_reconnected();
   const Message again = next(client);
@@ -943,9 +865,11 @@ TEST_CASE("a start repeated after a lost answer attaches", "[exec-stream][P7]") 
   CHECK(!server.on_reconnected(0, 0, false));
   const Message started = next(server);
   CHECK(started.json() ==
-        Json::parse(std::string(R"({"type":"started","id":")") + kId +
-                    R"(","pid":7,"attached":true,"window":{"stdin":1048576},"received":{"stdin":5},"signals":0})"));
+        Json::parse(
+            std::string(R"({"type":"started","id":")") + kId +
+            R"(","pid":7,"attached":true,"window":{"stdin":1048576},"received":{"stdin":5},"taken":{"stdin":2},"signals":0})"));
   CHECK(expect<Started>(client, 3, started.payload).attached);
+  CHECK(client.stdin_taken() == 2);
   const Message rest = next(client);
   CHECK(rest.channel == 0);
   CHECK(rest.payload == " world");
@@ -996,7 +920,7 @@ TEST_CASE("a resume goes on from the exact byte, both ways", "[exec-stream][P6]"
   CHECK(!server.on_reconnected(parsed));
   const Message resumed = next(server);
   CHECK(resumed.channel == 8);
-  CHECK(resumed.json() == Json::parse(R"({"type":"resumed","stdin":{"received":3,"limit":1048576}})"));
+  CHECK(resumed.json() == Json::parse(R"({"type":"resumed","stdin":{"received":3,"limit":1048576,"taken":0}})"));
   const Message rest = next(server);
   CHECK(rest.channel == 1);
   CHECK(rest.payload == "456789");

@@ -121,6 +121,77 @@ asio::awaitable<void> unread_stdin(Runner& runner) {
   REQUIRE(outcome.exit.value == 3);
 }
 
+// Without a write, and whatever else the process goes on to do.
+asio::awaitable<void> closed_stdin(Runner& runner) {
+  auto sandbox = co_await runner.create(sandbox_spec());
+  ProcessSpec spec = command(sh("exec 0<&-; echo closed; sleep 1000"));
+  spec.use_stdin = true;
+  auto process = co_await sandbox->start(spec);
+  ByteSink& in = *process->std_in();
+  error_code ec = co_await wait_broken(in);
+  REQUIRE(ec == asio::error::broken_pipe);
+  REQUIRE(in.arrived() == 0);
+  REQUIRE(in.try_write(asio::buffer("x", 1), ec) == 0);
+  REQUIRE(ec == asio::error::broken_pipe);
+  const std::string line = co_await read_line(process->std_out());
+  REQUIRE(line == "closed");
+  process->signal_group(SIGKILL);
+  const ExitInfo exit = co_await wait_exit(*process);
+  REQUIRE(exit.value == SIGKILL);
+}
+
+asio::awaitable<void> arrival(Runner& runner) {
+  auto sandbox = co_await runner.create(sandbox_spec());
+  // Somebody else has it too: it is not closed when the first lets go of it.
+  ProcessSpec spec = command(sh("exec 3<&0; { read go <&3; exec 3<&-; sleep 1000; } & exec 0<&- 3<&-; echo ready; wait"));
+  spec.use_stdin = true;
+  auto process = co_await sandbox->start(spec);
+  ByteSink& in = *process->std_in();
+  std::string line = co_await read_line(process->std_out());
+  REQUIRE(line == "ready");
+  // Nobody reads it yet; the pipe has it.
+  co_await write_all(in, "abc");
+  error_code ec = co_await wait_arrived(in);
+  REQUIRE(!ec);
+  REQUIRE(in.arrived() == 3);
+  co_await write_all(in, "\n");
+  ec = co_await wait_broken(in);
+  REQUIRE(ec == asio::error::broken_pipe);
+  REQUIRE(in.arrived() == 4);
+  ec = co_await wait_arrived(in);
+  REQUIRE(!ec);
+  process->signal_group(SIGKILL);
+  const ExitInfo exit = co_await wait_exit(*process);
+  REQUIRE(exit.value == SIGKILL);
+}
+
+// What is on its way when nobody reads any more has not arrived.
+asio::awaitable<void> lost_input(Runner& runner) {
+  auto sandbox = co_await runner.create(sandbox_spec());
+  ProcessSpec spec = command(words("sleep", "1000"));
+  spec.use_stdin = true;
+  auto process = co_await sandbox->start(spec);
+  ByteSink& in = *process->std_in();
+  const std::string data(4 << 20, 'x');
+  std::size_t written = 0;
+  error_code ec;
+  while (!ec && written < data.size()) written += in.try_write(asio::buffer(data) + written, ec);
+  REQUIRE(ec == asio::error::would_block);
+  process->signal_group(SIGKILL);
+  const error_code arrived = co_await wait_arrived(in);
+  const ExitInfo exit = co_await wait_exit(*process);
+  REQUIRE(exit.value == SIGKILL);
+  ec = co_await wait_broken(in);
+  REQUIRE(ec == asio::error::broken_pipe);
+  REQUIRE(in.arrived() <= written);
+  REQUIRE(in.arrived() <= (1u << 20));  // no pipe that a user may have holds more
+  if (in.arrived() < written) {
+    REQUIRE(arrived == asio::error::broken_pipe);
+  } else {
+    REQUIRE(!arrived);
+  }
+}
+
 asio::awaitable<void> closed_output(Runner& runner) {
   auto sandbox = co_await runner.create(sandbox_spec());
   auto process = co_await sandbox->start(command(words("cat", "/dev/zero")));
@@ -507,6 +578,9 @@ const std::vector<RunnerCheck>& runner_checks() {
       {"16 MiB through cat", large},
       {"all byte values", all_bytes},
       {"an exit without reading stdin is a normal end", unread_stdin},
+      {"a closed stdin is noticed without a write", closed_stdin},
+      {"input has arrived when the process's pipe has it", arrival},
+      {"input that nobody can read any more has not arrived", lost_input},
       {"a closed output is a broken pipe", closed_output},
       {"environment", environment},
       {"working directory", working_directory},

@@ -128,6 +128,24 @@ asio::awaitable<void> write_all(ByteSink& sink, std::string data) {
   }
 }
 
+asio::awaitable<error_code> wait_arrived(ByteSink& sink) {
+  error_code ec;
+  auto token = asio::redirect_error(asio::use_awaitable, ec);
+  auto initiate = [&sink](auto handler) { sink.async_wait_arrived(IoHandler(std::move(handler))); };
+  auto operation = asio::async_initiate<decltype(token)&, void(error_code)>(initiate, token);
+  co_await std::move(operation);
+  co_return ec;
+}
+
+asio::awaitable<error_code> wait_broken(ByteSink& sink) {
+  error_code ec;
+  auto token = asio::redirect_error(asio::use_awaitable, ec);
+  auto initiate = [&sink](auto handler) { sink.async_wait_broken(IoHandler(std::move(handler))); };
+  auto operation = asio::async_initiate<decltype(token)&, void(error_code)>(initiate, token);
+  co_await std::move(operation);
+  co_return ec;
+}
+
 asio::awaitable<Outcome> communicate(Process& process, std::string input) {
   using namespace asio::experimental::awaitable_operators;
   auto all = feed(process.std_in(), std::move(input)) && read_all(process.std_out()) && read_if(process.std_err());

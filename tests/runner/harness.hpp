@@ -73,6 +73,9 @@ struct Outcome {
 /// Up to and without the next newline; what lies behind it stays unread.
 [[nodiscard]] asio::awaitable<std::string> read_line(runner::ByteSource& source);
 [[nodiscard]] asio::awaitable<void> write_all(runner::ByteSink& sink, std::string data);
+/// Until what was written has arrived, or never will; until nobody reads any more.
+[[nodiscard]] asio::awaitable<runner::error_code> wait_arrived(runner::ByteSink& sink);
+[[nodiscard]] asio::awaitable<runner::error_code> wait_broken(runner::ByteSink& sink);
 /// Feeds `input`, closes the input, reads both outputs at once, waits for the end.
 [[nodiscard]] asio::awaitable<Outcome> communicate(runner::Process& process, std::string input = {});
 [[nodiscard]] asio::awaitable<Outcome> exec(runner::Sandbox& sandbox, runner::ProcessSpec spec, std::string input = {});

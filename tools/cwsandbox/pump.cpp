@@ -63,7 +63,8 @@ class Pump {
         writer.write(std::move(chunk)).result();  // waits for room: nothing is read ahead of the process
       }
       writer.close().result();
-    } catch (const std::exception&) {  // the process no longer reads
+    } catch (
+        const std::exception&) {  // the process has closed its stdin, or has ended: its exit code says all that there is to say
     }
   }
 

@@ -214,18 +214,30 @@ struct Run : std::enable_shared_from_this<Run> {
 
   // ---- input ----
   std::string input;  // not sent yet
+  std::uint64_t input_written = 0, input_sent = 0, input_wanted = 0;
   bool input_closed = false, input_broken = false;
   bool size_changed = false;
   std::uint16_t width = 0, height = 0;
-  IoWaiters input_room;
+  IoWaiters input_room, input_arrival, input_break;
   Waiters input_there;
+
+  void break_input() {
+    input_broken = true;
+    input_room.resume_all(executor);
+    tell_arrival();
+    input_break.resume_all(executor, asio::error::broken_pipe);
+    input_there.resume_all(executor);
+  }
+
+  void tell_arrival() {
+    if (input_sent >= input_wanted) return input_arrival.resume_all(executor);
+    if (input_broken) input_arrival.resume_all(executor, asio::error::broken_pipe);
+  }
 
   void finish() {
     out.end();
     err.end();
-    input_broken = true;
-    input_room.resume_all(executor);
-    input_there.resume_all(executor);
+    break_input();
     if (exit.is_set()) return;
     ExitInfo info = lost_now();
     if (status && status->kind != ExecStatus::Kind::failed) {
@@ -241,8 +253,7 @@ struct Run : std::enable_shared_from_this<Run> {
     exec->abort();
     out.close();
     err.close();
-    input_broken = true;
-    input_there.resume_all(executor);
+    break_input();
   }
 
   void take(const PodExec::Message& message) {
@@ -284,6 +295,8 @@ asio::awaitable<void> write_all(std::shared_ptr<Run> run) {
         std::swap(sending, run->input);
         run->input_room.resume_all(run->executor);
         co_await run->exec->write(sending, {});
+        run->input_sent += sending.size();
+        run->tell_arrival();
       } else if (run->input_closed) {
         // A terminal has a character for it; its connection stays for what it still says.
         if (run->tty) {
@@ -291,15 +304,14 @@ asio::awaitable<void> write_all(std::shared_ptr<Run> run) {
         } else {
           co_await run->exec->close_stdin();
         }
-        run->input_broken = true;
+        break;
       } else {
         co_await wait_for(run->input_there);
       }
     }
   } catch (const std::exception&) {
-    run->input_broken = true;  // the reader hears of the same break
+    run->break_input();  // the reader hears of the same break
   }
-  run->input_room.resume_all(run->executor);
 }
 
 asio::awaitable<void> send_signal(Place place, std::uint64_t pid, int number) {
@@ -369,6 +381,7 @@ class PlainProcess final : public Process {
         return 0;
       }
       run_.input.append(static_cast<const char*>(from.data()), n);
+      run_.input_written += n;
       run_.input_there.resume_all(run_.executor);
       return n;
     }
@@ -377,8 +390,22 @@ class PlainProcess final : public Process {
       run_.input_room.add(std::move(handler));
     }
     void close() noexcept override {
-      run_.input_closed = true;
+      if (std::exchange(run_.input_closed, true)) return;
+      run_.input_break.resume_all(run_.executor, asio::error::operation_aborted);
       run_.input_there.resume_all(run_.executor);
+    }
+    // pods/exec does not say what becomes of the input, nor that a process has closed its own: what the cluster has is all that
+    // can be known while the process runs.
+    std::uint64_t arrived() const noexcept override { return run_.input_sent; }
+    void async_wait_arrived(IoHandler handler) override {
+      run_.input_arrival.add(std::move(handler));
+      run_.input_wanted = run_.input_written;
+      run_.tell_arrival();
+    }
+    void async_wait_broken(IoHandler handler) override {
+      run_.input_break.add(std::move(handler));
+      if (run_.input_broken) return run_.input_break.resume_all(run_.executor, asio::error::broken_pipe);
+      if (run_.input_closed) run_.input_break.resume_all(run_.executor, asio::error::operation_aborted);
     }
 
    private:

@@ -133,6 +133,7 @@ std::size_t FdSink::try_write(asio::const_buffer from, error_code& ec) {
   for (;;) {
     const ssize_t n = ::write(fd_->get(), from.data(), from.size());
     if (n >= 0) {
+      written_ += static_cast<std::uint64_t>(n);
       if (!terminal_) growth_.count(fd_->get(), static_cast<std::size_t>(n));
       return static_cast<std::size_t>(n);
     }
@@ -151,9 +152,22 @@ std::size_t FdSink::try_write(asio::const_buffer from, error_code& ec) {
 
 void FdSink::async_wait(IoHandler handler) { fd_->async_wait(asio::posix::stream_descriptor::wait_write, std::move(handler)); }
 
+void FdSink::async_wait_arrived(IoHandler handler) { IoWaiters::post(fd_->executor(), std::move(handler), {}); }
+
+void FdSink::async_wait_broken(IoHandler handler) {
+  if (closed_) return fail_later(fd_->executor(), std::move(handler));
+  // The other side of a terminal may be opened again: who reads it has not gone for good before its session has.
+  if (terminal_) return terminal_waiters_.add(std::move(handler));
+  // Where nobody reads a pipe any more, its writing end is in error, whether somebody writes or not.
+  fd_->async_wait(asio::posix::stream_descriptor::wait_error, [h = std::move(handler)](error_code ec) mutable {
+    std::move(h)(ec ? ec : error_code(asio::error::broken_pipe));
+  });
+}
+
 void FdSink::close() noexcept {
   if (closed_) return;
   closed_ = true;
+  terminal_waiters_.resume_all(fd_->executor(), asio::error::operation_aborted);
   if (!terminal_) return fd_->close();
   // A terminal has no half-close: its end of input is a character, which its line discipline turns into one.
   if (!fd_->is_open()) return;

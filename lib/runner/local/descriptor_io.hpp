@@ -8,6 +8,7 @@
 
 #include "runner/local/unique_fd.hpp"
 #include "runner/runner.hpp"
+#include "runner/waiting.hpp"
 
 namespace cwsandbox::runner::local {
 
@@ -17,6 +18,7 @@ class WaitableFd {
  public:
   WaitableFd(asio::any_io_executor executor, UniqueFd fd) : executor_(std::move(executor)), fd_(std::move(fd)) {}
   [[nodiscard]] int get() noexcept { return descriptor_ ? descriptor_->native_handle() : fd_.get(); }
+  [[nodiscard]] const asio::any_io_executor& executor() const noexcept { return executor_; }
   [[nodiscard]] bool is_open() const noexcept { return descriptor_ ? descriptor_->is_open() : static_cast<bool>(fd_); }
   void async_wait(asio::posix::stream_descriptor::wait_type what, IoHandler handler);
   void close() noexcept;
@@ -58,11 +60,16 @@ class FdSink final : public ByteSink {
   std::size_t try_write(asio::const_buffer from, error_code& ec) override;
   void async_wait(IoHandler handler) override;
   void close() noexcept override;
+  std::uint64_t arrived() const noexcept override { return written_; }
+  void async_wait_arrived(IoHandler handler) override;
+  void async_wait_broken(IoHandler handler) override;
 
  private:
   std::shared_ptr<WaitableFd> fd_;
   bool terminal_;
   bool closed_ = false;
+  std::uint64_t written_ = 0;
+  IoWaiters terminal_waiters_;
   PipeGrowth growth_;
 };
 

@@ -30,6 +30,9 @@ class RemoteSink final : public ByteSink {
   std::size_t try_write(asio::const_buffer from, error_code& ec) override { return stream_->try_write(from, ec); }
   void async_wait(IoHandler handler) override { stream_->wait_writable(std::move(handler)); }
   void close() noexcept override { stream_->close_input(); }
+  std::uint64_t arrived() const noexcept override { return stream_->input_arrived(); }
+  void async_wait_arrived(IoHandler handler) override { stream_->wait_arrived(std::move(handler)); }
+  void async_wait_broken(IoHandler handler) override { stream_->wait_broken(std::move(handler)); }
 
  private:
   std::shared_ptr<RemoteStream> stream_;

@@ -95,7 +95,7 @@ void RemoteStream::on_message(const Frame& frame) {
     throw Violation("stream " + std::to_string(stream()) + ": " + violation->reason);
   }
   if (machine_.ended() && started_) set_exit(exit_info(*machine_.ended()));
-  if (machine_.exited() || input_room() > 0) input_waiters_.resume_all(executor_);
+  tell_input();
   if (machine_.exited()) {
     if (const auto tunnel = tunnel_.lock()) tunnel->on_stream_end();
   }
@@ -130,7 +130,7 @@ void RemoteStream::set_exit(const ExitInfo& info) {
 void RemoteStream::lose(const std::exception_ptr& why) {
   if (std::exchange(lost_, true)) return;
   for (const Channel channel : {Channel::std_out, Channel::std_err}) end_output(channel);
-  input_waiters_.resume_all(executor_);
+  tell_input();
   if (started_) {
     set_exit(lost_now());
   } else {
@@ -211,7 +211,7 @@ std::size_t RemoteStream::input_room() noexcept {
 std::size_t RemoteStream::try_write(asio::const_buffer from, error_code& ec) {
   ec = {};
   protocol::OutboundStream& in = machine_.std_in();
-  if (lost_ || machine_.exited() || in.finished()) {
+  if (input_broken() || in.finished()) {
     ec = asio::error::broken_pipe;
     return 0;
   }
@@ -222,21 +222,49 @@ std::size_t RemoteStream::try_write(asio::const_buffer from, error_code& ec) {
     return 0;
   }
   in.push_copy({static_cast<const char*>(from.data()), n});
+  input_written_ += n;
   wake();
   return n;
 }
 
 void RemoteStream::wait_writable(IoHandler handler) {
-  if (lost_ || machine_.exited() || machine_.std_in().finished() || input_room() > 0) {
+  if (input_broken() || machine_.std_in().finished() || input_room() > 0) {
     return IoWaiters::post(executor_, std::move(handler), {});
   }
   input_waiters_.add(std::move(handler));
+}
+
+// Whoever waits for room, for what has been written to arrive, or for the end of it, hears of it.
+void RemoteStream::tell_input() {
+  if (input_broken() || input_room() > 0) input_waiters_.resume_all(executor_);
+  if (machine_.stdin_taken() >= arrival_wanted_) {
+    arrival_waiters_.resume_all(executor_);
+  } else if (input_broken()) {
+    arrival_waiters_.resume_all(executor_, asio::error::broken_pipe);
+  }
+  if (input_broken()) break_waiters_.resume_all(executor_, asio::error::broken_pipe);
+}
+
+void RemoteStream::wait_arrived(IoHandler handler) {
+  arrival_waiters_.add(std::move(handler));
+  arrival_wanted_ = input_written_;
+  if (input_broken() || machine_.stdin_taken() >= arrival_wanted_) return tell_input();
+  // The other end tells of the last of it by itself once the input has ended.
+  if (machine_.std_in().finished()) return;
+  machine_.request_flush();
+  wake();
+}
+
+void RemoteStream::wait_broken(IoHandler handler) {
+  break_waiters_.add(std::move(handler));
+  if (input_broken()) tell_input();
 }
 
 void RemoteStream::close_input() {
   if (machine_.std_in().finished()) return;
   machine_.std_in().finish();
   input_waiters_.resume_all(executor_, asio::error::operation_aborted);
+  if (!input_broken()) break_waiters_.resume_all(executor_, asio::error::operation_aborted);
   wake();
 }
 

@@ -138,6 +138,7 @@ asio::awaitable<void> ServerProcess::run(std::shared_ptr<ServerProcess> self, st
       me->wake();
     });
     for (const int number : std::exchange(self->early_signals_, {})) self->process_->signal_group(number);
+    self->watch_input();
     self->drain();
     self->pump();
   }
@@ -176,6 +177,7 @@ void ServerProcess::on_event(const protocol::ServerEvent& event) {
     if (const auto session = session_.lock()) session->forget(stream());
     return;
   }
+  if (machine_.stdin_awaited()) arrived();
   wake();
 }
 
@@ -207,11 +209,12 @@ void ServerProcess::feed(std::string_view bytes) {
 void ServerProcess::drain() {
   if (!process_ || input_waiting_ || input_closed_) return;
   ByteSink* sink = process_->std_in();
-  if (sink == nullptr) return close_input();
+  if (sink == nullptr) return;
   while (input_at_ < input_.size()) {
     error_code ec;
     const std::size_t n = sink->try_write(asio::buffer(input_.data() + input_at_, input_.size() - input_at_), ec);
     input_at_ += n;
+    input_written_ += n;
     if (n > 0) machine_.on_stdin_consumed(n);
     if (ec == asio::error::would_block) {
       input_waiting_ = true;
@@ -220,28 +223,67 @@ void ServerProcess::drain() {
         if (!self || self->killed_) return;
         self->input_waiting_ = false;
         if (wait_ec) {
-          self->close_input();
+          self->break_input();
         } else {
           self->drain();
         }
         self->wake();
       });
-      return;
+      break;
     }
-    if (ec) return close_input();
+    if (ec) return break_input();
   }
+  arrived();
+  if (input_waiting_) return;
   input_at_ = 0;
   input_.clear();
   if (input_.capacity() > kKeptBuffer) input_ = std::string();
   if (input_ended_) close_input();
 }
 
+void ServerProcess::watch_input() {
+  if (process_->std_in() == nullptr) return;
+  process_->std_in()->async_wait_broken([weak = weak_from_this()](error_code ec) {
+    const auto self = weak.lock();
+    if (!self || self->killed_ || ec == asio::error::operation_aborted) return;
+    self->break_input();
+    self->wake();
+  });
+}
+
+// What the process has by now; and whoever asked for it hears of the rest.
+void ServerProcess::arrived() {
+  ByteSink* sink = process_ ? process_->std_in() : nullptr;
+  if (sink == nullptr || input_broken_) return;
+  machine_.on_stdin_taken(sink->arrived());
+  if (!machine_.stdin_awaited() || sink->arrived() >= input_written_ || std::exchange(arrival_waited_, true)) return;
+  sink->async_wait_arrived([weak = weak_from_this()](error_code ec) {
+    const auto self = weak.lock();
+    if (!self || self->killed_) return;
+    self->arrival_waited_ = false;
+    if (ec) {
+      self->break_input();
+    } else {
+      self->arrived();
+    }
+    self->wake();
+  });
+}
+
 void ServerProcess::close_input() {
   if (std::exchange(input_closed_, true)) return;
   input_ = std::string();
   input_at_ = 0;
-  machine_.on_stdin_closed();
   if (process_ && process_->std_in() != nullptr) process_->std_in()->close();
+}
+
+// Nobody reads it any more.
+void ServerProcess::break_input() {
+  if (std::exchange(input_broken_, true)) return;
+  if (process_ && process_->std_in() != nullptr) machine_.on_stdin_taken(process_->std_in()->arrived());
+  machine_.on_stdin_closed();
+  if (!exit_) hold_ends();
+  close_input();
 }
 
 // ---- Output ----
@@ -349,6 +391,7 @@ void ServerProcess::finish_when_over() {
   if (over_ || !exit_ || !outputs_[0].ended || !outputs_[1].ended) return;
   over_ = true;
   hold_timer_.cancel();
+  arrived();
   machine_.on_exited(*exit_);
 }
 

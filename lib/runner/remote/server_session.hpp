@@ -78,7 +78,10 @@ class ServerProcess final : public ServerStream, public std::enable_shared_from_
   void wait_for_more(protocol::Channel channel);
   void feed(std::string_view bytes);
   void drain();
+  void watch_input();
+  void arrived();
   void close_input();
+  void break_input();
   void end_output(protocol::Channel channel);
   void hold_ends();
   void finish_when_over();
@@ -90,7 +93,8 @@ class ServerProcess final : public ServerStream, public std::enable_shared_from_
   std::array<Output, 2> outputs_;
   std::string input_;  // taken from the stream, not yet by the process
   std::size_t input_at_ = 0;
-  bool input_waiting_ = false, input_ended_ = false, input_closed_ = false;
+  std::uint64_t input_written_ = 0;
+  bool input_waiting_ = false, input_ended_ = false, input_closed_ = false, input_broken_ = false, arrival_waited_ = false;
   std::optional<protocol::ExitStatus> exit_;
   std::vector<int> early_signals_;
   asio::steady_timer hold_timer_;

@@ -49,6 +49,9 @@ class RemoteStream final : public Sender, public std::enable_shared_from_this<Re
   std::size_t try_write(asio::const_buffer from, error_code& ec);
   void wait_writable(IoHandler handler);
   void close_input();
+  [[nodiscard]] std::uint64_t input_arrived() const noexcept { return machine_.stdin_taken(); }
+  void wait_arrived(IoHandler handler);
+  void wait_broken(IoHandler handler);
   void signal(int number);
   void resize(std::uint16_t width, std::uint16_t height);
   void on_exit(std::function<void(const ExitInfo&)> handler);
@@ -73,6 +76,8 @@ class RemoteStream final : public Sender, public std::enable_shared_from_this<Re
     return outputs_[channel == protocol::Channel::std_err ? 1 : 0];
   }
   [[nodiscard]] std::size_t input_room() noexcept;
+  [[nodiscard]] bool input_broken() const noexcept { return lost_ || machine_.exited() || machine_.stdin_closed(); }
+  void tell_input();
   void on_data(const protocol::Data& data);
   void end_output(protocol::Channel channel);
   void set_exit(const ExitInfo& info);
@@ -82,12 +87,12 @@ class RemoteStream final : public Sender, public std::enable_shared_from_this<Re
   asio::any_io_executor executor_;
   protocol::ExecClientStream machine_;
   std::array<Output, 2> outputs_;
-  IoWaiters input_waiters_;
+  IoWaiters input_waiters_, arrival_waiters_, break_waiters_;
   ExitEvent exit_;
   Waiters start_waiters_;
   std::exception_ptr failure_;                         // why it has not started
   std::map<int, std::shared_ptr<Call>> late_signals_;  // after its exit was told
-  std::uint64_t pid_ = 0;
+  std::uint64_t pid_ = 0, input_written_ = 0, arrival_wanted_ = 0;
   bool with_input_ = false, linked_ = false, started_ = false, lost_ = false, forgotten_ = false;
 };
 

@@ -248,6 +248,43 @@ TEST_CASE("a plain pod: input of any size goes in and ends, and a process withou
   run(node.context, body);
 }
 
+TEST_CASE("a plain pod: input has arrived when the cluster has it, and nobody reads it after the process's end", "[kubernetes]") {
+  Node node("v5.channel.k8s.io");
+  auto sandbox = node.sandbox();
+  auto body = [&]() -> asio::awaitable<void> {
+    ProcessSpec spec = command({"sleep", "infinity"});
+    spec.use_stdin = true;
+    auto starting = sandbox->start(spec);
+    const auto process = co_await std::move(starting);
+    auto& in = *process->std_in();
+    auto writing = cwsandbox::test::write_all(in, "abc");
+    co_await std::move(writing);
+    auto arriving = cwsandbox::test::wait_arrived(in);
+    const error_code arrived = co_await std::move(arriving);
+    CHECK(!arrived);
+    CHECK(in.arrived() == 3);
+    process->signal_group(SIGKILL);
+    auto breaking = cwsandbox::test::wait_broken(in);
+    const error_code broken = co_await std::move(breaking);
+    CHECK(broken == asio::error::broken_pipe);
+    error_code ec;
+    CHECK(in.try_write(asio::buffer("x", 1), ec) == 0);
+    CHECK(ec == asio::error::broken_pipe);
+    CHECK(in.arrived() == 3);
+    // Nobody waits for ever for one that has been ended.
+    auto again = sandbox->start(std::move(spec));
+    const auto other = co_await std::move(again);
+    other->std_in()->close();
+    auto closing = cwsandbox::test::wait_broken(*other->std_in());
+    const error_code closed = co_await std::move(closing);
+    CHECK(closed == asio::error::operation_aborted);
+    other->signal_group(SIGKILL);
+    auto ending = wait_exit(*other);
+    static_cast<void>(co_await std::move(ending));
+  };
+  run(node.context, body);
+}
+
 TEST_CASE("a plain pod: what it cannot do is refused by name", "[kubernetes]") {
   const bool v5 = GENERATE(true, false);
   Node node(v5 ? "v5.channel.k8s.io" : "v4.channel.k8s.io");
