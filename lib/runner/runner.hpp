@@ -290,6 +290,8 @@ struct FileWriteSpec {
   std::string path;                   ///< of the file to be
   std::optional<std::uint32_t> mode;  ///< permission bits; unset: those of the file it replaces, else 0644
   bool make_parents = false;          ///< missing directories are made, mode 0755
+  /// When its content is to have changed; unset: when it was written. As exact as the file system keeps it.
+  std::optional<std::chrono::system_clock::time_point> modified;
 };
 
 /// A directory's entries, some at a time, without "." and "..", in the directory's own order. What comes and goes meanwhile may be
@@ -309,9 +311,13 @@ class Files {
  public:
   virtual ~Files() = default;
   /// Symlinks are followed inside the sandbox. FileFailed(EISDIR) for a directory, FileFailed(EINVAL) for what else is no regular
-  /// file. One whose content the kernel makes while it is read (/proc) is read once, at `open`.
+  /// file. One whose content the kernel makes while it is read (/proc, /sys, control groups), and whose size says nothing of it,
+  /// is read once, at `open`: then `info().size` is what it gave.
   [[nodiscard]] virtual asio::awaitable<std::unique_ptr<FileReader>> open(std::string path) = 0;
-  /// As `open`; where the path is a symlink, the file that it leads to is replaced. EACCES for one that may not be written.
+  /// As `open`; where the path is a symlink, the file that it leads to is replaced, beside which the new one is made. It is the
+  /// directory that is written, as with rename(2): whoever may write that may replace the file, also one that may not be written
+  /// itself (0444). EACCES for a directory that may not be written, even where the file may; EPERM for somebody else's file in a
+  /// sticky directory that is somebody else's, too; EBUSY, at the latest from `commit`, for what is mounted there.
   [[nodiscard]] virtual asio::awaitable<std::unique_ptr<FileWriter>> create(FileWriteSpec spec) = 0;
   [[nodiscard]] virtual asio::awaitable<FileInfo> stat(std::string path, bool follow_symlinks) = 0;
   [[nodiscard]] virtual asio::awaitable<std::unique_ptr<DirectoryReader>> list(std::string path) = 0;

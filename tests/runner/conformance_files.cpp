@@ -275,6 +275,9 @@ asio::awaitable<void> what_is_no_file(Runner& runner) {
       {"/tmp/to-fifo", EINVAL, EINVAL},
       {"/tmp/dir", EISDIR, EISDIR},
       {"/tmp/dir/", EISDIR, EISDIR},
+      {"/tmp/none/", ENOENT, ENOTDIR},
+      {"/tmp/ro/", ENOTDIR, ENOTDIR},
+      {"/tmp/to-fifo/", ENOTDIR, ENOTDIR},
       {"/", EISDIR, EISDIR},
       {".", EISDIR, EISDIR},
       {"/dev/null", EINVAL, EINVAL},
@@ -284,10 +287,10 @@ asio::awaitable<void> what_is_no_file(Runner& runner) {
       {"/tmp/none", ENOENT, 0},
       {"/tmp/none/x", ENOENT, ENOENT},
       {"/etc/passwd/x", ENOTDIR, ENOTDIR},
-      {"/tmp/ro", 0, EACCES},
+      {"/tmp/ro", 0, 0},
       {"/tmp/no/x", EACCES, EACCES},
       {"/usr/new", ENOENT, EROFS},
-      {"/etc/passwd", 0, EACCES},
+      {"/etc/passwd", 0, EROFS},
   };
   for (const Case& one : cases) {
     INFO(one.path);
@@ -307,6 +310,79 @@ asio::awaitable<void> what_is_no_file(Runner& runner) {
   REQUIRE(error == EISDIR);
   const Outcome left = co_await exec_sh(*sandbox, "ls -A /tmp | grep cwsandbox");
   REQUIRE(left.out.empty());
+}
+
+// It is the directory that is written, not the file that bears the name.
+asio::awaitable<void> replacing(Runner& runner) {
+  auto sandbox = co_await runner.create(sandbox_spec());
+  Files& files = sandbox->files();
+  const Outcome made = co_await exec_sh(
+      *sandbox,
+      "mkdir /tmp/r; cd /tmp/r; mkdir shut open; echo old > ro; chmod 444 ro; echo old > none; chmod 0 none; echo old > open/ro;"
+      "chmod 444 open/ro; ln -s open/ro link; echo old > shut/rw; chmod 666 shut/rw; ln -s shut/rw into; chmod 555 shut");
+  REQUIRE(made.exit.value == 0);
+  for (int twice = 0; twice < 2; ++twice) {
+    co_await write_file(files, to("/tmp/r/ro"), "new");
+    co_await write_file(files, to("/tmp/r/none"), "new");
+    co_await write_file(files, to("/tmp/r/link"), "new");
+  }
+  const Outcome seen = co_await exec_sh(
+      *sandbox, "cd /tmp/r; stat -c '%a %n' ro none open/ro; chmod 400 none; cat ro none open/ro; test -L link && echo stays");
+  REQUIRE(seen.out == "444 ro\n0 none\n444 open/ro\nnewnewnewstays\n");
+  // Where the directory may not be written, the file may not be replaced, whatever its own bits say; also behind a symlink.
+  int error = co_await error_of(files.create(to("/tmp/r/shut/rw")));
+  REQUIRE(error == EACCES);
+  error = co_await error_of(files.create(to("/tmp/r/into")));
+  REQUIRE(error == EACCES);
+  const Outcome kept = co_await exec_sh(*sandbox, "cat /tmp/r/shut/rw; ls -A /tmp/r /tmp/r/open /tmp/r/shut | grep -c cwsandbox");
+  REQUIRE(kept.out == "old\n0\n");
+  // One's own file in a sticky directory.
+  const Outcome sticky = co_await exec_sh(*sandbox, "mkdir /tmp/s; chmod 1777 /tmp/s; echo old > /tmp/s/mine");
+  REQUIRE(sticky.exit.value == 0);
+  co_await write_file(files, to("/tmp/s/mine"), "new");
+}
+
+asio::awaitable<void> given_times(Runner& runner) {
+  auto sandbox = co_await runner.create(sandbox_spec());
+  Files& files = sandbox->files();
+  using std::chrono::system_clock;
+  // Before 1970, to the nanosecond, and after what 32 bits can count.
+  for (const std::int64_t nanoseconds : {std::int64_t{-1'500'000'001}, std::int64_t{0}, std::int64_t{981'173'106'123'456'789},
+                                         std::int64_t{4'500'000'000'000'000'001}}) {
+    FileWriteSpec spec = to("/tmp/timed");
+    spec.mode = 0400;
+    spec.modified =
+        system_clock::time_point(std::chrono::duration_cast<system_clock::duration>(std::chrono::nanoseconds(nanoseconds)));
+    co_await write_file(files, spec, "content");
+    const FileInfo info = co_await files.stat("/tmp/timed", false);
+    REQUIRE(info.modified == *spec.modified);
+    REQUIRE(info.mode == 0400);
+  }
+  const Outcome seen = co_await exec_sh(*sandbox, "stat -c %Y /tmp/timed");
+  REQUIRE(seen.out == "4500000000\n");
+}
+
+// Their size says nothing of what they give.
+asio::awaitable<void> made_while_read(Runner& runner) {
+  auto sandbox = co_await runner.create(sandbox_spec());
+  Files& files = sandbox->files();
+  const Outcome found = co_await exec_sh(*sandbox,
+                                         "echo /proc/version; echo /proc/filesystems; for f in "
+                                         "/sys/kernel/mm/transparent_hugepage/enabled /sys/fs/cgroup/cgroup.controllers "
+                                         "/sys/fs/cgroup/memory/memory.limit_in_bytes; do [ -r $f ] && echo $f; done; true");
+  std::size_t looked = 0;
+  for (std::size_t at = 0; at < found.out.size();) {
+    const std::string path = found.out.substr(at, found.out.find('\n', at) - at);
+    at += path.size() + 1;
+    INFO(path);
+    const Outcome cat = co_await exec_sh(*sandbox, "cat " + path);
+    const std::unique_ptr<FileReader> reader = co_await files.open(path);
+    REQUIRE(reader->info().size == cat.out.size());
+    const std::string text = co_await read_file(files, path);
+    REQUIRE(text == cat.out);
+    ++looked;
+  }
+  REQUIRE(looked >= 2);
 }
 
 asio::awaitable<void> symlinks(Runner& runner) {
@@ -626,6 +702,9 @@ const std::vector<RunnerCheck>& file_checks() {
       {"any bytes, there and back", round_trip},
       {"a write is atomic", atomic_write},
       {"what is no regular file", what_is_no_file},
+      {"a file that may not be written is replaced by whoever may write its directory", replacing},
+      {"the time that a file is given", given_times},
+      {"files whose content is made while it is read", made_while_read},
       {"symlinks lead nowhere but inside", symlinks},
       {"a file that grows or shrinks", growing_and_shrinking},
       {"odd names and long paths", odd_paths},

@@ -92,7 +92,7 @@ class LyingAgent final : public runner::local::FileAgent {
   std::function<UniqueFd()> make;
   int refused = 0, aborted = 0;
 
-  asio::awaitable<Answer> ask(runner::local::agent::FileOp, std::uint8_t, std::uint32_t, std::string, std::string) override {
+  asio::awaitable<Answer> ask(const Question&) override {
     Answer answer;
     answer.fd = make();
     co_return answer;

@@ -13,7 +13,7 @@
 
 namespace cwsandbox::runner::local::agent {
 
-inline constexpr std::int32_t kVersion = 2;
+inline constexpr std::int32_t kVersion = 3;
 
 // Descriptors that the agent inherits.
 inline constexpr int kControlFd = 3;  ///< this protocol
@@ -63,7 +63,8 @@ inline constexpr std::uint8_t kFollow = 1;     ///< stat: a symlink in the last 
 inline constexpr std::uint8_t kParents = 2;    ///< create, make_directory
 inline constexpr std::uint8_t kRecursive = 4;  ///< remove
 inline constexpr std::uint8_t kKeepMode = 8;   ///< create: `mode` is only for a file that does not replace one
-inline constexpr std::uint8_t kAllFileFlags = 15;
+inline constexpr std::uint8_t kSetTime = 16;   ///< create: `modified` is when its content is to have changed
+inline constexpr std::uint8_t kAllFileFlags = 31;
 
 inline constexpr std::size_t kFrameHead = 5;
 inline constexpr std::size_t kMaxDescriptors = 3;
@@ -182,11 +183,12 @@ struct FileRequest {
   FileOp op = FileOp::open;
   std::uint8_t flags = 0;
   std::uint32_t mode = 0;
+  std::int64_t modified = 0;  ///< nanoseconds since 1970
   const char* cwd = nullptr;
   const char* path = nullptr;
   const char* second = nullptr;
 };
-inline constexpr std::size_t kFileHead = 8 + 1 + 1 + 4;
+inline constexpr std::size_t kFileHead = 8 + 1 + 1 + 4 + 8;
 
 [[nodiscard]] inline bool read_file(std::string_view payload, FileRequest& request) noexcept {
   Reader reader(payload);
@@ -194,6 +196,7 @@ inline constexpr std::size_t kFileHead = 8 + 1 + 1 + 4;
   const auto op = reader.number<std::uint8_t>();
   request.flags = reader.number<std::uint8_t>();
   request.mode = reader.number<std::uint32_t>();
+  request.modified = reader.number<std::int64_t>();
   if (!reader.ok() || op >= kFileOps || (request.flags & ~kAllFileFlags) != 0 || request.mode > 07777) return false;
   request.op = static_cast<FileOp>(op);
   if (!holds_strings(reader.rest(), 3)) return false;

@@ -254,20 +254,22 @@ void AgentSandbox::answer(Pending& pending) {
   pending.waiters.resume_all(executor_);
 }
 
-asio::awaitable<FileAgent::Answer> AgentSandbox::ask(agent::FileOp op, std::uint8_t flags, std::uint32_t mode, std::string path,
-                                                     std::string second) {
+asio::awaitable<FileAgent::Answer> AgentSandbox::ask(const Question& question) {
   const std::uint64_t seq = next_file_++;
-  const std::size_t strings = cwd_.size() + path.size() + second.size() + 3;
+  const std::size_t strings = cwd_.size() + question.path.size() + question.second.size() + 3;
   std::string frame;
   frame.reserve(agent::kFrameHead + agent::kFileHead + strings);
   append(frame, static_cast<std::uint32_t>(1 + agent::kFileHead + strings));
   append(frame, Type::file);
   append(frame, seq);
-  append(frame, op);
-  append(frame, flags);
-  append(frame, mode);
-  for (const std::string* string : {&cwd_, &path, &second}) frame.append(string->c_str(), string->size() + 1);
-  const bool takes_long = op == agent::FileOp::open || (op == agent::FileOp::remove && (flags & agent::kRecursive) != 0);
+  append(frame, question.op);
+  append(frame, question.flags);
+  append(frame, question.mode);
+  append(frame, question.modified);
+  const std::string* const all[] = {&cwd_, &question.path, &question.second};
+  for (const std::string* string : all) frame.append(string->c_str(), string->size() + 1);
+  const bool takes_long =
+      question.op == agent::FileOp::open || (question.op == agent::FileOp::remove && (question.flags & agent::kRecursive) != 0);
   return ask_agent(std::move(frame), seq, takes_long);
 }
 

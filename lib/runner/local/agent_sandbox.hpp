@@ -58,8 +58,7 @@ class AgentSandbox : public FileAgent, public std::enable_shared_from_this<Agent
   void on_exit(std::function<void(const ExitInfo&)> handler);
   void forget_exit() noexcept { main_exit_.forget(); }
 
-  asio::awaitable<Answer> ask(agent::FileOp op, std::uint8_t flags, std::uint32_t mode, std::string path,
-                              std::string second) override;
+  asio::awaitable<Answer> ask(const Question& question) override;
   asio::awaitable<Answer> commit(std::uint64_t seq) override;
   void abort(std::uint64_t seq) noexcept override;
   [[noreturn]] void refuse() override;

@@ -298,15 +298,20 @@ class LocalFiles final : public Files {
   }
   asio::awaitable<std::unique_ptr<DirectoryReader>> list(std::string path) override { return list_by(agent_, std::move(path)); }
   asio::awaitable<void> make_directory(std::string path, std::uint32_t mode, bool parents) override {
-    const std::uint8_t flags = parents ? agent::kParents : 0;
-    return change_by(agent_, FileOp::make_directory, flags, mode, "make the directory", std::move(path), {});
+    FileAgent::Question question(FileOp::make_directory, std::move(path));
+    question.flags = parents ? agent::kParents : 0;
+    question.mode = mode;
+    return change_by(agent_, std::move(question), "make the directory");
   }
   asio::awaitable<void> remove(std::string path, bool recursive) override {
-    const std::uint8_t flags = recursive ? agent::kRecursive : 0;
-    return change_by(agent_, FileOp::remove, flags, 0, "remove", std::move(path), {});
+    FileAgent::Question question(FileOp::remove, std::move(path));
+    question.flags = recursive ? agent::kRecursive : 0;
+    return change_by(agent_, std::move(question), "remove");
   }
   asio::awaitable<void> rename(std::string from, std::string to) override {
-    return change_by(agent_, FileOp::rename, 0, 0, "rename", std::move(from), std::move(to));
+    FileAgent::Question question(FileOp::rename, std::move(from));
+    question.second = std::move(to);
+    return change_by(agent_, std::move(question), "rename");
   }
 
   static asio::awaitable<std::unique_ptr<FileWriter>> create_by(std::shared_ptr<FileAgent> agent, FileWriteSpec spec) {
@@ -314,9 +319,15 @@ class LocalFiles final : public Files {
     if (spec.mode && *spec.mode > 07777) {
       throw RunnerError("invalid_argument", "CWSANDBOX_INVALID_REQUEST", "the mode is not between 0 and 07777");
     }
-    std::uint8_t flags = spec.mode ? 0 : agent::kKeepMode;
-    if (spec.make_parents) flags |= agent::kParents;
-    auto asked = agent->ask(FileOp::create, flags, spec.mode.value_or(0644), spec.path, std::string());
+    FileAgent::Question question(FileOp::create, spec.path);
+    question.flags = spec.mode ? 0 : agent::kKeepMode;
+    question.mode = spec.mode.value_or(0644);
+    if (spec.make_parents) question.flags |= agent::kParents;
+    if (spec.modified) {
+      question.flags |= agent::kSetTime;
+      question.modified = std::chrono::nanoseconds(spec.modified->time_since_epoch()).count();
+    }
+    auto asked = agent->ask(question);
     FileAgent::Answer answer = co_await std::move(asked);
     if (answer.error != 0) throw failed(answer.error, "write", spec.path);
     if (!is_plain_file(answer.fd.get(), O_RDONLY)) agent->refuse();
@@ -331,7 +342,8 @@ class LocalFiles final : public Files {
  private:
   static asio::awaitable<std::unique_ptr<FileReader>> open_by(std::shared_ptr<FileAgent> agent, std::string path) {
     check_path(path, "open");
-    auto asked = agent->ask(FileOp::open, 0, 0, path, std::string());
+    const FileAgent::Question question(FileOp::open, path);
+    auto asked = agent->ask(question);
     FileAgent::Answer answer = co_await std::move(asked);
     if (answer.error != 0) throw failed(answer.error, "open", path);
     struct stat status{};
@@ -346,7 +358,9 @@ class LocalFiles final : public Files {
 
   static asio::awaitable<FileInfo> stat_by(std::shared_ptr<FileAgent> agent, std::string path, bool follow) {
     check_path(path, "look at");
-    auto asked = agent->ask(FileOp::stat, follow ? agent::kFollow : 0, 0, path, std::string());
+    FileAgent::Question question(FileOp::stat, path);
+    question.flags = follow ? agent::kFollow : 0;
+    auto asked = agent->ask(question);
     const FileAgent::Answer answer = co_await std::move(asked);
     if (answer.error != 0) throw failed(answer.error, "look at", path);
     struct stat status{};
@@ -358,7 +372,8 @@ class LocalFiles final : public Files {
 
   static asio::awaitable<std::unique_ptr<DirectoryReader>> list_by(std::shared_ptr<FileAgent> agent, std::string path) {
     check_path(path, "list");
-    auto asked = agent->ask(FileOp::list, 0, 0, path, std::string());
+    const FileAgent::Question question(FileOp::list, path);
+    auto asked = agent->ask(question);
     FileAgent::Answer answer = co_await std::move(asked);
     if (answer.error != 0) throw failed(answer.error, "list", path);
     struct stat status{};
@@ -371,17 +386,16 @@ class LocalFiles final : public Files {
     co_return std::make_unique<LocalDirectoryReader>(std::move(directory));
   }
 
-  static asio::awaitable<void> change_by(std::shared_ptr<FileAgent> agent, FileOp op, std::uint8_t flags, std::uint32_t mode,
-                                         const char* what, std::string path, std::string second) {
-    check_path(path, what);
-    if (op == FileOp::rename) check_path(second, what);
-    if (mode > 07777) {
+  static asio::awaitable<void> change_by(std::shared_ptr<FileAgent> agent, FileAgent::Question question, const char* what) {
+    check_path(question.path, what);
+    if (question.op == FileOp::rename) check_path(question.second, what);
+    if (question.mode > 07777) {
       throw RunnerError("invalid_argument", "CWSANDBOX_INVALID_REQUEST", "the mode is not between 0 and 07777");
     }
-    auto asked = agent->ask(op, flags, mode, path, std::move(second));
+    auto asked = agent->ask(question);
     const FileAgent::Answer answer = co_await std::move(asked);
     if (answer.fd) agent->refuse();
-    if (answer.error != 0) throw failed(answer.error, what, path);
+    if (answer.error != 0) throw failed(answer.error, what, question.path);
   }
 
   std::shared_ptr<FileAgent> agent_;

@@ -7,6 +7,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "runner/local/agent_protocol.hpp"
 #include "runner/local/unique_fd.hpp"
@@ -23,14 +24,23 @@ class FileAgent {
     UniqueFd fd;    ///< whatever the agent sent, if anything
   };
 
+  /// What is asked for. The paths hold no NUL and are shorter than PATH_MAX.
+  struct Question {
+    Question(agent::FileOp its_op, std::string its_path) : op(its_op), path(std::move(its_path)) {}
+    agent::FileOp op;
+    std::uint8_t flags = 0;
+    std::uint32_t mode = 0;
+    std::int64_t modified = 0;
+    std::string path, second;
+  };
+
   FileAgent() = default;
   FileAgent(const FileAgent&) = delete;
   FileAgent& operator=(const FileAgent&) = delete;
   virtual ~FileAgent() = default;
 
-  /// Throws RunnerError when the sandbox has gone or too much is under way. The paths hold no NUL and are shorter than PATH_MAX.
-  [[nodiscard]] virtual asio::awaitable<Answer> ask(agent::FileOp op, std::uint8_t flags, std::uint32_t mode, std::string path,
-                                                    std::string second) = 0;
+  /// Throws RunnerError when the sandbox has gone or too much is under way.
+  [[nodiscard]] virtual asio::awaitable<Answer> ask(const Question& question) = 0;
   /// The file that the `create` with this number began takes its name.
   [[nodiscard]] virtual asio::awaitable<Answer> commit(std::uint64_t seq) = 0;
   virtual void abort(std::uint64_t seq) noexcept = 0;

@@ -406,6 +406,7 @@ std::string encode_request(const Request& request) {
   if (!request.second.empty()) append_bytes(json.key("second"), request.second);
   if (request.flag) json.boolean("flag", true);
   if (request.mode) json.number("mode", *request.mode);
+  if (request.modified) json.text("modified", time_text(*request.modified));
   if (request.handle != 0) json.number("handle", request.handle);
   if (request.offset != 0) json.number("offset", request.offset);
   if (request.size != 0) json.number("size", request.size);
@@ -435,6 +436,7 @@ Decoded<Request> decode_request(std::string_view payload) {
   if (reader.find("mode") != nullptr) {
     request.mode = static_cast<std::uint32_t>(reader.integer("mode", std::numeric_limits<std::uint32_t>::max()));
   }
+  if (reader.find("modified") != nullptr) request.modified = time_from(reader, "modified");
   request.handle = reader.integer("handle");
   request.offset = reader.integer("offset");
   request.size = reader.integer("size");

@@ -80,9 +80,10 @@ enum class Op : std::uint8_t {
 struct Request {
   std::uint64_t id = 0;
   Op op = Op::stat;
-  std::string path, second;           // second: rename's other one, create's working directory
-  bool flag = false;                  // follow symlinks, make parents, recursive
-  std::optional<std::uint32_t> mode;  // permission bits
+  std::string path, second;                                       // second: rename's other one, create's working directory
+  bool flag = false;                                              // follow symlinks, make parents, recursive
+  std::optional<std::uint32_t> mode;                              // permission bits
+  std::optional<std::chrono::system_clock::time_point> modified;  // create_file
   std::uint64_t handle = 0, offset = 0, size = 0;
   std::chrono::milliseconds grace{};
   std::uint32_t stream = 0;  // signal, close_output

@@ -204,6 +204,7 @@ class RemoteFiles final : public Files {
     Request request = about(Op::create_file, std::move(spec.path));
     request.mode = spec.mode;
     request.flag = spec.make_parents;
+    request.modified = spec.modified;
     return create_by(tunnel_, tunnel_->ask(std::move(request)));
   }
   asio::awaitable<FileInfo> stat(std::string path, bool follow_symlinks) override {

@@ -446,6 +446,7 @@ asio::awaitable<void> Session::look_after(std::shared_ptr<Session> self, std::sh
         spec.path = std::move(request.path);
         spec.mode = request.mode;
         spec.make_parents = request.flag;
+        spec.modified = request.modified;
         auto creating = files.create(std::move(spec));
         handle->writer = co_await std::move(creating);
         result.handle = self->keep(handle);

@@ -137,6 +137,33 @@ int check_not_own(int fd) {
   return fstatfs(fd, &system) != 0 || system.f_type == PROC_SUPER_MAGIC;
 }
 
+// Whether the content is made while it is read, by the kernel or a program behind FUSE or 9p: then the size says nothing of it. An
+// empty file that may be one costs a worker.
+[[nodiscard]] bool is_made_while_read(const struct statfs& system, const struct stat& status) {
+  switch (static_cast<std::uint64_t>(system.f_type)) {
+    case PROC_SUPER_MAGIC:
+    case SYSFS_MAGIC:
+    case CGROUP_SUPER_MAGIC:
+    case CGROUP2_SUPER_MAGIC:
+    case DEBUGFS_MAGIC:
+    case TRACEFS_MAGIC:
+    case SECURITYFS_MAGIC:
+      return true;
+    case BTRFS_SUPER_MAGIC:
+    case EXT4_SUPER_MAGIC:
+    case F2FS_SUPER_MAGIC:
+    case NFS_SUPER_MAGIC:
+    case OVERLAYFS_SUPER_MAGIC:
+    case RAMFS_MAGIC:
+    case SQUASHFS_MAGIC:
+    case TMPFS_MAGIC:
+    case XFS_SUPER_MAGIC:
+      return false;
+    default:
+      return status.st_size == 0;
+  }
+}
+
 [[nodiscard]] bool same_file(const struct stat& one, const struct stat& other) {
   return one.st_dev == other.st_dev && one.st_ino == other.st_ino;
 }
@@ -186,6 +213,8 @@ struct Write {
   std::uint64_t seq = 0;
   UniqueFd directory, file;
   std::uint32_t mode = 0;
+  bool set_time = false;
+  std::int64_t modified = 0;
   char name[NAME_MAX + 1];
   char temporary[NAME_MAX + 1];
 };
@@ -224,8 +253,30 @@ int check_temporary(const Write& write) {
   return same_file(made, named) ? 0 : ESTALE;
 }
 
+// What everything else has been done for: last, so that nothing changes it again.
+int set_time(const Write& write) {
+  constexpr std::int64_t kSecond = 1'000'000'000;
+  timespec times[2] = {};
+  times[0].tv_nsec = UTIME_OMIT;
+  times[1].tv_sec = static_cast<time_t>(write.modified / kSecond);
+  times[1].tv_nsec = static_cast<long>(write.modified % kSecond);
+  if (times[1].tv_nsec < 0) {  // before 1970
+    times[1].tv_nsec += kSecond;
+    --times[1].tv_sec;
+  }
+  return futimens(write.file.get(), times) == 0 ? 0 : errno;
+}
+
 void drop_temporary(const Write& write) {
   if (check_temporary(write) == 0) unlinkat(write.directory.get(), write.temporary, 0);
+}
+
+// Whether a rename over it would be refused for a sticky directory: known before all the bytes have been sent.
+bool may_replace(int directory, const struct stat& old) {
+  struct stat status{};
+  const uid_t self = geteuid();
+  if (self == 0 || old.st_uid == self || fstat(directory, &status) != 0) return true;
+  return (status.st_mode & S_ISVTX) == 0 || status.st_uid == self;
 }
 
 // The place of the file that `request.path` names, symlinks in the last place followed by hand, so that the temporary file is made
@@ -236,14 +287,15 @@ int find_target(const FileRequest& request, Place& place, std::uint32_t& mode) {
   strcpy(path, request.path);
   int error = locate(request, path, place);
   for (int links = 0; error == 0 && links < kMaxLinks; ++links) {
-    if (place.ends_in_slash() || place.is_dots()) return EISDIR;
+    if (place.is_dots()) return EISDIR;
     struct stat old{};
     const int directory = place.directory.get();
+    // A slash behind it makes a directory of it: then it is one, or there is none of that name.
+    if (place.ends_in_slash()) return fstatat(directory, place.name, &old, 0) == 0 ? EISDIR : errno == ENOENT ? ENOTDIR : errno;
     if (fstatat(directory, place.name, &old, AT_SYMLINK_NOFOLLOW) != 0) return errno == ENOENT ? 0 : errno;
     if (S_ISDIR(old.st_mode)) return EISDIR;
     if (S_ISREG(old.st_mode)) {
-      // A rename does not ask for it, but a file that may not be written is not meant to be replaced.
-      if (faccessat(directory, place.name, W_OK, 0) != 0) return errno;
+      if (!may_replace(directory, old)) return EPERM;
       if ((request.flags & kKeepMode) != 0) mode = old.st_mode & 0777;
       return 0;
     }
@@ -353,7 +405,7 @@ int open_file(const FileRequest& request, UniqueFd& out, bool& pseudo) {
   if (!found || fstat(found.get(), &status) != 0 || fstatfs(found.get(), &system) != 0) return errno;
   if (S_ISDIR(status.st_mode)) return EISDIR;
   if (!S_ISREG(status.st_mode)) return EINVAL;
-  pseudo = is_proc(found.get());
+  pseudo = is_made_while_read(system, status);
   if (const int error = pseudo ? check_not_own(found.get()) : 0; error != 0) return error;
   return give(reopen(found.get(), O_RDONLY), out);
 }
@@ -406,6 +458,8 @@ int create_file(const FileRequest& request, UniqueFd& out) {
   if (write == nullptr) return ENOMEM;
   write->seq = request.seq;
   write->mode = mode;
+  write->set_time = (request.flags & kSetTime) != 0;
+  write->modified = request.modified;
   memcpy(write->name, place.name, place.length + 1);
   write->directory.reset(place.directory.release());
   for (int attempt = 0; attempt < 100 && !write->file; ++attempt) {
@@ -435,10 +489,10 @@ int commit_file(std::uint64_t seq) {
   int error = check_temporary(*write);
   if (error == 0) {
     const int directory = write->directory.get();
-    if (fchmod(write->file.get(), write->mode) != 0 || renameat(directory, write->temporary, directory, write->name) != 0) {
-      error = errno;
-      drop_temporary(*write);
-    }
+    if (fchmod(write->file.get(), write->mode) != 0) error = errno;
+    if (error == 0 && write->set_time) error = set_time(*write);
+    if (error == 0 && renameat(directory, write->temporary, directory, write->name) != 0) error = errno;
+    if (error != 0) drop_temporary(*write);
   }
   free_write(write);
   return error;

@@ -12,8 +12,8 @@
 
 namespace cwsandbox::runner::local::agent {
 
-/// The descriptor that `open`, `stat`, `list` ask for. `pseudo` is set by `open` when the file is one of /proc's, whose content is
-/// made while it is read: it has no size, and reading it may wait.
+/// The descriptor that `open`, `stat`, `list` ask for. `pseudo` is set by `open` when the file's content is made while it is read,
+/// as in /proc and /sys: its size says nothing, and reading it may wait.
 [[nodiscard]] int open_file(const FileRequest& request, UniqueFd& out, bool& pseudo);
 [[nodiscard]] int stat_file(const FileRequest& request, UniqueFd& out);
 [[nodiscard]] int list_directory(const FileRequest& request, UniqueFd& out);
