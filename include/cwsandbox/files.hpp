@@ -54,21 +54,27 @@ class CWSANDBOX_EXPORT ReadFileOptions {
   ReadFileOptions& with_offset(std::uint64_t offset) & { return offset_ = offset, *this; }
   /// At most so many bytes; the default is all.
   ReadFileOptions& with_length(std::uint64_t length) & { return length_ = length, *this; }
+  /// `download_file`: the local file gets the permission bits, whatever the umask and the file that it replaces, and the time when
+  /// the content changed.
+  ReadFileOptions& with_preserve(bool on = true) & { return preserve_ = on, *this; }
   /// Told how far it is.
   ReadFileOptions& with_progress(FileProgress progress) & { return progress_ = std::move(progress), *this; }
   ReadFileOptions&& with_offset(std::uint64_t offset) && { return std::move(with_offset(offset)); }
   ReadFileOptions&& with_length(std::uint64_t length) && { return std::move(with_length(length)); }
+  ReadFileOptions&& with_preserve(bool on = true) && { return std::move(with_preserve(on)); }
   ReadFileOptions&& with_progress(FileProgress progress) && { return std::move(with_progress(std::move(progress))); }
   ///@{
   /// What was asked for, or the default.
   [[nodiscard]] std::uint64_t offset() const noexcept { return offset_; }
   [[nodiscard]] const std::optional<std::uint64_t>& length() const noexcept { return length_; }
+  [[nodiscard]] bool preserve() const noexcept { return preserve_; }
   [[nodiscard]] const FileProgress& progress() const noexcept { return progress_; }
   ///@}
 
  private:
   std::uint64_t offset_ = 0;
   std::optional<std::uint64_t> length_;
+  bool preserve_ = false;
   FileProgress progress_;
 };
 
@@ -78,22 +84,27 @@ class CWSANDBOX_EXPORT WriteFileOptions {
   WriteFileOptions() {}
   /// Permission bits, at most 07777. The default is the server's (0644), for `upload_file` those of the local file.
   WriteFileOptions& with_mode(std::uint32_t mode) & { return mode_ = mode, *this; }
+  /// When its content is to have changed; the default is when it is written.
+  WriteFileOptions& with_modified(std::chrono::system_clock::time_point time) & { return modified_ = time, *this; }
   /// Makes the directories above it that are missing.
   WriteFileOptions& with_make_parents(bool on = true) & { return make_parents_ = on, *this; }
   /// Told how far it is.
   WriteFileOptions& with_progress(FileProgress progress) & { return progress_ = std::move(progress), *this; }
   WriteFileOptions&& with_mode(std::uint32_t mode) && { return std::move(with_mode(mode)); }
+  WriteFileOptions&& with_modified(std::chrono::system_clock::time_point time) && { return std::move(with_modified(time)); }
   WriteFileOptions&& with_make_parents(bool on = true) && { return std::move(with_make_parents(on)); }
   WriteFileOptions&& with_progress(FileProgress progress) && { return std::move(with_progress(std::move(progress))); }
   ///@{
   /// What was asked for, or the default.
   [[nodiscard]] const std::optional<std::uint32_t>& mode() const noexcept { return mode_; }
+  [[nodiscard]] const std::optional<std::chrono::system_clock::time_point>& modified() const noexcept { return modified_; }
   [[nodiscard]] bool make_parents() const noexcept { return make_parents_; }
   [[nodiscard]] const FileProgress& progress() const noexcept { return progress_; }
   ///@}
 
  private:
   std::optional<std::uint32_t> mode_;
+  std::optional<std::chrono::system_clock::time_point> modified_;
   bool make_parents_ = false;
   FileProgress progress_;
 };

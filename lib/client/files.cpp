@@ -1,6 +1,7 @@
 #include "client/files.hpp"
 
 #include "client/errors.hpp"
+#include "client/local_files.hpp"
 #include "client/rpc.hpp"
 #include "client/server_stream.hpp"
 #include "core/spawn.hpp"
@@ -13,13 +14,8 @@
 #include <algorithm>
 #include <cerrno>
 #include <charconv>
-#include <filesystem>
 #include <limits>
 #include <vector>
-
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 namespace cwsandbox::client::files {
 
@@ -128,11 +124,6 @@ asio::awaitable<void> pause(Clock::duration delay) {
   co_await timer.async_wait(asio::use_awaitable);
 }
 
-[[noreturn]] void local_error(const char* what, const std::string& path, int error) {
-  throw std::filesystem::filesystem_error(std::string("cwsandbox: cannot ") + what, path,
-                                          std::error_code(error, std::generic_category()));
-}
-
 // ---- reading ----
 
 /// A file whose bytes are coming.
@@ -167,6 +158,7 @@ class Download {
   std::optional<std::uint64_t> total;
   std::uint64_t done = 0;
   std::optional<std::uint32_t> mode;
+  protocol::Timestamp modified;
 };
 
 /// Asks for the file; tried again as long as no byte of it has come.
@@ -205,6 +197,7 @@ asio::awaitable<Download> open_download(Ready there, std::string path, ReadFileO
         const auto mode = net::find_header(head.headers, "Cwsandbox-File-Mode");
         std::uint32_t bits = 0;
         if (std::from_chars(mode.data(), mode.data() + mode.size(), bits, 8).ec == std::errc()) download.mode = bits;
+        download.modified = protocol::parse_timestamp(net::find_header(head.headers, "Cwsandbox-File-Modified"));
         if (options.length() == 0U) {
           download.exchange.reset();
           download.total = 0;
@@ -284,6 +277,7 @@ asio::awaitable<std::unique_ptr<net::ClientExchange>> open_upload(Ready there, s
   request.target = target_of(there, path);
   if (options.mode()) request.target += "&mode=" + octal(*options.mode());
   if (options.make_parents()) request.target += "&parents=true";
+  if (options.modified()) request.target += "&modified=" + percent_encode(protocol::format_timestamp(*options.modified()));
   request.headers.emplace_back("Content-Type", "application/octet-stream");
   there.backend->authorize(request.headers);
   const auto deadline = Clock::now() + there.backend->settings().request_timeout;
@@ -319,94 +313,10 @@ void check_without_endpoint(const std::string& path, const WriteFileOptions& opt
   const char* cannot = nullptr;
   if (!protocol::is_utf8(path)) cannot = "takes only paths in UTF-8";
   if (options.mode()) cannot = "cannot set permission bits";
+  if (options.modified()) cannot = "cannot set the time of a file";
   if (options.make_parents()) cannot = "cannot make the directories above it";
   if (cannot)
     throw file_error(doing("write", path) + ": the server has no /v1/files, and WriteFile " + cannot, path, "unimplemented", "");
-}
-
-/// Closes it at the end of its life.
-class Descriptor {
- public:
-  explicit Descriptor(int fd) : fd_(fd) {}
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-  ~Descriptor() {
-    if (fd_ >= 0) ::close(fd_);
-  }
-  [[nodiscard]] int get() const noexcept { return fd_; }
-
- private:
-  int fd_;
-};
-
-/// A local file that takes its name when it is whole, and else was never there.
-class LocalFile {
- public:
-  LocalFile(const std::string& path, std::uint32_t mode) : path_(path) {
-    // A symlink stays, and what it points to is replaced; who may read that is not for the sandbox to say.
-    std::error_code error;
-    const auto status = std::filesystem::status(path, error);
-    if (std::filesystem::exists(status)) {
-      if (std::filesystem::is_directory(status)) local_error("write", path, EISDIR);
-      if (!std::filesystem::is_regular_file(status)) local_error("replace what is no regular file", path, EINVAL);
-      path_ = std::filesystem::canonical(path).string();
-      mode = static_cast<std::uint32_t>(status.permissions());
-    }
-    const std::filesystem::path target(path_);
-    temporary_ = (target.parent_path() / ("." + target.filename().string().substr(0, 200) + "." + random_hex(6))).string();
-    fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, static_cast<mode_t>(mode & 0777U));
-    if (fd_ < 0) local_error("write", path_, errno);
-    if (std::filesystem::exists(status))
-      static_cast<void>(::fchmod(fd_, static_cast<mode_t>(mode & 0777U)));  // less the umask, else
-  }
-  LocalFile(const LocalFile&) = delete;
-  LocalFile& operator=(const LocalFile&) = delete;
-  ~LocalFile() {
-    if (fd_ >= 0) ::close(fd_);
-    if (!temporary_.empty()) ::unlink(temporary_.c_str());
-  }
-
-  void write(std::string_view bytes) const {
-    while (!bytes.empty()) {
-      const auto n = ::write(fd_, bytes.data(), bytes.size());
-      if (n >= 0)
-        bytes.remove_prefix(static_cast<std::size_t>(n));
-      else if (errno != EINTR)
-        local_error("write", path_, errno);
-    }
-  }
-  void commit() {
-    // Some file systems say only now that there was no room.
-    if (::close(std::exchange(fd_, -1)) != 0) local_error("write", path_, errno);
-    if (::rename(temporary_.c_str(), path_.c_str()) != 0) local_error("write", path_, errno);
-    temporary_.clear();
-  }
-
- private:
-  std::string path_, temporary_;
-  int fd_ = -1;
-};
-
-/// The length of a local file that can be sent, and its permission bits.
-struct stat look_at(int fd, const std::string& path) {
-  struct stat status{};
-  if (::fstat(fd, &status) != 0) local_error("read", path, errno);
-  if (S_ISDIR(status.st_mode)) local_error("read", path, EISDIR);
-  if (!S_ISREG(status.st_mode)) local_error("send what is no regular file", path, EINVAL);
-  return status;
-}
-
-std::string read_local(int fd, const std::string& path, std::uint64_t size) {
-  std::string content(static_cast<std::size_t>(size), '\0');
-  std::size_t got = 0;
-  while (got < content.size()) {
-    const auto n = ::pread(fd, content.data() + got, content.size() - got, static_cast<off_t>(got));
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) local_error("read", path, errno);
-    if (n == 0) local_error("read it all, for it has shrunk", path, EIO);
-    got += static_cast<std::size_t>(n);
-  }
-  return content;
 }
 
 /// One try; again from the start when it fails.
@@ -423,21 +333,39 @@ asio::awaitable<void> put_content(Ready there, std::string path, const std::stri
   co_await confirm(*exchange, done == content.size());
 }
 
-asio::awaitable<void> put_local(Ready there, std::string path, int fd, std::string local_path, std::uint64_t size,
-                                WriteFileOptions options) {
-  auto exchange = co_await open_upload(std::move(there), std::move(path), options, size);
+asio::awaitable<void> put_local(Ready there, std::string path, const LocalSource& from, WriteFileOptions options) {
+  auto exchange = co_await open_upload(std::move(there), std::move(path), options, from.size);
+  const std::uint64_t size = *from.size;
   std::uint64_t done = 0;
   while (done < size) {
     const auto wanted = std::min(size - done, kSlice);
-    const auto sent = co_await exchange->write_file(fd, done, wanted);
+    const auto sent = co_await exchange->write_file(from.file.get(), done, wanted);
     done += sent;
     if (options.progress()) options.progress()(done, size);
     if (sent == wanted) continue;
-    if (static_cast<std::uint64_t>(look_at(fd, local_path).st_size) < size)
-      local_error("read it all, for it has shrunk", local_path, EIO);
+    char next = 0;
+    if (from.read(done, &next, 1) == 0) local_error("read it all, for it has shrunk", from.path, EIO);
     break;  // the server has answered
   }
   co_await confirm(*exchange, done == size);
+}
+
+/// As long as there is something to read.
+asio::awaitable<void> put_local_to_its_end(Ready there, std::string path, const LocalSource& from, WriteFileOptions options) {
+  auto exchange = co_await open_upload(std::move(there), std::move(path), options, std::nullopt);
+  const auto block = std::make_unique_for_overwrite<char[]>(kBlock);
+  std::uint64_t done = 0;
+  bool open = true;
+  while (open) {
+    const auto n = from.read(done, block.get(), kBlock);
+    if (n == 0) break;
+    const auto piece = asio::buffer(std::as_const(block).get(), n);
+    open = co_await exchange->write(piece);
+    if (!open) break;
+    done += n;
+    if (options.progress()) options.progress()(done, std::nullopt);
+  }
+  co_await confirm(*exchange, open);
 }
 
 // ---- what there is ----
@@ -563,7 +491,7 @@ asio::awaitable<void> write(State state, std::string path, std::string content, 
   try {
     const Ready there = co_await detail::SandboxState::ready(state);
     const auto size = content.size();
-    if (size <= kSmallWrite && !options.mode() && !options.make_parents() && protocol::is_utf8(path)) {
+    if (size <= kSmallWrite && !options.mode() && !options.modified() && !options.make_parents() && protocol::is_utf8(path)) {
       co_await write_rpc(there, path, std::move(content));
       if (options.progress()) options.progress()(size, size);
       co_return;
@@ -702,6 +630,9 @@ asio::awaitable<void> download(State state, std::string path, std::string local_
     }
     if (error) {
       if (!is_unimplemented(error)) std::rethrow_exception(error);
+      if (options.preserve())
+        throw file_error(doing("read", path) + ": the server has no /v1/files, which tells permission bits and times", path,
+                         "unimplemented", "");
       const auto content = co_await read_without_endpoint(there, path, options);
       LocalFile file(local_path, 0666);
       file.write(content);
@@ -709,7 +640,7 @@ asio::awaitable<void> download(State state, std::string path, std::string local_
       file.commit();
       co_return;
     }
-    LocalFile file(local_path, source->mode.value_or(0666));
+    LocalFile file(local_path, source->mode.value_or(0666), options.preserve() && source->mode);
     const auto block = std::make_unique_for_overwrite<char[]>(kBlock);
     for (;;) {
       const auto space = asio::buffer(block.get(), kBlock);
@@ -718,6 +649,7 @@ asio::awaitable<void> download(State state, std::string path, std::string local_
       file.write(std::string_view(block.get(), n));
       if (options.progress()) options.progress()(source->done, source->total);
     }
+    if (options.preserve() && source->modified) file.set_modified(*source->modified);
     file.commit();
     co_return;
   } catch (...) {
@@ -729,18 +661,19 @@ asio::awaitable<void> download(State state, std::string path, std::string local_
 asio::awaitable<void> upload(State state, std::string local_path, std::string path, WriteFileOptions options) {
   std::exception_ptr error;
   try {
-    // O_NONBLOCK: opening a FIFO would wait for somebody who writes to it.
-    const Descriptor local(::open(local_path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
-    if (local.get() < 0) local_error("read", local_path, errno);
-    const auto status = look_at(local.get(), local_path);
-    const auto size = static_cast<std::uint64_t>(status.st_size);
+    const LocalSource from(std::move(local_path), kSmallWrite);
     WriteFileOptions with_mode = options;
-    if (!options.mode()) with_mode.with_mode(static_cast<std::uint32_t>(status.st_mode & 0777U));
+    if (!options.mode()) with_mode.with_mode(from.mode);
     const Ready there = co_await detail::SandboxState::ready(state);
     Retries retries(there.backend->retry_policy());
     for (;;) {
       try {
-        co_await put_local(there, path, local.get(), local_path, size, with_mode);
+        if (from.content)
+          co_await put_content(there, path, *from.content, with_mode);
+        else if (from.size)
+          co_await put_local(there, path, from, with_mode);
+        else
+          co_await put_local_to_its_end(there, path, from, with_mode);
         co_return;
       } catch (...) {
         error = from_transport(std::current_exception());
@@ -751,8 +684,9 @@ asio::awaitable<void> upload(State state, std::string local_path, std::string pa
       co_await pause(*delay);
     }
     check_without_endpoint(path, options);
+    auto content = from.content ? *from.content : from.read_all(kFallbackWrite);
+    const auto size = content.size();
     if (size > kFallbackWrite) too_large_without_endpoint(path);
-    auto content = read_local(local.get(), local_path, size);
     co_await write_rpc(there, path, std::move(content));
     if (options.progress()) options.progress()(size, size);
     co_return;

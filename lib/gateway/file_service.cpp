@@ -66,6 +66,7 @@ std::string percent_decoded(std::string_view text, const std::string& field) {
 struct Query {
   std::string sandbox, path;
   std::optional<std::uint32_t> mode;
+  protocol::Timestamp modified;
   bool parents = false;
 };
 
@@ -80,7 +81,8 @@ Query query_of(std::string_view target, bool writing) {
     if (pair.empty()) continue;
     const std::size_t equals = std::min(pair.find('='), pair.size());
     const std::string name(pair.substr(0, equals));
-    const bool known = name == "sandbox" || name == "path" || (writing && (name == "mode" || name == "parents"));
+    const bool known =
+        name == "sandbox" || name == "path" || (writing && (name == "mode" || name == "parents" || name == "modified"));
     if (!known) throw invalid_field(printable(name, 64), "no such parameter");
     std::string value = percent_decoded(pair.substr(std::min(equals + 1, pair.size())), name);
     if (!values.emplace(name, std::move(value)).second) throw invalid_field(name, "is given twice");
@@ -96,6 +98,10 @@ Query query_of(std::string_view target, bool writing) {
     if (parsed.ec != std::errc() || parsed.ptr != text.data() + text.size() || bits > kModeBits)
       throw invalid_field("mode", "not an octal number of at most 7777");
     query.mode = bits;
+  }
+  if (const auto modified = values.find("modified"); modified != values.end()) {
+    query.modified = protocol::parse_timestamp(modified->second);
+    if (!query.modified) throw invalid_field("modified", "not a time as RFC 3339 has it");
   }
   if (const auto parents = values.find("parents"); parents != values.end()) {
     if (parents->second != "true" && parents->second != "false") throw invalid_field("parents", "must be true or false");
@@ -228,6 +234,7 @@ asio::awaitable<void> FileService::transfer(FileService self, net::ServerExchang
   spec.path = std::move(query.path);
   spec.mode = query.mode;
   spec.make_parents = query.parents;
+  spec.modified = query.modified;
   co_await put(self, exchange, std::move(query.sandbox), std::move(spec), done);
 }
 

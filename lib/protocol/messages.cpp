@@ -115,6 +115,43 @@ Timestamp parse_timestamp(std::string_view text) {
                                   duration_cast<system_clock::duration>(nanoseconds(nanos)));
 }
 
+std::string format_timestamp(std::chrono::system_clock::time_point time) {
+  using namespace std::chrono;
+  const auto whole = floor<seconds>(time);
+  const auto day = floor<days>(whole);
+  const year_month_day date{day};
+  const hh_mm_ss clock{whole - day};
+  const auto nanos = duration_cast<nanoseconds>(time - whole).count();
+  std::string out;
+  const auto pad = [&](std::int64_t value, std::size_t width) {
+    const std::string digits = std::to_string(value);
+    if (digits.size() < width) out.append(width - digits.size(), '0');
+    out += digits;
+  };
+  pad(static_cast<int>(date.year()), 4);
+  out += '-';
+  pad(static_cast<unsigned>(date.month()), 2);
+  out += '-';
+  pad(static_cast<unsigned>(date.day()), 2);
+  out += 'T';
+  pad(clock.hours().count(), 2);
+  out += ':';
+  pad(clock.minutes().count(), 2);
+  out += ':';
+  pad(clock.seconds().count(), 2);
+  if (nanos != 0) {  // 3, 6 or 9 digits, as proto3 JSON writes them
+    out += '.';
+    if (nanos % 1'000'000 == 0) {
+      pad(nanos / 1'000'000, 3);
+    } else if (nanos % 1000 == 0) {
+      pad(nanos / 1000, 6);
+    } else {
+      pad(nanos, 9);
+    }
+  }
+  return out + 'Z';
+}
+
 namespace {
 
 /// One JSON object and its path from the root. Members are asked for by their snake_case name and found by either.
@@ -636,43 +673,6 @@ FileInfo read_file_info(const Object& object) {
 }
 
 // ---- writing ----
-
-std::string format_timestamp(std::chrono::system_clock::time_point time) {
-  using namespace std::chrono;
-  const auto whole = floor<seconds>(time);
-  const auto day = floor<days>(whole);
-  const year_month_day date{day};
-  const hh_mm_ss clock{whole - day};
-  const auto nanos = duration_cast<nanoseconds>(time - whole).count();
-  std::string out;
-  const auto pad = [&](std::int64_t value, std::size_t width) {
-    const std::string digits = std::to_string(value);
-    if (digits.size() < width) out.append(width - digits.size(), '0');
-    out += digits;
-  };
-  pad(static_cast<int>(date.year()), 4);
-  out += '-';
-  pad(static_cast<unsigned>(date.month()), 2);
-  out += '-';
-  pad(static_cast<unsigned>(date.day()), 2);
-  out += 'T';
-  pad(clock.hours().count(), 2);
-  out += ':';
-  pad(clock.minutes().count(), 2);
-  out += ':';
-  pad(clock.seconds().count(), 2);
-  if (nanos != 0) {  // 3, 6 or 9 digits, as proto3 JSON writes them
-    out += '.';
-    if (nanos % 1'000'000 == 0) {
-      pad(nanos / 1'000'000, 3);
-    } else if (nanos % 1000 == 0) {
-      pad(nanos / 1000, 6);
-    } else {
-      pad(nanos, 9);
-    }
-  }
-  return out + 'Z';
-}
 
 /// Writes members that are set, under their lowerCamelCase names.
 class Writer {
