@@ -43,21 +43,22 @@ _cwsandbox() {
       COMPREPLY=($(compgen -W "pending creating running paused terminating completed failed terminated" -- "$cur"))
       return
       ;;
-    --base-url | --image | --tag | --timeout | --resume-grace | --tail | -n | --since | --grace | -e | --env | -C | --cwd) return ;;
+    -n) if [[ $command == logs ]]; then return; fi ;;  # elsewhere it takes no value
+    --base-url | --image | --tag | --timeout | --resume-grace | --escape-char | --tail | --since | --grace | -e | --env | -C | --cwd) return ;;
   esac
   if [[ $cur == -* ]]; then
     local options="--help --base-url"
     case $command in
       '') options+=" --version" ;;
-      run) options+=" --detach --image --tag --env --cwd --resume-grace --timeout --stdin --tty --output --" ;;
-      exec) options+=" --env --cwd --resume-grace --timeout --stdin --tty --output --" ;;
-      sh) options+=" --image --tag --env --cwd --resume-grace --output --" ;;
+      run) options+=" --detach --image --tag --env --cwd --resume-grace --timeout --stdin --no-stdin --tty --escape-char --output --" ;;
+      exec) options+=" --env --cwd --resume-grace --timeout --stdin --no-stdin --tty --escape-char --output --" ;;
+      sh) options+=" --image --tag --env --cwd --resume-grace --escape-char --output --" ;;
       logs) options+=" --follow --tail --since --timestamps --output" ;;
       ls) options+=" --all --tag --status --output" ;;
       get) options+=" --output" ;;
       stop) options+=" --grace --output" ;;
       delete) options+=" --missing-ok --output" ;;
-      cp) options+=" --recursive --quiet --output" ;;
+      cp) options+=" --recursive --preserve --no-clobber --quiet --output" ;;
       completion) options="--help" ;;
     esac
     COMPREPLY=($(compgen -W "$options" -- "$cur"))

@@ -1,15 +1,12 @@
 // cwsandbox cp, logs, ls, get, stop and delete against a real gateway, and what they print: the JSON field by field, as docs/cli.md
 // has it.
-#include "support.hpp"
+#include "cli_support.hpp"
 
 #include <nlohmann/json.hpp>
 
-#include <filesystem>
-#include <fstream>
 #include <set>
 
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 using namespace support;
@@ -18,40 +15,6 @@ namespace fs = std::filesystem;
 
 namespace {
 
-class Place {
- public:
-  explicit Place(cwsandbox::SandboxOptions options = cwsandbox::SandboxOptions()) : client(daemon.options()) {
-    sandbox = Sandbox::run(client, std::move(options));
-    sandbox.start().result();
-    id = *sandbox.sandbox_id();
-  }
-  ~Place() { fs::remove_all(local.path() + "/w"); }
-  Place(const Place&) = delete;
-  Place& operator=(const Place&) = delete;
-  Ran cli(std::vector<std::string> arguments, const std::string& input = "") const {
-    arguments.insert(arguments.begin(), environment("CWSANDBOX_CLI"));
-    return run_program(arguments, input, {"CWSANDBOX_BASE_URL=" + daemon.url(), "CWSANDBOX_API_KEY=" + daemon.token()});
-  }
-  /// A directory of this machine for the test.
-  [[nodiscard]] std::string here(const std::string& name) const {
-    fs::create_directories(local.path() + "/w");
-    return local.path() + "/w/" + name;
-  }
-  [[nodiscard]] std::string there(const std::string& path) const { return id + ":" + path; }
-
-  Daemon daemon;
-  cwsandbox::Client client;
-  TemporaryDirectory local;
-  Sandbox sandbox;
-  std::string id;
-};
-
-int code(const Ran& ran) { return WIFEXITED(ran.status) ? WEXITSTATUS(ran.status) : -WTERMSIG(ran.status); }
-void write(const std::string& path, const std::string& text) { std::ofstream(path, std::ios::binary) << text; }
-std::string read(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), {}};
-}
 std::set<std::string> keys(const json& object) {
   std::set<std::string> names;
   for (const auto& item : object.items()) names.insert(item.key());

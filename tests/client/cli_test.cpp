@@ -1,5 +1,5 @@
 // The built command-line client, in real pipes.
-#include "support.hpp"
+#include "cli_support.hpp"
 
 #include <csignal>
 #include <thread>
@@ -19,7 +19,6 @@ Ran cli(std::vector<std::string> arguments, const std::string& input = "", const
   arguments.insert(arguments.begin(), environment("CWSANDBOX_CLI"));
   return run_program(arguments, input, env);
 }
-int code(const Ran& ran) { return WIFEXITED(ran.status) ? WEXITSTATUS(ran.status) : -WTERMSIG(ran.status); }
 
 }  // namespace
 
@@ -167,6 +166,6 @@ TEST_CASE("Ctrl-C reaches the process", "[CL-1]") {
     ::waitpid(pid, &status, 0);
     CHECK(text == (signal == SIGINT ? "ready\ngot INT\n" : "ready\ngot TERM\n"));
     CHECK(WIFEXITED(status));
-    CHECK(WEXITSTATUS(status) == 128 + signal);
+    CHECK(WEXITSTATUS(status) == 3);  // it made something of it, and ended by itself
   }
 }

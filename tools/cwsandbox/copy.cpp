@@ -6,6 +6,8 @@
 #include <cstring>
 #include <deque>
 #include <filesystem>
+#include <optional>
+#include <set>
 #include <stdexcept>
 
 #include <fcntl.h>
@@ -106,6 +108,39 @@ class Progress {
   std::atomic<std::uint64_t> done_{0}, expected_{0};
 };
 
+/// What is wrong with one file, and with nothing else.
+bool concerns_one_file(const std::exception_ptr& error) {
+  try {
+    std::rethrow_exception(error);
+  } catch (const cwsandbox::SandboxFileError& failed) {
+    return failed.code() != "unimplemented" && failed.code() != "unavailable";
+  } catch (const fs::filesystem_error&) {
+    return true;
+  } catch (...) {
+    return false;
+  }
+}
+
+/// Why a symlink in a directory was not followed; empty when it is another matter.
+std::string about_link(const cwsandbox::SandboxFileError& error) {
+  if (error.reason() == "CWSANDBOX_FILE_IS_DIRECTORY") return "a symlink to a directory";
+  if (error.reason() == "CWSANDBOX_FILE_NOT_FOUND") return "a symlink that leads to nothing";
+  if (error.error_name() == "EINVAL") return "a symlink to neither a file nor a directory";
+  return "";
+}
+
+[[noreturn]] void local_error(const char* what, const std::string& path, int error = errno) {
+  throw fs::filesystem_error(what, path, std::error_code(error, std::generic_category()));
+}
+
+std::chrono::system_clock::time_point modified_of(const struct stat& status) {
+  using namespace std::chrono;
+  // Beyond what nanoseconds can count, the nearest that they can.
+  constexpr std::int64_t kMost = duration_cast<seconds>(system_clock::duration::max()).count() - 1;
+  const auto whole = std::clamp<std::int64_t>(status.st_mtim.tv_sec, -kMost, kMost);
+  return system_clock::time_point(duration_cast<system_clock::duration>(seconds(whole) + nanoseconds(status.st_mtim.tv_nsec)));
+}
+
 class Copier {
  public:
   Copier(const CopyArguments& arguments, const Signals& signals)
@@ -115,28 +150,28 @@ class Copier {
         tick_([this] { progress_->draw(); }) {}
   Copier(const Copier&) = delete;
   Copier& operator=(const Copier&) = delete;
-  /// Transfers that are under way when something else went wrong leave nothing behind: they are ended, and waited for.
+  /// Transfers that are under way when something else went wrong leave nothing behind: they are ended, and waited for. Directories
+  /// get their modes whatever happened.
   ~Copier() {
-    for (const auto& one : under_way_) static_cast<void>(one.cancel());
+    for (const auto& one : under_way_) static_cast<void>(one.done.cancel());
     for (const auto& one : under_way_) {
       try {
-        one.result(std::chrono::seconds(5));
+        one.done.result(std::chrono::seconds(5));
       } catch (const std::exception&) {  // what went wrong first is what counts
       }
     }
+    finish_directories();
   }
 
   void upload(const std::string& from, const Sandbox& to, std::string path) {
     struct stat status{};
-    if (::stat(from.c_str(), &status) != 0)
-      throw fs::filesystem_error("cannot open", from, std::error_code(errno, std::generic_category()));
+    if (::stat(from.c_str(), &status) != 0) local_error("cannot open", from);
     if (is_directory(to, path)) path = joined(path, base_name(fs::absolute(from).lexically_normal().string()));
-    if (!S_ISDIR(status.st_mode)) {
-      progress_->expect(S_ISREG(status.st_mode) ? static_cast<std::uint64_t>(status.st_size) : 0);
-      upload_file(from, to, path);
-    } else {
+    if (S_ISDIR(status.st_mode)) {
       need_recursive(from);
-      upload_directory(from, to, path);
+      in_tree([&] { upload_directory(from, status, to, path); });
+    } else if (!exists(to, path)) {
+      upload_file(from, status, to, path, false);
     }
     wait_for(0);
   }
@@ -148,17 +183,17 @@ class Copier {
     if (fs::is_directory(to, error))
       to = joined(to, base_name(path));
     else if (to.back() == '/' && !directory)
-      throw fs::filesystem_error("cannot write", to, std::make_error_code(std::errc::not_a_directory));
+      local_error("cannot write", to, ENOTDIR);
     if (directory) {
-      download_directory(from, path, to);
-    } else {
+      const auto info = result_or_signal(from.stat_file(joined(path, ".")), signals_, tick_);
+      in_tree([&] { download_directory(from, path, info, to); });
+    } else if (!exists(to)) {
       const auto info = result_or_signal(from.stat_file(path), signals_, tick_);
       if (info.type == FileType::regular) progress_->expect(info.size);
-      download_file(from, path, to);
+      download_file(from, path, to, Entry::alone);
     }
     wait_for(0);
-    // Innermost first: what is read-only shuts out what is above it no more than before.
-    for (auto one = modes_.rbegin(); one != modes_.rend(); ++one) static_cast<void>(::chmod(one->first.c_str(), one->second));
+    finish_directories();
   }
 
   /// From one sandbox into another, or to another place of the same.
@@ -166,28 +201,31 @@ class Copier {
     if (is_directory(from, path))
       throw std::invalid_argument(path + " is a directory: only single files go from sandbox to sandbox; copy it here first");
     if (is_directory(to, destination)) destination = joined(destination, base_name(path));
-    const auto info = result_or_signal(from.stat_file(joined_link(from, path)), signals_, tick_);
+    if (exists(to, destination)) return;
+    const auto info = look_through(from, path);
     cwsandbox::WriteFileOptions options;
     if (info.type == FileType::regular) {
       options.with_mode(info.mode);
+      if (arguments_.preserve && info.modified) options.with_modified(*info.modified);
       progress_->expect(info.size);
     }
     const auto reader = from.read_file_stream(path);
     const auto out = to.write_file_stream(destination, std::move(options));
-    under_way_.push_back(out.done);
+    under_way_.emplace_back(out.done, destination, Entry::alone);
     while (auto chunk = result_or_signal(reader.next(), signals_, tick_)) send(out, std::move(*chunk));
     finish(out);
   }
 
   void from_stdin(const Sandbox& to, const std::string& path) {
+    if (exists(to, path)) return;
     const auto out = to.write_file_stream(path);
-    under_way_.push_back(out.done);
+    under_way_.emplace_back(out.done, path, Entry::alone);
     for (;;) {
       wait_ready(STDIN_FILENO, signals_, tick_);
       std::string chunk(cwsandbox::ByteChannel::SLOT_SIZE, '\0');
       const ssize_t n = ::read(STDIN_FILENO, chunk.data(), chunk.size());
       if (n < 0 && (errno == EINTR || errno == EAGAIN)) continue;
-      if (n < 0) throw std::runtime_error(std::string("cannot read stdin: ") + std::strerror(errno));
+      if (n < 0) throw std::runtime_error(std::string("cannot read standard input: ") + std::strerror(errno));
       if (n == 0) break;
       chunk.resize(static_cast<std::size_t>(n));
       send(out, std::move(chunk));
@@ -195,18 +233,15 @@ class Copier {
     finish(out);
   }
 
-  /// False: nobody reads stdout any more.
-  bool to_stdout(const Sandbox& from, const std::string& path) {
+  /// The exit code.
+  [[nodiscard]] int to_stdout(const Sandbox& from, const std::string& path) {
     const auto reader = from.read_file_stream(path);
     while (const auto chunk = result_or_signal(reader.next(), signals_, tick_)) {
       progress_->add(chunk->size());
-      if (!write_all(STDOUT_FILENO, *chunk)) {
-        if (errno == EPIPE) return false;
-        throw std::runtime_error(std::string("cannot write to stdout: ") + std::strerror(errno));
-      }
+      if (const int code = print(*chunk); code != 0) return code;
     }
     ++files_;
-    return true;
+    return 0;
   }
 
   void over() { progress_->draw(true); }
@@ -215,6 +250,23 @@ class Copier {
   [[nodiscard]] std::uint64_t bytes() const { return progress_->done(); }
 
  private:
+  /// What a file is to the whole: all of it, or one of many, of which each may fail.
+  enum class Entry { alone, file, link };
+  struct Transfer {
+    Transfer(task<void> its_end, std::string its_source, Entry what)
+        : done(std::move(its_end)), source(std::move(its_source)), entry(what) {}
+    task<void> done;
+    std::string source;
+    Entry entry;
+  };
+  /// A local directory that was made such that files can be put into it.
+  struct Made {
+    Made(std::string its_path, mode_t its_mode) : path(std::move(its_path)), mode(its_mode) {}
+    std::string path;
+    mode_t mode;
+    std::optional<std::chrono::system_clock::time_point> modified;
+  };
+
   void need_recursive(const std::string& path) const {
     if (!arguments_.recursive) throw std::invalid_argument(path + " is a directory: -r copies it with all that is in it");
   }
@@ -224,22 +276,53 @@ class Copier {
     ++skipped_;
   }
 
-  /// Also for a symlink that leads to one.
+  /// The rest of a tree is copied when this cannot be.
+  template <typename Work>
+  void in_tree(Work work) {
+    try {
+      work();
+    } catch (const std::exception& error) {
+      if (!concerns_one_file(std::current_exception())) throw;
+      print_error(error);
+      ++skipped_;
+    }
+  }
+
+  /// Also for a symlink that leads to one. What cannot be looked at is none; what is done with it then says why.
   bool is_directory(const Sandbox& sandbox, const std::string& path) {
     try {
       return result_or_signal(sandbox.stat_file(joined(path, ".")), signals_, tick_).type == FileType::directory;
     } catch (const cwsandbox::SandboxFileError& error) {
-      if (error.reason() == "CWSANDBOX_FILE_NOT_FOUND" || error.error_name() == "ENOTDIR" || error.error_name() == "ENOENT")
-        return false;
-      throw;
+      if (!concerns_one_file(std::current_exception())) throw;
+      return false;
     }
   }
 
-  /// Where a symlink at `path` leads, one step; else `path`.
-  std::string joined_link(const Sandbox& sandbox, const std::string& path) {
-    const auto info = result_or_signal(sandbox.stat_file(path), signals_, tick_);
-    if (info.type != FileType::symlink || info.link_target.empty()) return path;
-    return info.link_target.front() == '/' ? info.link_target : joined(path.substr(0, path.rfind('/') + 1), info.link_target);
+  /// Whether there is something that must stay as it is.
+  bool exists(const Sandbox& sandbox, const std::string& path) {
+    if (!arguments_.no_clobber) return false;
+    try {
+      static_cast<void>(result_or_signal(sandbox.stat_file(path), signals_, tick_));
+      return true;
+    } catch (const cwsandbox::SandboxFileError& error) {
+      if (error.reason() != "CWSANDBOX_FILE_NOT_FOUND") throw;
+      return false;
+    }
+  }
+  [[nodiscard]] bool exists(const std::string& path) const {
+    struct stat status{};
+    return arguments_.no_clobber && ::lstat(path.c_str(), &status) == 0;
+  }
+
+  /// Of what `path` leads to.
+  FileInfo look_through(const Sandbox& sandbox, std::string path) {
+    constexpr int kMostLinks = 40;
+    auto info = result_or_signal(sandbox.stat_file(path), signals_, tick_);
+    for (int links = 0; links < kMostLinks && info.type == FileType::symlink && !info.link_target.empty(); ++links) {
+      path = info.link_target.front() == '/' ? info.link_target : joined(path.substr(0, path.rfind('/') + 1), info.link_target);
+      info = result_or_signal(sandbox.stat_file(path), signals_, tick_);
+    }
+    return info;
   }
 
   void send(const cwsandbox::FileWriteStream& out, std::string chunk) {
@@ -261,52 +344,75 @@ class Copier {
   /// Until no more than `rest` transfers are under way.
   void wait_for(std::size_t rest) {
     while (under_way_.size() > rest) {
-      wait_or_signal(under_way_.front(), signals_, tick_);
+      wait_or_signal(under_way_.front().done, signals_, tick_);
       const auto first = under_way_.front();
       under_way_.pop_front();
-      first.result();
-      ++files_;
-    }
-  }
-
-  void upload_file(const std::string& from, const Sandbox& to, const std::string& path) {
-    wait_for(kAtOnce - 1);
-    under_way_.push_back(to.upload_file(from, path, cwsandbox::WriteFileOptions().with_progress(Progress::counter(progress_))));
-  }
-  void download_file(const Sandbox& from, const std::string& path, const std::string& to) {
-    wait_for(kAtOnce - 1);
-    under_way_.push_back(from.download_file(path, to, cwsandbox::ReadFileOptions().with_progress(Progress::counter(progress_))));
-  }
-
-  void upload_directory(const std::string& from, const Sandbox& to, const std::string& path) {
-    struct stat status{};
-    if (::stat(from.c_str(), &status) != 0)
-      throw fs::filesystem_error("cannot open", from, std::error_code(errno, std::generic_category()));
-    // Its owner may write into it: files are about to come.
-    result_or_signal(to.make_directory(path, true, (status.st_mode & 07777U) | 0700U), signals_, tick_);
-    for (const auto& entry : fs::directory_iterator(from)) {
-      const std::string name = entry.path().filename().string(), source = entry.path().string();
-      std::error_code error;
-      const auto kind = entry.status(error).type();  // of what a symlink leads to
-      if (kind == fs::file_type::directory && !entry.is_symlink()) {
-        upload_directory(source, to, joined(path, name));
-      } else if (kind == fs::file_type::regular) {
-        progress_->expect(entry.file_size(error));
-        upload_file(source, to, joined(path, name));
-      } else {
-        skip(source, entry.is_symlink() ? "a symlink that leads to no file" : "neither a file nor a directory");
+      if (first.entry == Entry::alone) {
+        first.done.result();
+        ++files_;
+        continue;
       }
+      in_tree([&] {
+        try {
+          first.done.result();
+          ++files_;
+        } catch (const cwsandbox::SandboxFileError& error) {
+          const auto why = first.entry == Entry::link ? about_link(error) : "";
+          if (why.empty()) throw;
+          skip(first.source, why);
+        }
+      });
     }
   }
 
-  void download_directory(const Sandbox& from, const std::string& path, const std::string& to) {
-    const auto info = result_or_signal(from.stat_file(joined(path, ".")), signals_, tick_);
-    if (::mkdir(to.c_str(), 0700) == 0) {
+  void upload_file(const std::string& from, const struct stat& status, const Sandbox& to, const std::string& path, bool in_a_tree) {
+    wait_for(kAtOnce - 1);
+    if (S_ISREG(status.st_mode)) progress_->expect(static_cast<std::uint64_t>(status.st_size));
+    cwsandbox::WriteFileOptions options;
+    options.with_progress(Progress::counter(progress_));
+    if (arguments_.preserve) options.with_modified(modified_of(status));
+    under_way_.emplace_back(to.upload_file(from, path, std::move(options)), from, in_a_tree ? Entry::file : Entry::alone);
+  }
+  void download_file(const Sandbox& from, const std::string& path, const std::string& to, Entry entry) {
+    wait_for(kAtOnce - 1);
+    cwsandbox::ReadFileOptions options;
+    options.with_progress(Progress::counter(progress_)).with_preserve(arguments_.preserve);
+    under_way_.emplace_back(from.download_file(path, to, std::move(options)), path, entry);
+  }
+
+  void upload_directory(const std::string& from, const struct stat& directory, const Sandbox& to, const std::string& path) {
+    // Its owner may write into it: files are about to come.
+    result_or_signal(to.make_directory(path, true, (directory.st_mode & 07777U) | 0700U), signals_, tick_);
+    std::set<std::string> there;
+    if (arguments_.no_clobber)
+      for (auto& entry : result_or_signal(to.list_files(path), signals_, tick_)) there.insert(std::move(entry.name));
+    for (const auto& entry : fs::directory_iterator(from)) {
+      in_tree([&] { upload_entry(entry.path().string(), to, joined(path, entry.path().filename().string()), there); });
+    }
+  }
+
+  void upload_entry(const std::string& source, const Sandbox& to, const std::string& path, const std::set<std::string>& there) {
+    struct stat status{};
+    if (::lstat(source.c_str(), &status) != 0) local_error("cannot look at", source);
+    const bool link = S_ISLNK(status.st_mode);
+    if (link && ::stat(source.c_str(), &status) != 0) {
+      if (errno == ENOENT) return skip(source, "a symlink that leads to nothing");
+      local_error("cannot look at what it leads to", source);
+    }
+    if (S_ISDIR(status.st_mode) && link) return skip(source, "a symlink to a directory");
+    if (S_ISDIR(status.st_mode)) return upload_directory(source, status, to, path);
+    if (!S_ISREG(status.st_mode)) return skip(source, link ? "a symlink to neither a file nor a directory" : kNeither);
+    if (there.count(base_name(path)) == 0) upload_file(source, status, to, path, true);
+  }
+
+  void download_directory(const Sandbox& from, const std::string& path, const FileInfo& info, const std::string& to) {
+    const bool made = ::mkdir(to.c_str(), 0700) == 0;
+    if (!made && (errno != EEXIST || !fs::is_directory(to))) local_error("cannot make the directory", to);
+    if (made || arguments_.preserve) {
       const mode_t mask = ::umask(0);
       ::umask(mask);
-      modes_.emplace_back(to, static_cast<mode_t>(info.mode & 0777U & ~mask));
-    } else if (errno != EEXIST || !fs::is_directory(to)) {
-      throw fs::filesystem_error("cannot make the directory", to, std::error_code(errno, std::generic_category()));
+      auto& last = directories_.emplace_back(to, static_cast<mode_t>(info.mode & 0777U & ~(arguments_.preserve ? 0U : mask)));
+      if (arguments_.preserve) last.modified = info.modified;
     }
     for (const auto& entry : result_or_signal(from.list_files(path), signals_, tick_)) {
       // The sandbox's word: a name must not lead out of the directory.
@@ -315,39 +421,56 @@ class Copier {
         skip(path, "an entry that is no file name");
         continue;
       }
-      const std::string source = joined(path, entry.name), target = joined(to, entry.name);
-      if (entry.type == FileType::directory) {
-        download_directory(from, source, target);
-      } else if (entry.type == FileType::regular) {
-        progress_->expect(entry.size);
-        download_file(from, source, target);
-      } else if (entry.type == FileType::symlink && leads_to_file(from, source)) {
-        download_file(from, source, target);
-      } else {
-        skip(source, entry.type == FileType::symlink ? "a symlink that leads to no file" : "neither a file nor a directory");
-      }
+      in_tree([&] { download_entry(from, joined(path, entry.name), entry, joined(to, entry.name)); });
     }
   }
 
-  bool leads_to_file(const Sandbox& sandbox, const std::string& path) {
-    try {
-      std::string at = path;
-      for (int steps = 0; steps < 40; ++steps) {
-        const std::string next = joined_link(sandbox, at);
-        if (next == at) return result_or_signal(sandbox.stat_file(at), signals_, tick_).type == FileType::regular;
-        at = next;
-      }
-    } catch (const cwsandbox::SandboxFileError&) {  // it leads nowhere
+  void download_entry(const Sandbox& from, const std::string& source, const FileInfo& entry, const std::string& target) {
+    switch (entry.type) {
+      case FileType::directory:
+        return download_directory(from, source, entry, target);
+      case FileType::regular:
+      case FileType::unspecified:  // it cannot be looked at; reading it says why
+        if (exists(target)) return;
+        progress_->expect(entry.size);
+        return download_file(from, source, target, Entry::file);
+      case FileType::symlink:
+        if (!exists(target)) download_file(from, source, target, Entry::link);
+        return;
+      case FileType::fifo:
+      case FileType::socket:
+      case FileType::block_device:
+      case FileType::character_device:
+        break;
     }
-    return false;
+    skip(source, kNeither);
   }
+
+  /// Innermost first: what is read-only shuts out what is above it no more than before, and times stay.
+  void finish_directories() {
+    for (auto one = directories_.rbegin(); one != directories_.rend(); ++one) {
+      timespec times[2] = {};
+      times[0].tv_nsec = times[1].tv_nsec = UTIME_OMIT;
+      if (one->modified) {
+        const auto whole = std::chrono::floor<std::chrono::seconds>(*one->modified);
+        times[1].tv_sec = static_cast<time_t>(whole.time_since_epoch().count());
+        times[1].tv_nsec = static_cast<long>(std::chrono::nanoseconds(*one->modified - whole).count());
+      }
+      if (::utimensat(AT_FDCWD, one->path.c_str(), times, 0) == 0 && ::chmod(one->path.c_str(), one->mode) == 0) continue;
+      print_error("cannot set the permission bits or the time of " + one->path + ": " + std::strerror(errno));
+      ++skipped_;
+    }
+    directories_.clear();
+  }
+
+  static constexpr const char* kNeither = "neither a file nor a directory";
 
   const CopyArguments& arguments_;
   const Signals& signals_;
   std::shared_ptr<Progress> progress_;
   std::function<void()> tick_;
-  std::deque<task<void>> under_way_;
-  std::vector<std::pair<std::string, mode_t>> modes_;
+  std::deque<Transfer> under_way_;
+  std::vector<Made> directories_;
   std::uint64_t files_ = 0, skipped_ = 0;
 };
 
@@ -357,6 +480,7 @@ int copy(const cwsandbox::Client& client, const CopyArguments& arguments, Format
   const Place from = parse(arguments.source), to = parse(arguments.destination);
   if (!from.remote && !to.remote) throw std::invalid_argument("neither side is in a sandbox: write ID:/path for the one that is");
   if (arguments.recursive && (from.stream || to.stream)) throw std::invalid_argument("-r does not go with '-'");
+  if (arguments.preserve && (from.stream || to.stream)) throw std::invalid_argument("-p does not go with '-'");
   if (from.path.empty() || to.path.empty()) throw std::invalid_argument("an empty path");
   const auto find = [&](const Place& place) {
     return place.remote ? result_or_signal(Sandbox::from_id(client, place.id), signals) : Sandbox();
@@ -370,7 +494,7 @@ int copy(const cwsandbox::Client& client, const CopyArguments& arguments, Format
     else if (from.stream)
       copier.from_stdin(destination, to.path);
     else if (to.stream) {
-      if (!copier.to_stdout(source, from.path)) return 128 + SIGPIPE;
+      if (const int code = copier.to_stdout(source, from.path); code != 0) return code;
     } else if (to.remote)
       copier.upload(from.path, destination, to.path);
     else
@@ -378,9 +502,10 @@ int copy(const cwsandbox::Client& client, const CopyArguments& arguments, Format
     copier.over();
     files = copier.files(), bytes = copier.bytes(), skipped = copier.skipped();
   }
-  if (format == Format::json && !to.stream &&
-      !write_all(STDOUT_FILENO, copied_json(arguments.source, arguments.destination, files, bytes, skipped)))
-    return 128 + SIGPIPE;
+  if (format == Format::json && !to.stream) {
+    const int code = print(copied_json(arguments.source, arguments.destination, files, bytes, skipped));
+    if (code != 0) return code;
+  }
   return skipped == 0 ? 0 : kOwnError;
 }
 

@@ -11,7 +11,7 @@ namespace cli {
 class CopyArguments {
  public:
   std::string source, destination;
-  bool recursive = false, quiet = false;
+  bool recursive = false, preserve = false, no_clobber = false, quiet = false;
 };
 
 int copy(const cwsandbox::Client& client, const CopyArguments& arguments, Format format, const Signals& signals);

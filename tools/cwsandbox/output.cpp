@@ -6,10 +6,13 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <ctime>
+#include <stdexcept>
 
 #include <unistd.h>
 
@@ -78,17 +81,25 @@ std::string joined(const std::vector<std::string>& parts, std::string_view betwe
   return one_line(out);
 }
 
-void say(const std::string& text, const char* colour) {
-  const std::string prefix = "cwsandbox: ";  // which misuse of the library bears already
-  std::string line = one_line(text.rfind(prefix, 0) == 0 ? text.substr(prefix.size()) : text);
+constexpr std::string_view kPrefix = "cwsandbox: ";
+
+/// Without what says where it comes from: the library's name, which begins every line of ours, and the standard library's words.
+std::string_view bare(std::string_view text) {
+  for (const std::string_view prefix : {std::string_view("filesystem error: "), kPrefix})
+    if (text.starts_with(prefix)) text.remove_prefix(prefix.size());
+  return text;
+}
+
+void say(std::string_view text, const char* colour) {
+  std::string line = one_line(bare(text));
   const bool coloured = *colour != '\0' && colours(STDERR_FILENO);
-  line = (coloured ? colour + std::string("cwsandbox:") + std::string(kReset) + " " : prefix) + line + "\n";
+  line = (coloured ? colour + std::string("cwsandbox:") + std::string(kReset) + " " : std::string(kPrefix)) + line + "\n";
   static_cast<void>(write_all(STDERR_FILENO, line));
 }
 
 Json error_json(const std::exception& error) {
   Json fields = {
-      {"code", ""}, {"reason", ""}, {"message", error.what()}, {"metadata", Json::object()}, {"retry_delay_ms", nullptr}};
+      {"code", ""}, {"reason", ""}, {"message", bare(error.what())}, {"metadata", Json::object()}, {"retry_delay_ms", nullptr}};
   if (const auto* own = dynamic_cast<const cwsandbox::CWSandboxError*>(&error)) {
     fields["code"] = own->code();
     fields["reason"] = own->reason();
@@ -103,6 +114,12 @@ Json error_json(const std::exception& error) {
 }
 
 }  // namespace
+
+int print(std::string_view text) {
+  if (write_all(STDOUT_FILENO, text)) return 0;
+  if (errno == EPIPE) return 128 + SIGPIPE;
+  throw std::runtime_error(std::string("cannot write to standard output: ") + std::strerror(errno));
+}
 
 void set_error_format(Format format) { errors = format; }
 

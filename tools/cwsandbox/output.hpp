@@ -27,6 +27,10 @@ void print_error(const std::string& text, const std::string& code = "");
 /// Says something that is no error: one line on stderr, also with --output json.
 void print_note(const std::string& text);
 
+/// Writes to standard output: an exit code, 0, or that of somebody whose output nobody reads any more.
+/// \throws std::runtime_error that says what else is wrong with it
+[[nodiscard]] int print(std::string_view text);
+
 /// One line whatever is in it: control characters (of a tag, a file's name, a server's text) must not drive the terminal.
 [[nodiscard]] std::string one_line(std::string_view text);
 /// RFC 3339, UTC, microseconds.

@@ -1,6 +1,8 @@
 #include "system.hpp"
 
+#include <algorithm>
 #include <cerrno>
+#include <climits>
 #include <cstring>
 #include <stdexcept>
 #include <string>
@@ -11,15 +13,38 @@
 
 namespace cli {
 
+namespace {
+
+/// False when it went wrong for good.
+bool write_some(int fd, std::string_view& bytes, std::size_t most) {
+  const ssize_t n = ::write(fd, bytes.data(), std::min(bytes.size(), most));
+  if (n > 0) bytes.remove_prefix(static_cast<std::size_t>(n));
+  if (n == 0) errno = EIO;  // nothing waits, nothing is wrong, and nothing goes on: no endless loop
+  return n > 0 || (n < 0 && (errno == EINTR || errno == EAGAIN));
+}
+
+}  // namespace
+
 bool write_all(int fd, std::string_view bytes) {
   while (!bytes.empty()) {
-    const ssize_t n = ::write(fd, bytes.data(), bytes.size());
-    if (n > 0) {
-      bytes.remove_prefix(static_cast<std::size_t>(n));
-    } else if (errno == EAGAIN) {
-      pollfd waiting{fd, POLLOUT, 0};
-      ::poll(&waiting, 1, -1);
-    } else if (errno != EINTR) {
+    errno = 0;
+    if (!write_some(fd, bytes, bytes.size())) return false;
+    if (errno != EAGAIN) continue;
+    pollfd waiting{fd, POLLOUT, 0};
+    ::poll(&waiting, 1, -1);
+  }
+  return true;
+}
+
+bool write_all(int fd, std::string_view bytes, const Event& over) {
+  while (!bytes.empty()) {
+    pollfd ready[2] = {{fd, POLLOUT, 0}, {over.fd(), POLLIN, 0}};
+    if (::poll(ready, 2, -1) < 0 && errno != EINTR) return false;
+    if (ready[0].revents != 0) {
+      // No more than what a pipe that can be written takes without waiting.
+      if (!write_some(fd, bytes, PIPE_BUF)) return false;
+    } else if (ready[1].revents != 0) {
+      errno = ECANCELED;
       return false;
     }
   }
@@ -33,6 +58,11 @@ Event::~Event() { ::close(fd_); }
 void Event::set() const {
   const std::uint64_t one = 1;
   static_cast<void>(!::write(fd_, &one, sizeof one));
+}
+
+void Event::clear() const {
+  std::uint64_t count = 0;
+  static_cast<void>(!::read(fd_, &count, sizeof count));
 }
 
 Signals::Signals(std::initializer_list<int> numbers) {

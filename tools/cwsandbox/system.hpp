@@ -14,8 +14,12 @@
 
 namespace cli {
 
+class Event;
+
 /// False: nobody reads `fd` any more, or it broke; errno says which.
 bool write_all(int fd, std::string_view bytes);
+/// The same; what cannot be written is left when `over` is set, which is false with ECANCELED.
+bool write_all(int fd, std::string_view bytes, const Event& over);
 
 /// Wakes threads that wait in poll.
 class Event {
@@ -25,6 +29,7 @@ class Event {
   Event(const Event&) = delete;
   Event& operator=(const Event&) = delete;
   void set() const;
+  void clear() const;
   [[nodiscard]] int fd() const noexcept { return fd_; }
 
  private:
