@@ -217,6 +217,16 @@ constexpr std::array<std::pair<ExitStatus::Outcome, const char*>, 6> kOutcomes =
     {ExitStatus::Outcome::lost, "lost"},
 }};
 
+constexpr std::array<std::pair<ExitStatus::Reason, const char*>, 7> kReasons = {{
+    {ExitStatus::Reason::timeout, "timeout"},
+    {ExitStatus::Reason::sandbox_stopped, "sandbox_stopped"},
+    {ExitStatus::Reason::lifetime, "lifetime"},
+    {ExitStatus::Reason::out_of_memory, "out_of_memory"},
+    {ExitStatus::Reason::main_ended, "main_ended"},
+    {ExitStatus::Reason::gateway_shutdown, "gateway_shutdown"},
+    {ExitStatus::Reason::other, "other"},
+}};
+
 void write_exit(ObjectWriter& json, const char* type, const ExitStatus& status) {
   json.text("type", type);
   for (const auto& [outcome, name] : kOutcomes) {
@@ -235,6 +245,22 @@ void write_exit(ObjectWriter& json, const char* type, const ExitStatus& status) 
     if (!status.message.empty()) error.text("message", status.message);
     error.end();
   }
+  for (const auto& [reason, name] : kReasons) {
+    if (reason == status.reason) json.text("reason", name);
+  }
+  if (status.stdout_open || status.stderr_open) {
+    std::string& out = json.key("open");
+    out += status.stdout_open && status.stderr_open ? R"(["stdout","stderr"])"
+           : status.stdout_open                     ? R"(["stdout"])"
+                                                    : R"(["stderr"])";
+  }
+  if (status.written) {
+    ObjectWriter written(json.key("written"));
+    written.number("stdout", (*status.written)[0]);
+    written.number("stderr", (*status.written)[1]);
+    written.end();
+  }
+  if (status.group_gone) json.boolean("groupGone", true);
   if (status.start_time_ms != 0) json.number("startTimeMs", status.start_time_ms);
   if (status.end_time_ms != 0) json.number("endTimeMs", status.end_time_ms);
 }
@@ -262,6 +288,20 @@ ExitStatus exit_from_json(const Reader& reader) {
     status.error_what = error->text("what");
     status.message = error->text("message");
   }
+  if (const std::string reason = reader.text("reason"); !reason.empty()) {
+    status.reason = ExitStatus::Reason::other;  // a newer server may know more of them
+    for (const auto& [value, name] : kReasons) {
+      if (reason == name) status.reason = value;
+    }
+  }
+  for (const Value& stream : reader.array("open")) {
+    if (!stream.is(Value::Kind::string)) fault(reader.name("open") + " must hold names of streams");
+    const std::string name = stream.as_string();
+    status.stdout_open = status.stdout_open || name == "stdout";
+    status.stderr_open = status.stderr_open || name == "stderr";
+  }
+  if (const auto written = reader.object("written")) status.written = {written->needed("stdout"), written->needed("stderr")};
+  status.group_gone = reader.boolean("groupGone");
   status.start_time_ms = reader.integer("startTimeMs").value_or(0);
   status.end_time_ms = reader.integer("endTimeMs").value_or(0);
   return status;
@@ -403,6 +443,7 @@ void encode_start(std::string& out, const StartRequest& request) {
   }
   if (request.timeout_ms != 0) json.number("timeoutMs", request.timeout_ms);
   json.number("graceMs", request.grace_ms);
+  if (request.drain_ms != 0) json.number("drainMs", request.drain_ms);
   ObjectWriter window(json.key("window"));
   window.number("stdout", request.stdout_limit);
   window.number("stderr", request.stderr_limit);
@@ -453,6 +494,7 @@ StartRequest decode_start(std::string_view payload) {
   request.tty_height = static_cast<std::uint16_t>(reader.integer("height", max_dimension()).value_or(0));
   request.timeout_ms = reader.integer("timeoutMs").value_or(0);
   request.grace_ms = reader.integer("graceMs").value_or(request.grace_ms);
+  request.drain_ms = reader.integer("drainMs").value_or(0);
   if (const auto window = reader.object("window")) {
     request.stdout_limit = window->integer("stdout", kMaxWindow).value_or(kDefaultWindow);
     request.stderr_limit = window->integer("stderr", kMaxWindow).value_or(kDefaultWindow);

@@ -59,7 +59,10 @@ void ExecServerStream::on_started(std::uint64_t pid) {
 
 void ExecServerStream::on_refused(const StatusError& error) { refused_ = error; }
 
-void ExecServerStream::on_ended(const ExitStatus& status) { ended_ = status; }
+void ExecServerStream::on_ended(const ExitStatus& status) {
+  if (ended_ && tell_ended_) ended_sent_ = false;  // there is more to tell
+  ended_ = status;
+}
 
 void ExecServerStream::on_exited(const ExitStatus& status) {
   ended_ = status;

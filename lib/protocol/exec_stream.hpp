@@ -6,6 +6,7 @@
 // No function blocks, throws for a peer's fault, looks at a clock, or takes a lock: one machine belongs to one strand.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
@@ -83,6 +84,8 @@ struct StartRequest {
   std::uint16_t tty_width = 0, tty_height = 0;
   std::uint64_t timeout_ms = 0;     ///< 0: none. Enforced by the gateway from the moment the process has started.
   std::uint64_t grace_ms = 10'000;  ///< between SIGTERM and SIGKILL, for cancel and timeout
+  /// How long outputs that others hold are read after the end of the process; 0: until the last lets go.
+  std::uint64_t drain_ms = 0;
   std::uint64_t stdout_limit = kDefaultWindow, stderr_limit = kDefaultWindow;  ///< initial limits
   std::uint64_t attempt = 0;  ///< counts the client's connections for this process; a lower one than seen before is stale
 };
@@ -105,6 +108,23 @@ struct ExitStatus {
   std::string message;
   std::uint64_t start_time_ms = 0;
   std::uint64_t end_time_ms = 0;
+  /// What ended it, where that was not its own doing. `other`: a word that is not known here.
+  enum class Reason : std::uint8_t {
+    none,
+    timeout,
+    sandbox_stopped,
+    lifetime,
+    out_of_memory,
+    main_ended,
+    gateway_shutdown,
+    other,
+  };
+  Reason reason = Reason::none;
+  /// Outputs that somebody else still held when the drain time was over.
+  bool stdout_open = false, stderr_open = false;
+  // Between a runner's two ends alone: what Process::on_exit and on_group_gone of the seam tell.
+  std::optional<std::array<std::uint64_t, 2>> written;
+  bool group_gone = false;
 };
 
 /// An error before a process exists (unknown sandbox, …), in the words of the Connect protocol.
@@ -404,7 +424,8 @@ class ExecServerStream {
   void on_started(std::uint64_t pid);
   void on_refused(const StatusError& error);
   /// The process has ended, though its output is not finished. Told to the client at once while output is held back by its
-  /// window (P3), since the exit must wait; when nothing is held back the exit follows soon anyway. Optional.
+  /// window (P3), since the exit must wait; when nothing is held back the exit follows soon anyway. Optional. May be said again,
+  /// with more: whoever asked for it (`tell_ended`) is told again.
   void on_ended(const ExitStatus& status);
   /// To be called once both outputs are finished (or abandoned): the exit is sent after their last byte.
   void on_exited(const ExitStatus& status);

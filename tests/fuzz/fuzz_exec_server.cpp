@@ -1,11 +1,24 @@
 // A hostile client: any messages, in any order, between any moves of the process and its owner.
 #include "protocol/exec_stream.hpp"
 
+#include <optional>
 #include <string>
 
 #include "script.hpp"
 
 using namespace cwsandbox::protocol;
+
+namespace {
+
+ExitStatus ended_with(ExitStatus::Outcome outcome, std::optional<int> code, std::optional<int> signal) {
+  ExitStatus status;
+  status.outcome = outcome;
+  status.code = code;
+  status.signal = signal;
+  return status;
+}
+
+}  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   Script script(data, size);
@@ -85,10 +98,10 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
         switch (script.byte() % 8) {
           case 0:
             exited = true;
-            server.on_exited(ExitStatus{ExitStatus::Outcome::exited, 0, {}, {}, {}, {}, 0, 0});
+            server.on_exited(ended_with(ExitStatus::Outcome::exited, 0, {}));
             break;
           case 1:
-            server.on_ended(ExitStatus{ExitStatus::Outcome::signaled, {}, 9, {}, {}, {}, 0, 0});
+            server.on_ended(ended_with(ExitStatus::Outcome::signaled, {}, 9));
             break;
           case 2:
             server.on_stdin_closed();

@@ -1,6 +1,10 @@
 // The exec stream's machines against literal messages, taken from docs/exec-stream.md and not from our encoders.
 #include "exec_support.hpp"
+#include "protocol/exec_messages.hpp"
 #include "protocol/signals.hpp"
+
+#include <array>
+#include <map>
 
 using namespace exec_test;
 
@@ -38,6 +42,7 @@ TEST_CASE("a start says everything about the process", "[exec-stream][P7][P9]") 
   start.tty_height = 24;
   start.timeout_ms = 5000;
   start.grace_ms = 100;
+  start.drain_ms = 700;
   start.stdout_limit = 1000;
   start.stderr_limit = 2000;
   ExecClientStream client(start);
@@ -45,7 +50,7 @@ TEST_CASE("a start says everything about the process", "[exec-stream][P7][P9]") 
   CHECK(message.channel == 5);
   CHECK(message.json() ==
         Json::parse(kHead + R"(,"command":["sh","-c","echo \"\u00e4\""],"env":{"A":"1"},"cwd":"/w","stdin":true,"tty":true,
-    "width":80,"height":24,"timeoutMs":5000,"graceMs":100,"window":{"stdout":1000,"stderr":2000}})"));
+    "width":80,"height":24,"timeoutMs":5000,"graceMs":100,"drainMs":700,"window":{"stdout":1000,"stderr":2000}})"));
   CHECK(quiet(client));
 
   const StartRequest back = first_start(message.payload);
@@ -60,6 +65,7 @@ TEST_CASE("a start says everything about the process", "[exec-stream][P7][P9]") 
   CHECK(back.tty_height == 24);
   CHECK(back.timeout_ms == 5000);
   CHECK(back.grace_ms == 100);
+  CHECK(back.drain_ms == 700);
   CHECK(back.stdout_limit == 1000);
   CHECK(back.stderr_limit == 2000);
 }
@@ -295,6 +301,34 @@ TEST_CASE("a process that never ran exits without having started", "[exec-stream
             R"({"type":"exit","outcome":"failed","error":{"errno":"EACCES","what":"cwd","message":"m"},"stdout":0,"stderr":0})"));
 }
 
+TEST_CASE("what an exit says of its reason and of what was left open", "[exec-stream][EX-18][EX-19]") {
+  const auto read = [](const std::string& members) {
+    const std::string payload = R"({"type":"exit","outcome":"exited","code":0,"stdout":0,"stderr":0)" + members + "}";
+    return std::get<ExitMessage>(decode_status(payload)).status;
+  };
+  CHECK(read("").reason == ExitStatus::Reason::none);
+  CHECK_FALSE(read("").stdout_open);
+  CHECK_FALSE(read("").written);
+  for (const auto& [name, reason] :
+       std::map<std::string, ExitStatus::Reason>{{"timeout", ExitStatus::Reason::timeout},
+                                                 {"sandbox_stopped", ExitStatus::Reason::sandbox_stopped},
+                                                 {"lifetime", ExitStatus::Reason::lifetime},
+                                                 {"out_of_memory", ExitStatus::Reason::out_of_memory},
+                                                 {"main_ended", ExitStatus::Reason::main_ended},
+                                                 {"gateway_shutdown", ExitStatus::Reason::gateway_shutdown},
+                                                 {"of a newer version", ExitStatus::Reason::other}}) {
+    CHECK(read(R"(,"reason":")" + name + R"(")").reason == reason);
+  }
+  const ExitStatus open = read(R"(,"open":["stderr","something new"],"written":{"stdout":7,"stderr":8},"groupGone":true)");
+  CHECK_FALSE(open.stdout_open);
+  CHECK(open.stderr_open);
+  CHECK(open.written == std::array<std::uint64_t, 2>{7, 8});
+  CHECK(open.group_gone);
+  for (const char* bad :
+       {R"(,"open":"stdout")", R"(,"open":[1])", R"(,"reason":7)", R"(,"written":{"stdout":1})", R"(,"groupGone":1)"})
+    CHECK_THROWS_AS(read(bad), Fault);
+}
+
 TEST_CASE("exit statuses are written as documented", "[exec-stream][EX-16]") {
   const auto written = [](const ExitStatus& status) {
     auto server = running_server();
@@ -313,6 +347,14 @@ TEST_CASE("exit statuses are written as documented", "[exec-stream][EX-16]") {
   status.outcome = ExitStatus::Outcome::timed_out;
   status.signal = 15;
   CHECK(written(status) == Json::parse(R"({"type":"exit","outcome":"timed_out","signal":"SIGTERM","signalNumber":15})"));
+  status.reason = ExitStatus::Reason::timeout;
+  CHECK(written(status) ==
+        Json::parse(R"({"type":"exit","outcome":"timed_out","signal":"SIGTERM","signalNumber":15,"reason":"timeout"})"));
+  status = exited(3);
+  status.stdout_open = true;
+  CHECK(written(status) == Json::parse(R"({"type":"exit","outcome":"exited","code":3,"open":["stdout"]})"));
+  status.stderr_open = true;
+  CHECK(written(status) == Json::parse(R"({"type":"exit","outcome":"exited","code":3,"open":["stdout","stderr"]})"));
   status = exited(3);
   status.outcome = ExitStatus::Outcome::cancelled;
   CHECK(written(status) == Json::parse(R"({"type":"exit","outcome":"cancelled","code":3})"));
