@@ -42,6 +42,7 @@
 #include <boost/asio/buffer.hpp>
 #include <boost/system/error_code.hpp>
 
+#include <array>
 #include <chrono>
 #include <cstdint>
 #include <functional>
@@ -162,9 +163,14 @@ struct ExitInfo {
   enum class Kind : std::uint8_t { exited, signaled, lost };
   Kind kind = Kind::lost;
   int value = 0;  ///< exit code or signal number
-  /// Of a killed main command, or a lost sandbox, whose processes have reached its limit on memory.
+  /// Of a process that was killed, or a lost sandbox, whose processes have reached its limit on memory.
   bool out_of_memory = false;
   std::chrono::system_clock::time_point time{};
+  /// Of a process: bytes of stdout and stderr, from their beginnings, that had been written when it ended. What it wrote itself
+  /// lies below; what comes after is from others who hold its outputs. Unset: nobody knows.
+  std::optional<std::array<std::uint64_t, 2>> written;
+  /// Of a process: the main command had ended before, and the sandbox was being ended for that.
+  bool main_ended = false;
 };
 
 /// A process to start.
@@ -200,10 +206,13 @@ class ByteSource {
   virtual ~ByteSource() = default;
   [[nodiscard]] virtual std::size_t try_read(asio::mutable_buffer into, error_code& ec) = 0;
   virtual void async_wait(IoHandler handler) = 0;
-  virtual void close() noexcept = 0;  ///< the process gets SIGPIPE or EPIPE when it writes on
+  virtual void close() noexcept = 0;  ///< the process gets SIGPIPE or EPIPE when it writes on; a terminal is hung up
+  /// Bytes that are known to be there to be read now.
+  [[nodiscard]] virtual std::uint64_t unread() const noexcept { return 0; }
 };
 
-/// The input of a process.
+/// The input of a process. Of a terminal: once closed, whoever reads it meets the end of input, whatever mode it is in;
+/// in raw mode behind the byte 4 (Ctrl-D).
 class ByteSink {
  public:
   virtual ~ByteSink() = default;
@@ -224,6 +233,9 @@ class ByteSink {
 };
 
 /// A process under way. Destroying it forgets it; it does not kill.
+///
+/// A pipe ends when the last who holds it lets go, however long after the process's own end. A terminal's output ends with the
+/// process, once all is read that it had written; it does not end before, also when nobody has the terminal open.
 class Process {
  public:
   virtual ~Process() = default;
@@ -233,6 +245,9 @@ class Process {
   [[nodiscard]] virtual ByteSource* std_err() noexcept = 0;      ///< null with a terminal
   /// Calls `handler` once, when the process has ended or nobody can know any more. At most one handler.
   virtual void on_exit(std::function<void(const ExitInfo&)> handler) = 0;
+  /// Calls `handler` once, after the exit has been told, when nobody of the process group is left; maybe later than that, and never
+  /// where it cannot be told. At most one handler.
+  virtual void on_group_gone(std::function<void()> /*handler*/) {}
   /// To the whole process group; after its leader ended also to what is left of it. Nothing happens when all are gone.
   virtual void signal_group(int number) = 0;
   virtual void resize(std::uint16_t width, std::uint16_t height) = 0;

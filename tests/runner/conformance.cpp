@@ -566,6 +566,76 @@ asio::awaitable<void> terminal(Runner& runner) {
   REQUIRE(exit.value == 0);
 }
 
+ProcessSpec on_terminal(std::string script) {
+  ProcessSpec spec = command(sh(std::move(script)));
+  spec.tty = spec.use_stdin = true;
+  spec.tty_width = 80;
+  spec.tty_height = 24;
+  return spec;
+}
+
+asio::awaitable<void> terminal_ends_with_leader(Runner& runner) {
+  auto sandbox = co_await runner.create(sandbox_spec());
+  // Nobody has it open, but its leader lives.
+  auto process = co_await sandbox->start(on_terminal("exec 0<&- 1>&- 2>&-; sleep 0.1; echo y >/dev/tty; exit 7"));
+  std::string text = co_await read_all(process->std_out());
+  ExitInfo exit = co_await wait_exit(*process);
+  REQUIRE(text == "y\r\n");
+  REQUIRE(exit.kind == Kind::exited);
+  REQUIRE(exit.value == 7);
+  // Its leader has ended, but others have it open, and one of them goes on writing.
+  process = co_await sandbox->start(on_terminal("trap '' HUP; sleep 1000 & echo up; exit 3"));
+  text = co_await read_all(process->std_out());
+  exit = co_await wait_exit(*process);
+  REQUIRE(text == "up\r\n");
+  REQUIRE(exit.value == 3);
+  process = co_await sandbox->start(on_terminal("trap '' HUP; yes & exit 4"));
+  text = co_await read_all(process->std_out());
+  exit = co_await wait_exit(*process);
+  REQUIRE(exit.value == 4);
+}
+
+asio::awaitable<void> terminal_end_of_input(Runner& runner) {
+  auto sandbox = co_await runner.create(sandbox_spec());
+  for (const char* script :
+       {"stty -echo; echo ready; cat", "stty raw -echo; echo ready; cat", "stty -echo; echo ready; cat; cat"}) {
+    auto process = co_await sandbox->start(on_terminal(script));
+    static_cast<void>(co_await read_line(process->std_out()));
+    co_await write_all(*process->std_in(), "x");
+    process->std_in()->close();
+    const std::string text = co_await read_all(process->std_out());
+    const ExitInfo exit = co_await wait_exit(*process);
+    REQUIRE(text.find('x') != std::string::npos);
+    REQUIRE(exit.kind == Kind::exited);
+    REQUIRE(exit.value == 0);
+  }
+}
+
+// What was written is known at the end, and when the group is gone.
+asio::awaitable<void> what_is_left(Runner& runner) {
+  auto sandbox = co_await runner.create(sandbox_spec());
+  auto executor = co_await asio::this_coro::executor;
+  auto process = co_await sandbox->start(command(sh("sleep 1000 & head -c 30000 /dev/zero; echo err >&2; exit 5")));
+  bool gone = false;
+  asio::steady_timer told(executor, asio::steady_timer::time_point::max());
+  process->on_group_gone([&] {
+    gone = true;
+    told.cancel();
+  });
+  const ExitInfo exit = co_await wait_exit(*process);
+  REQUIRE(exit.value == 5);
+  REQUIRE(exit.written.has_value());
+  REQUIRE((*exit.written)[0] == 30000);
+  REQUIRE((*exit.written)[1] == 4);
+  REQUIRE_FALSE(gone);
+  process->signal_group(SIGKILL);
+  error_code ignored;
+  auto token = asio::redirect_error(asio::use_awaitable, ignored);
+  while (!gone) co_await told.async_wait(token);
+  const std::string out = co_await read_all(process->std_out());
+  REQUIRE(out.size() == 30000);
+}
+
 }  // namespace
 
 const std::vector<RunnerCheck>& runner_checks() {
@@ -600,6 +670,9 @@ const std::vector<RunnerCheck>& runner_checks() {
       {"a hundred processes at once", hundred_at_once},
       {"sandboxes are apart", sandboxes_are_apart},
       {"terminal", terminal},
+      {"a terminal ends with its leader", terminal_ends_with_leader},
+      {"the end of a terminal's input", terminal_end_of_input},
+      {"what is left when a process has ended", what_is_left},
   };
   return checks;
 }

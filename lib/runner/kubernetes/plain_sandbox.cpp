@@ -126,6 +126,7 @@ class Output final : public ByteSource {
     if (at_ < bytes_.size() || ended_) return IoWaiters::post(executor_, std::move(handler), {});
     readers_.add(std::move(handler));
   }
+  [[nodiscard]] std::uint64_t unread() const noexcept override { return bytes_.size() - at_; }
   /// What comes later is thrown away: an exec has no way to tell the process that nobody reads.
   void close() noexcept override {
     if (std::exchange(closed_, true)) return;
@@ -216,6 +217,7 @@ struct Run : std::enable_shared_from_this<Run> {
   std::string input;  // not sent yet
   std::uint64_t input_written = 0, input_sent = 0, input_wanted = 0;
   bool input_closed = false, input_broken = false;
+  bool in_line = false;  // what was sent last is no end of a line
   bool size_changed = false;
   std::uint16_t width = 0, height = 0;
   IoWaiters input_room, input_arrival, input_break;
@@ -293,14 +295,16 @@ asio::awaitable<void> write_all(std::shared_ptr<Run> run) {
       } else if (!run->input.empty()) {
         sending.clear();
         std::swap(sending, run->input);
+        run->in_line = sending.back() != '\n' && sending.back() != '\r';
         run->input_room.resume_all(run->executor);
         co_await run->exec->write(sending, {});
         run->input_sent += sending.size();
         run->tell_arrival();
       } else if (run->input_closed) {
-        // A terminal has a character for it; its connection stays for what it still says.
+        // A terminal has a character for it, which behind an unfinished line only hands that out; its connection stays for what it
+        // still says. Which mode it is in cannot be seen from here.
         if (run->tty) {
-          co_await run->exec->write("\x04", {});
+          co_await run->exec->write(run->in_line ? "\x04\x04" : "\x04", {});
         } else {
           co_await run->exec->close_stdin();
         }

@@ -142,7 +142,7 @@ bool AgentConnection::take_notes() {
     const auto type = static_cast<Type>(frame.type);
     Note note;
     if (type != Type::hello && type != Type::started && type != Type::start_failed && type != Type::exited &&
-        type != Type::file_done) {
+        type != Type::file_done && type != Type::group_gone) {
       return false;
     }
     if (!agent::read_note(frame.payload, note)) return false;

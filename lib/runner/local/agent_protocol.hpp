@@ -36,7 +36,8 @@ enum class Type : std::uint8_t {
   started = 66,  ///< carries descriptors: [stdin,] stdout, stderr; or the terminal's master
   start_failed = 67,
   exited = 68,
-  file_done = 69,  ///< of `file` and `commit`; carries a descriptor where one was asked for
+  file_done = 69,   ///< of `file` and `commit`; carries a descriptor where one was asked for
+  group_gone = 70,  ///< nobody is left of the group of a process whose exit was told
 };
 
 /// What could not be had when a process did not start.
@@ -115,10 +116,11 @@ inline Parse take_frame(std::string_view& bytes, std::size_t limit, Frame& frame
 /// The fixed part of every message but `start` and `stop`; what a field means depends on the type.
 struct Note {
   std::uint64_t seq = 0;  ///< the process or the file operation, as the runner counts them
-  std::uint32_t pid = 0;  ///< started, exited, signal
+  std::uint32_t pid = 0;  ///< started, exited, group_gone, signal
   std::int32_t value =
       0;  ///< hello: version; start_failed, file_done: errno; exited: wait status; signal: number; stop: grace in milliseconds
-  std::uint8_t detail = 0;  ///< started, file_done: number of descriptors; start_failed: Stage
+  std::uint8_t detail =
+      0;  ///< started, file_done: number of descriptors; start_failed: Stage; exited: 1 when others of its group are left
 };
 inline constexpr std::size_t kNotePayload = 8 + 4 + 4 + 1;
 inline constexpr std::size_t kNoteFrame = kFrameHead + kNotePayload;

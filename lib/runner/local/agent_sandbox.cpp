@@ -15,12 +15,14 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <csignal>
 #include <exception>
 #include <utility>
 
 #include "runner/local/agent_connection.hpp"
 #include "runner/local/descriptor_io.hpp"
 #include "runner/local/errno_text.hpp"
+#include "runner/local/terminal_io.hpp"
 
 namespace cwsandbox::runner::local {
 
@@ -135,7 +137,9 @@ void append(std::string& to, Number number) {
 struct AgentSandbox::ProcessState {
   std::uint64_t seq = 0;
   std::uint32_t pid = 0;
+  std::uint64_t memory_kills = 0;  // when it was started, as far as known
   ExitEvent exit;
+  ExitEvent group_gone;  // what it is told with means nothing
 };
 
 // A start that the agent has not answered yet.
@@ -376,16 +380,10 @@ void AgentSandbox::on_note(Type type, const Note& note, std::span<UniqueFd> fds)
     }
     case Type::file_done:
       return on_file_done(note, fds);
-    case Type::exited: {
-      const auto found = processes_.find(note.seq);
-      if (found == processes_.end() || found->second->pid != note.pid) return lose("the agent broke the protocol");
-      const auto process = found->second;
-      processes_.erase(found);
-      const ExitInfo info = exit_info(note.value);
-      if (note.seq == kMainSeq) main_info_ = info;
-      process->exit.set(info);
-      return process->exit.fire();  // nobody listens yet when the answer to the start is still on its way
-    }
+    case Type::exited:
+      return on_exited(note);
+    case Type::group_gone:
+      return on_group_gone(note);
     default:
       return lose("the agent broke the protocol");
   }
@@ -401,9 +399,49 @@ void AgentSandbox::on_started(const Note& note, std::span<UniqueFd> fds) {
   pending->process = std::make_shared<ProcessState>();
   pending->process->seq = note.seq;
   pending->process->pid = note.pid;
+  pending->process->memory_kills = memory_kills_;
   processes_.emplace(note.seq, pending->process);
   answer(*pending);
 }
+
+void AgentSandbox::on_exited(const Note& note) {
+  const auto found = processes_.find(note.seq);
+  if (found == processes_.end() || found->second->pid != note.pid) return lose("the agent broke the protocol");
+  const auto process = found->second;
+  processes_.erase(found);
+  ExitInfo info = exit_info(note.value);
+  // A shell says so of its last command, which is whom the kernel takes.
+  const bool killed = info.value == (info.kind == ExitInfo::Kind::exited ? 128 + SIGKILL : SIGKILL);
+  if (killed) {
+    memory_kills_ = memory_kills();
+    info.out_of_memory = memory_kills_ > process->memory_kills;
+  }
+  if (main_info_ && main_info_->out_of_memory) info.out_of_memory = true;
+  if (note.seq == kMainSeq) {
+    main_info_ = info;
+  } else {
+    info.main_ended = main_info_.has_value();
+  }
+  const bool alone = note.detail == 0;
+  // Whoever has no handle will not ask.
+  if (!alone && process.use_count() > 1) groups_.emplace(note.seq, process);
+  if (alone) process->group_gone.set(info);
+  process->exit.set(info);
+  process->exit.fire();  // nobody listens yet when the answer to the start is still on its way
+  process->group_gone.fire();
+}
+
+void AgentSandbox::on_group_gone(const Note& note) {
+  const auto found = groups_.find(note.seq);
+  if (found == groups_.end()) return;
+  const auto process = found->second.lock();
+  groups_.erase(found);
+  if (!process) return;
+  process->group_gone.set(lost_now());
+  process->group_gone.fire();
+}
+
+void AgentSandbox::forget_group(const ProcessState& process) noexcept { groups_.erase(process.seq); }
 
 void AgentSandbox::lose(std::string_view why) {
   if (lost_) return;
@@ -418,7 +456,10 @@ void AgentSandbox::lose(std::string_view why) {
   for (auto& [seq, file] : files) answer(*file);
   auto processes = std::exchange(processes_, {});
   for (auto& [seq, process] : processes) {
-    process->exit.set(lost_now());
+    ExitInfo info = lost_now();
+    info.main_ended = main_info_.has_value();
+    info.out_of_memory = info.main_ended && main_info_->out_of_memory;
+    process->exit.set(info);
     // Not from inside a call of the listener's own.
     asio::post(executor_, [process = process] { process->exit.fire(); });
   }
@@ -511,39 +552,73 @@ namespace {
 class AgentProcess final : public Process {
  public:
   AgentProcess(std::shared_ptr<AgentSandbox> sandbox, std::shared_ptr<AgentSandbox::ProcessState> process,
-               std::unique_ptr<ByteSink> in, std::unique_ptr<ByteSource> out, std::unique_ptr<ByteSource> err,
-               std::shared_ptr<WaitableFd> terminal)
-      : sandbox_(std::move(sandbox)),
-        process_(std::move(process)),
-        in_(std::move(in)),
-        out_(std::move(out)),
-        err_(std::move(err)),
-        terminal_(std::move(terminal)) {}
+               std::unique_ptr<FdSink> in, std::unique_ptr<FdSource> out, std::unique_ptr<FdSource> err)
+      : AgentProcess(std::move(sandbox), std::move(process)) {
+    pipes_ = {out.get(), err.get()};
+    in_ = std::move(in);
+    out_ = std::move(out);
+    err_ = std::move(err);
+  }
+  AgentProcess(std::shared_ptr<AgentSandbox> sandbox, std::shared_ptr<AgentSandbox::ProcessState> process,
+               std::shared_ptr<Terminal> terminal)
+      : AgentProcess(std::move(sandbox), std::move(process)) {
+    terminal_ = std::move(terminal);
+    in_ = std::make_unique<TerminalSink>(terminal_);
+    out_ = std::make_unique<TerminalSource>(terminal_);
+  }
   AgentProcess(const AgentProcess&) = delete;
   AgentProcess& operator=(const AgentProcess&) = delete;
-  ~AgentProcess() override { process_->exit.forget(); }
+  ~AgentProcess() override {
+    process_->exit.forget();
+    process_->group_gone.forget();
+    sandbox_->forget_group(*process_);
+    exit_->forget();
+  }
 
   std::uint64_t pid() const noexcept override { return process_->pid; }
   ByteSink* std_in() noexcept override { return in_.get(); }
   ByteSource& std_out() noexcept override { return *out_; }
   ByteSource* std_err() noexcept override { return err_.get(); }
   void on_exit(std::function<void(const ExitInfo&)> handler) override {
-    process_->exit.listen(std::move(handler));
-    if (process_->exit.is_set()) asio::post(sandbox_->executor(), [process = process_] { process->exit.fire(); });
+    exit_->listen(std::move(handler));
+    if (exit_->is_set()) asio::post(sandbox_->executor(), [exit = exit_] { exit->fire(); });
+  }
+  void on_group_gone(std::function<void()> handler) override {
+    process_->group_gone.listen([handler = std::move(handler)](const ExitInfo&) { handler(); });
+    // Behind the exit's, which may have been posted just now.
+    if (process_->group_gone.is_set()) asio::post(sandbox_->executor(), [process = process_] { process->group_gone.fire(); });
   }
   void signal_group(int number) override { sandbox_->signal(*process_, number); }
   void resize(std::uint16_t width, std::uint16_t height) override {
-    if (!terminal_ || !terminal_->is_open()) return;
-    const winsize size{height, width, 0, 0};
-    ::ioctl(terminal_->get(), TIOCSWINSZ, &size);
+    if (terminal_) terminal_->resize(width, height);
   }
 
  private:
+  AgentProcess(std::shared_ptr<AgentSandbox> sandbox, std::shared_ptr<AgentSandbox::ProcessState> process)
+      : sandbox_(std::move(sandbox)), process_(std::move(process)), exit_(std::make_shared<ExitEvent>()) {
+    process_->exit.listen([this](const ExitInfo& info) { ended(info); });
+    if (process_->exit.is_set()) asio::post(sandbox_->executor(), [process = process_] { process->exit.fire(); });
+  }
+
+  void ended(ExitInfo info) {
+    if (terminal_) {
+      terminal_->leader_ended();
+    } else if (info.kind != ExitInfo::Kind::lost) {
+      info.written.emplace();
+      for (std::size_t i = 0; i < pipes_.size(); ++i) (*info.written)[i] = pipes_[i]->taken() + pipes_[i]->unread();
+    }
+    exit_->set(info);
+    const auto exit = exit_;  // the handler may destroy this object
+    exit->fire();
+  }
+
   std::shared_ptr<AgentSandbox> sandbox_;
   std::shared_ptr<AgentSandbox::ProcessState> process_;
+  std::shared_ptr<ExitEvent> exit_;  // as it is told
   std::unique_ptr<ByteSink> in_;
   std::unique_ptr<ByteSource> out_, err_;
-  std::shared_ptr<WaitableFd> terminal_;
+  std::array<FdSource*, 2> pipes_{};
+  std::shared_ptr<Terminal> terminal_;
 };
 
 using StreamFds = std::array<std::shared_ptr<WaitableFd>, agent::kMaxDescriptors>;
@@ -567,20 +642,18 @@ std::unique_ptr<Process> make_process(const std::shared_ptr<AgentSandbox>& sandb
   const std::size_t wanted = spec.tty ? 1 : spec.use_stdin ? 3 : 2;
   StreamFds fds;
   if (!take_streams(*sandbox, start, wanted, spec.tty, fds)) return nullptr;
-  if (spec.tty) {
-    return std::make_unique<AgentProcess>(sandbox, start.process, std::make_unique<FdSink>(fds[0], true),
-                                          std::make_unique<FdSource>(fds[0], true), nullptr, fds[0]);
-  }
-  std::unique_ptr<ByteSink> in;
-  if (spec.use_stdin) in = std::make_unique<FdSink>(fds[0], false);
-  return std::make_unique<AgentProcess>(sandbox, start.process, std::move(in), std::make_unique<FdSource>(fds[wanted - 2], false),
-                                        std::make_unique<FdSource>(fds[wanted - 1], false), nullptr);
+  if (spec.tty)
+    return std::make_unique<AgentProcess>(sandbox, start.process, std::make_shared<Terminal>(sandbox->executor(), fds[0]));
+  std::unique_ptr<FdSink> in;
+  if (spec.use_stdin) in = std::make_unique<FdSink>(fds[0]);
+  return std::make_unique<AgentProcess>(sandbox, start.process, std::move(in), std::make_unique<FdSource>(fds[wanted - 2]),
+                                        std::make_unique<FdSource>(fds[wanted - 1]));
 }
 
 class RunningSandbox final : public Sandbox {
  public:
   RunningSandbox(std::shared_ptr<AgentSandbox> state, const StreamFds& main)
-      : state_(std::move(state)), out_(main[0], false), err_(main[1], false), files_(make_local_files(state_)) {}
+      : state_(std::move(state)), out_(main[0]), err_(main[1]), files_(make_local_files(state_)) {}
   RunningSandbox(const RunningSandbox&) = delete;
   RunningSandbox& operator=(const RunningSandbox&) = delete;
   ~RunningSandbox() override {

@@ -55,6 +55,8 @@ class AgentSandbox : public FileAgent, public std::enable_shared_from_this<Agent
   /// What it ends with when nobody can talk to its agent any more.
   void lose(std::string_view why);
   void signal(const ProcessState& process, int number);
+  /// Nobody is to hear of its group's end any more.
+  void forget_group(const ProcessState& process) noexcept;
   void on_exit(std::function<void(const ExitInfo&)> handler);
   void forget_exit() noexcept { main_exit_.forget(); }
 
@@ -90,6 +92,8 @@ class AgentSandbox : public FileAgent, public std::enable_shared_from_this<Agent
   virtual void end_by_force() {}
   /// What was killed has not ended in time. Calls `arm_deadline` when there is more to be waited for.
   virtual void kill_again() {}
+  /// How often its limit on memory has killed.
+  [[nodiscard]] virtual std::uint64_t memory_kills() const { return 0; }
   /// Whether there is nothing left beside the socket; asked when that has been lost. What is known of the main command's end can be
   /// added to.
   virtual bool is_gone(ExitInfo& main) = 0;
@@ -101,6 +105,8 @@ class AgentSandbox : public FileAgent, public std::enable_shared_from_this<Agent
   void on_note(agent::Type type, const agent::Note& note, std::span<UniqueFd> fds);
   void on_started(const agent::Note& note, std::span<UniqueFd> fds);
   void on_file_done(const agent::Note& note, std::span<UniqueFd> fds);
+  void on_exited(const agent::Note& note);
+  void on_group_gone(const agent::Note& note);
   template <class Pending>
   void answer(Pending& pending);
   [[nodiscard]] asio::awaitable<Answer> ask_agent(std::string frame, std::uint64_t seq, bool takes_long);
@@ -125,7 +131,9 @@ class AgentSandbox : public FileAgent, public std::enable_shared_from_this<Agent
   std::uint64_t next_file_ = 1;
   std::unordered_map<std::uint64_t, std::shared_ptr<PendingFile>> files_;
   std::unordered_map<std::uint64_t, std::shared_ptr<ProcessState>> processes_;
+  std::unordered_map<std::uint64_t, std::weak_ptr<ProcessState>> groups_;  // of those that have ended, with others left in them
   std::optional<ExitInfo> main_info_;
+  std::uint64_t memory_kills_ = 0;  // when it was looked at last
   ExitEvent main_exit_;
   Waiters ended_waiters_, up_waiters_;
 };

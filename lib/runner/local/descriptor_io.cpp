@@ -6,7 +6,7 @@
 
 #include <fcntl.h>
 #include <signal.h>
-#include <termios.h>
+#include <sys/ioctl.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -100,11 +100,12 @@ std::size_t FdSource::try_read(asio::mutable_buffer into, error_code& ec) {
   for (;;) {
     const ssize_t n = ::read(fd_->get(), into.data(), into.size());
     if (n > 0) {
-      if (!terminal_) growth_.count(fd_->get(), static_cast<std::size_t>(n));
+      growth_.count(fd_->get(), static_cast<std::size_t>(n));
+      taken_ += static_cast<std::size_t>(n);
       return static_cast<std::size_t>(n);
     }
     if (n < 0 && errno == EINTR) continue;
-    if (n == 0 || (terminal_ && errno == EIO)) {
+    if (n == 0) {
       ec = asio::error::eof;
     } else if (errno == EAGAIN) {
       ec = asio::error::would_block;
@@ -119,7 +120,13 @@ void FdSource::async_wait(IoHandler handler) { fd_->async_wait(asio::posix::stre
 
 void FdSource::close() noexcept {
   closed_ = true;
-  fd_->close();  // with a terminal, that hangs it up
+  fd_->close();
+}
+
+std::uint64_t FdSource::unread() const noexcept {
+  int bytes = 0;
+  return closed_ || !fd_->is_open() || ::ioctl(fd_->get(), FIONREAD, &bytes) != 0 || bytes < 0 ? 0
+                                                                                               : static_cast<std::uint64_t>(bytes);
 }
 
 std::size_t FdSink::try_write(asio::const_buffer from, error_code& ec) {
@@ -134,14 +141,14 @@ std::size_t FdSink::try_write(asio::const_buffer from, error_code& ec) {
     const ssize_t n = ::write(fd_->get(), from.data(), from.size());
     if (n >= 0) {
       written_ += static_cast<std::uint64_t>(n);
-      if (!terminal_) growth_.count(fd_->get(), static_cast<std::size_t>(n));
+      growth_.count(fd_->get(), static_cast<std::size_t>(n));
       return static_cast<std::size_t>(n);
     }
     if (errno == EINTR) continue;
     if (errno == EAGAIN) {
       ec = asio::error::would_block;
-    } else if (errno == EPIPE || (terminal_ && errno == EIO)) {
-      if (errno == EPIPE) guard.take();
+    } else if (errno == EPIPE) {
+      guard.take();
       ec = asio::error::broken_pipe;
     } else {
       ec = error_code(errno, boost::system::system_category());
@@ -156,8 +163,6 @@ void FdSink::async_wait_arrived(IoHandler handler) { IoWaiters::post(fd_->execut
 
 void FdSink::async_wait_broken(IoHandler handler) {
   if (closed_) return fail_later(fd_->executor(), std::move(handler));
-  // The other side of a terminal may be opened again: who reads it has not gone for good before its session has.
-  if (terminal_) return terminal_waiters_.add(std::move(handler));
   // Where nobody reads a pipe any more, its writing end is in error, whether somebody writes or not.
   fd_->async_wait(asio::posix::stream_descriptor::wait_error, [h = std::move(handler)](error_code ec) mutable {
     std::move(h)(ec ? ec : error_code(asio::error::broken_pipe));
@@ -165,17 +170,8 @@ void FdSink::async_wait_broken(IoHandler handler) {
 }
 
 void FdSink::close() noexcept {
-  if (closed_) return;
   closed_ = true;
-  terminal_waiters_.resume_all(fd_->executor(), asio::error::operation_aborted);
-  if (!terminal_) return fd_->close();
-  // A terminal has no half-close: its end of input is a character, which its line discipline turns into one.
-  if (!fd_->is_open()) return;
-  termios settings{};
-  char end = 4;
-  if (::tcgetattr(fd_->get(), &settings) == 0 && settings.c_cc[VEOF] != 0) end = static_cast<char>(settings.c_cc[VEOF]);
-  while (::write(fd_->get(), &end, 1) < 0 && errno == EINTR) {
-  }
+  fd_->close();
 }
 
 }  // namespace cwsandbox::runner::local

@@ -1,4 +1,4 @@
-// A process's ends of its pipes, or of its terminal, as byte sources and sinks.
+// A process's ends of its pipes as byte sources and sinks. Its terminal: terminal_io.hpp.
 #pragma once
 
 #include <boost/asio/posix/stream_descriptor.hpp>
@@ -39,24 +39,28 @@ class PipeGrowth {
   bool grown_ = false;
 };
 
+/// What a process writes into a pipe.
 class FdSource final : public ByteSource {
  public:
-  /// `terminal`: the end looks like EIO there.
-  FdSource(std::shared_ptr<WaitableFd> fd, bool terminal) : fd_(std::move(fd)), terminal_(terminal) {}
+  explicit FdSource(std::shared_ptr<WaitableFd> fd) : fd_(std::move(fd)) {}
   std::size_t try_read(asio::mutable_buffer into, error_code& ec) override;
   void async_wait(IoHandler handler) override;
   void close() noexcept override;
+  [[nodiscard]] std::uint64_t unread() const noexcept override;
+  /// Bytes that have been read.
+  [[nodiscard]] std::uint64_t taken() const noexcept { return taken_; }
 
  private:
   std::shared_ptr<WaitableFd> fd_;
-  bool terminal_;
+  std::uint64_t taken_ = 0;
   bool closed_ = false;
   PipeGrowth growth_;
 };
 
+/// What a process reads from a pipe.
 class FdSink final : public ByteSink {
  public:
-  FdSink(std::shared_ptr<WaitableFd> fd, bool terminal) : fd_(std::move(fd)), terminal_(terminal) {}
+  explicit FdSink(std::shared_ptr<WaitableFd> fd) : fd_(std::move(fd)) {}
   std::size_t try_write(asio::const_buffer from, error_code& ec) override;
   void async_wait(IoHandler handler) override;
   void close() noexcept override;
@@ -66,10 +70,8 @@ class FdSink final : public ByteSink {
 
  private:
   std::shared_ptr<WaitableFd> fd_;
-  bool terminal_;
   bool closed_ = false;
   std::uint64_t written_ = 0;
-  IoWaiters terminal_waiters_;
   PipeGrowth growth_;
 };
 

@@ -54,6 +54,7 @@ class State final : public AgentSandbox {
   void end_by_force() override;
   void kill_again() override;
   bool is_gone(ExitInfo& main) override;
+  std::uint64_t memory_kills() const override;
   void adopt_agent();
   void wait_monitor();
   void wait_complaint();
@@ -142,6 +143,8 @@ void State::wait_agent() {
   agent_gone_ = true;
   finish_when_over();
 }
+
+std::uint64_t State::memory_kills() const { return group_ ? group_->killed_for_memory() : 0; }
 
 // Bubblewrap has been waited for, and the agent, with all that was in its namespace, is gone. Then the group that they were in
 // goes.

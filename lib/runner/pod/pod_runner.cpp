@@ -59,7 +59,7 @@ constexpr const char* kHome = "/home/sandbox";
 }
 
 // How often the container's limit on memory has killed, as its control group is seen from inside (version 2, then 1).
-[[nodiscard]] std::uint64_t memory_kills() {
+[[nodiscard]] std::uint64_t container_memory_kills() {
   for (const char* path : {"/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"}) {
     std::ifstream file(path);
     std::string name;
@@ -102,15 +102,17 @@ class PodSandbox final : public local::AgentSandbox {
   bool is_gone(ExitInfo& main) override {
     if (!gone_) return false;
     const bool killed = main.kind == ExitInfo::Kind::lost || (main.kind == ExitInfo::Kind::signaled && main.value == SIGKILL);
-    main.out_of_memory = killed && memory_kills() > kills_before_;
+    main.out_of_memory = killed && memory_kills() > 0;
     exit_ = main;
     return true;
   }
 
+  std::uint64_t memory_kills() const override { return container_memory_kills() - kills_before_; }
+
   std::optional<asio::posix::stream_descriptor> finished_;
   bool gone_ = false;
   bool taken_ = false;
-  std::uint64_t kills_before_ = memory_kills();
+  std::uint64_t kills_before_ = container_memory_kills();
   ExitInfo exit_;
 };
 

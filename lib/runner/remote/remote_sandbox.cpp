@@ -18,6 +18,7 @@ class RemoteSource final : public ByteSource {
   std::size_t try_read(asio::mutable_buffer into, error_code& ec) override { return stream_->try_read(channel_, into, ec); }
   void async_wait(IoHandler handler) override { stream_->wait_readable(channel_, std::move(handler)); }
   void close() noexcept override { stream_->close(channel_); }
+  [[nodiscard]] std::uint64_t unread() const noexcept override { return stream_->unread(channel_); }
 
  private:
   std::shared_ptr<RemoteStream> stream_;
@@ -57,6 +58,7 @@ class RemoteProcess final : public Process {
   ByteSource& std_out() noexcept override { return out_; }
   ByteSource* std_err() noexcept override { return tty_ ? nullptr : &err_; }
   void on_exit(std::function<void(const ExitInfo&)> handler) override { stream_->on_exit(std::move(handler)); }
+  void on_group_gone(std::function<void()> handler) override { stream_->on_group_gone(std::move(handler)); }
   void signal_group(int number) override { stream_->signal(number); }
   void resize(std::uint16_t width, std::uint16_t height) override {
     if (tty_) stream_->resize(width, height);

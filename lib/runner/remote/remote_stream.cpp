@@ -23,6 +23,9 @@ constexpr std::size_t kKeptBuffer = 64 * 1024;
   using Outcome = protocol::ExitStatus::Outcome;
   ExitInfo info;
   info.time = std::chrono::system_clock::time_point(std::chrono::milliseconds(status.end_time_ms));
+  info.written = status.written;
+  info.out_of_memory = status.reason == protocol::ExitStatus::Reason::out_of_memory;
+  info.main_ended = status.reason == protocol::ExitStatus::Reason::main_ended;
   if (status.outcome == Outcome::exited && status.code) {
     info.kind = ExitInfo::Kind::exited;
     info.value = *status.code;
@@ -94,7 +97,13 @@ void RemoteStream::on_message(const Frame& frame) {
   } else if (const auto* violation = std::get_if<protocol::ProtocolError>(&event)) {
     throw Violation("stream " + std::to_string(stream()) + ": " + violation->reason);
   }
-  if (machine_.ended() && started_) set_exit(exit_info(*machine_.ended()));
+  if (machine_.ended() && started_) {
+    set_exit(exit_info(*machine_.ended()));
+    if (machine_.ended()->group_gone && !group_gone_.is_set()) {
+      group_gone_.set(exit_info(*machine_.ended()));
+      asio::post(executor_, [self = shared_from_this()] { self->group_gone_.fire(); });
+    }
+  }
   tell_input();
   if (machine_.exited()) {
     if (const auto tunnel = tunnel_.lock()) tunnel->on_stream_end();
@@ -132,7 +141,8 @@ void RemoteStream::lose(const std::exception_ptr& why) {
   for (const Channel channel : {Channel::std_out, Channel::std_err}) end_output(channel);
   tell_input();
   if (started_) {
-    set_exit(lost_now());
+    const auto tunnel = tunnel_.lock();
+    set_exit(tunnel ? tunnel->lost_process() : lost_now());
   } else {
     failure_ = why;
     start_waiters_.resume_all(executor_);
@@ -172,6 +182,11 @@ std::size_t RemoteStream::try_read(Channel channel, asio::mutable_buffer into, e
   machine_.on_consumed(channel, n);
   if (machine_.inbound(channel).grant_due()) wake();
   return n;
+}
+
+std::uint64_t RemoteStream::unread(Channel channel) noexcept {
+  const Output& out = output(channel);
+  return out.bytes.size() - out.at;
 }
 
 void RemoteStream::wait_readable(Channel channel, IoHandler handler) {
@@ -297,8 +312,14 @@ void RemoteStream::on_exit(std::function<void(const ExitInfo&)> handler) {
   if (exit_.is_set()) asio::post(executor_, [self = shared_from_this()] { self->exit_.fire(); });
 }
 
+void RemoteStream::on_group_gone(std::function<void()> handler) {
+  group_gone_.listen([handler = std::move(handler)](const ExitInfo&) { handler(); });
+  if (group_gone_.is_set()) asio::post(executor_, [self = shared_from_this()] { self->group_gone_.fire(); });
+}
+
 void RemoteStream::forget() {
   exit_.forget();
+  group_gone_.forget();
   forgotten_ = true;
   for (const Channel channel : {Channel::std_out, Channel::std_err}) close(channel);
   if (with_input_) close_input();

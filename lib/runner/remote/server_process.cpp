@@ -32,6 +32,12 @@ protocol::ExitStatus exit_status(const ExitInfo& info) {
   using Outcome = protocol::ExitStatus::Outcome;
   protocol::ExitStatus status;
   status.end_time_ms = milliseconds_of(info.time);
+  status.written = info.written;
+  if (info.out_of_memory) {
+    status.reason = protocol::ExitStatus::Reason::out_of_memory;
+  } else if (info.main_ended) {
+    status.reason = protocol::ExitStatus::Reason::main_ended;
+  }
   switch (info.kind) {
     case ExitInfo::Kind::exited:
       status.outcome = Outcome::exited;
@@ -135,6 +141,13 @@ asio::awaitable<void> ServerProcess::run(std::shared_ptr<ServerProcess> self, st
       me->machine_.on_ended(*me->exit_);
       me->hold_ends();
       me->finish_when_over();
+      me->wake();
+    });
+    self->process_->on_group_gone([weak = std::weak_ptr(self)] {
+      const auto me = weak.lock();
+      if (!me || me->killed_ || me->over_ || !me->exit_) return;
+      me->exit_->group_gone = true;
+      me->machine_.on_ended(*me->exit_);
       me->wake();
     });
     for (const int number : std::exchange(self->early_signals_, {})) self->process_->signal_group(number);

@@ -407,6 +407,15 @@ void Tunnel::lose(std::string why, std::optional<RunnerError> error) {
   changed_.resume_all(executor_);
 }
 
+ExitInfo Tunnel::lost_process() const {
+  ExitInfo info = lost_now();
+  if (ended_) {
+    info.main_ended = ended_->kind != ExitInfo::Kind::lost;
+    info.out_of_memory = ended_->out_of_memory;
+  }
+  return info;
+}
+
 void Tunnel::place_gone(std::string why, std::optional<ExitInfo> exit) {
   place_gone_ = true;
   if (exit && !ended_ && !over_) ended_ = exit;

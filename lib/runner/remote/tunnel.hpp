@@ -55,6 +55,8 @@ class RemoteStream final : public Sender, public std::enable_shared_from_this<Re
   void signal(int number);
   void resize(std::uint16_t width, std::uint16_t height);
   void on_exit(std::function<void(const ExitInfo&)> handler);
+  void on_group_gone(std::function<void()> handler);
+  [[nodiscard]] std::uint64_t unread(protocol::Channel output) noexcept;
   void forget();
 
   /// Until it has started, or never will, which throws.
@@ -89,6 +91,7 @@ class RemoteStream final : public Sender, public std::enable_shared_from_this<Re
   std::array<Output, 2> outputs_;
   IoWaiters input_waiters_, arrival_waiters_, break_waiters_;
   ExitEvent exit_;
+  ExitEvent group_gone_;  // what it is told with means nothing
   Waiters start_waiters_;
   std::exception_ptr failure_;                         // why it has not started
   std::map<int, std::shared_ptr<Call>> late_signals_;  // after its exit was told
@@ -122,6 +125,8 @@ class Tunnel final : public Peer, public std::enable_shared_from_this<Tunnel> {
   [[nodiscard]] const std::shared_ptr<RemoteStream>& main();
   [[nodiscard]] const asio::any_io_executor& executor() const noexcept { return executor_; }
   [[nodiscard]] bool connected() const noexcept { return welcomed_; }
+  /// Of a process of which nobody will hear any more.
+  [[nodiscard]] ExitInfo lost_process() const;
   [[nodiscard]] const std::string& trouble() const noexcept { return trouble_; }
 
   void on_control(Wire& wire, Control control) override;

@@ -50,6 +50,9 @@ struct Record {
   std::uint64_t seq = 0;
 };
 
+void tell_group_gone(const Record& record);
+[[nodiscard]] bool group_gone(pid_t group) { return kill(-group, 0) != 0 && errno == ESRCH; }
+
 // Open addressing with linear probing. Removal moves later entries up, so there are no tombstones and every operation is O(1).
 class Records {
  public:
@@ -64,12 +67,27 @@ class Records {
   // A number that comes again belongs to the newest process: the old group must have gone for the kernel to give it out.
   bool put(const Record& record) {
     if (Record* old = find(record.pid)) {
+      if (old->leader_ended) forget_group(*old);
       *old = record;
       return true;
     }
     if ((count_ + 1) * 2 > capacity_ && !make_room()) return false;
     insert(record);
     return true;
+  }
+
+  /// Groups whose leader has ended and that may have others.
+  [[nodiscard]] std::size_t left_behind() const { return left_behind_; }
+  void leave_behind(Record& record) {
+    record.leader_ended = true;
+    ++left_behind_;
+  }
+  /// Tells of a group that its leader has left, and that is gone now.
+  void look_at_group(pid_t group) {
+    const Record* record = find(group);
+    if (record == nullptr || !record->leader_ended || !group_gone(group)) return;
+    forget_group(*record);
+    remove(group);
   }
 
   void remove(pid_t pid) {
@@ -89,6 +107,10 @@ class Records {
   }
 
  private:
+  void forget_group(const Record& record) {
+    --left_behind_;
+    tell_group_gone(record);
+  }
   std::size_t home(pid_t pid) const { return (static_cast<std::uint32_t>(pid) * 2654435761u) & (capacity_ - 1); }
   std::size_t next(std::size_t i) const { return (i + 1) & (capacity_ - 1); }
   void insert(const Record& record) {
@@ -97,12 +119,15 @@ class Records {
     slots_[i] = record;
     ++count_;
   }
-  // Forgets groups that have ended since their leader did; grows when that was not enough.
+  // Forgets groups that have ended since their leader did, and whose last was another's to reap; grows when that was not enough.
   bool make_room() {
     std::size_t live = 0;
     for (std::size_t i = 0; i < capacity_; ++i) {
       if (slots_[i].pid == 0) continue;
-      if (slots_[i].leader_ended && kill(-slots_[i].pid, 0) != 0 && errno == ESRCH) slots_[i].pid = -1;
+      if (slots_[i].leader_ended && group_gone(slots_[i].pid)) {
+        forget_group(slots_[i]);
+        slots_[i].pid = -1;
+      }
       if (slots_[i].pid > 0) ++live;
     }
     const std::size_t capacity = (live + 1) * 4 > capacity_ ? (capacity_ == 0 ? 64 : capacity_ * 2) : capacity_;
@@ -121,7 +146,7 @@ class Records {
   }
 
   Record* slots_ = nullptr;
-  std::size_t capacity_ = 0, count_ = 0;
+  std::size_t capacity_ = 0, count_ = 0, left_behind_ = 0;
 };
 
 Records records;
@@ -175,6 +200,13 @@ bool send_note(Type type, const Note& note, const int* fds = nullptr, std::size_
     message.msg_controllen = 0;
   }
   return true;
+}
+
+void tell_group_gone(const Record& record) {
+  Note note;
+  note.seq = record.seq;
+  note.pid = static_cast<std::uint32_t>(record.pid);
+  send_note(Type::group_gone, note);
 }
 
 void send_failure(std::uint64_t seq, int error, Stage stage) {
@@ -506,15 +538,30 @@ void begin_stop(std::int32_t grace_ms) {
   }
 }
 
+// As waitpid. `group`: of which it was, while there are groups of whose end somebody is to hear; it can be asked only before.
+pid_t next_ended(int& status, pid_t& group) {
+  group = 0;
+  if (records.left_behind() == 0) return waitpid(-1, &status, WNOHANG);
+  siginfo_t ended{};
+  if (waitid(P_ALL, 0, &ended, WEXITED | WNOHANG | WNOWAIT) != 0) return -1;
+  if (ended.si_pid == 0) return 0;
+  group = getpgid(ended.si_pid);
+  return waitpid(ended.si_pid, &status, WNOHANG);
+}
+
 void reap() {
   for (;;) {
     int status = 0;
-    const pid_t pid = waitpid(-1, &status, WNOHANG);
+    pid_t group = 0;
+    const pid_t pid = next_ended(status, group);
     if (pid < 0 && errno == EINTR) continue;
     if (pid < 0 && stopping) leave(0);  // ECHILD: everything has ended, and has been reported
     if (pid <= 0) return;
     Record* record = records.find(pid);
-    if (record == nullptr || record->leader_ended) continue;  // an orphan
+    if (record == nullptr || record->leader_ended) {  // an orphan
+      if (group > 0) records.look_at_group(group);
+      continue;
+    }
     if (record->is_worker) {
       end_worker(*record, status);
       continue;
@@ -523,12 +570,17 @@ void reap() {
     note.seq = record->seq;
     note.pid = static_cast<std::uint32_t>(pid);
     note.value = status;
+    // A group whose leader has ended can still be signalled while it has members.
+    const bool alone = group_gone(pid);
+    note.detail = alone ? 0 : 1;
     send_note(Type::exited, note);
     const bool was_main = record->is_main;
     --running;
-    // A group whose leader has ended can still be signalled while it has members.
-    record->leader_ended = true;
-    if (kill(-pid, 0) != 0 && errno == ESRCH) records.remove(pid);
+    if (alone) {
+      records.remove(pid);
+    } else {
+      records.leave_behind(*record);
+    }
     if (was_main) begin_stop(kEndGraceMs);
     if (stopping && !killed && running == 0 && !asked_again) {
       // What a leader started while the first request was on its way has not had it, and would wait for the end of the grace.
@@ -542,7 +594,7 @@ void reap() {
 void signal_group(const Note& note) {
   const Record* record = records.find(static_cast<pid_t>(note.pid));
   if (note.pid <= 1 || record == nullptr || record->seq != note.seq || record->is_worker) return;
-  kill(-record->pid, note.value);
+  if (kill(-record->pid, note.value) != 0 && errno == ESRCH) records.look_at_group(record->pid);
 }
 
 // ---- Requests ----
