@@ -32,6 +32,7 @@ ProcessRun::Limits limits_of(const Context& context, const protocol::StartReques
   ProcessRun::Limits limits;
   limits.timeout = std::chrono::milliseconds(std::min(request.timeout_ms, kMaxTimeoutMs));
   limits.grace = std::min(std::chrono::milliseconds(std::min(request.grace_ms, kMaxTimeoutMs)), context.options.max_grace);
+  limits.drain = std::chrono::milliseconds(std::min(request.drain_ms, kMaxTimeoutMs));
   return limits;
 }
 
@@ -45,7 +46,7 @@ Digest fingerprint_of(const protocol::StartRequest& request) {
   f.add(std::uint64_t{request.env.size()});
   for (const auto& [name, value] : request.env) f.add(name).add(value);
   f.add(request.cwd).add(std::uint64_t{request.use_stdin}).add(std::uint64_t{request.tty});
-  f.add(request.timeout_ms).add(request.grace_ms);
+  f.add(request.timeout_ms).add(request.grace_ms).add(request.drain_ms);
   return f.digest();
 }
 
@@ -689,7 +690,8 @@ void ExecTable::add_orphan(ExecProcess& process) {
     const Owner* most = nullptr;
     for (const ExecProcess* orphan : orphans_) {
       const Owner* owner = orphan->sandbox()->owner().get();
-      if (++count[owner] > count[most]) most = owner;
+      const std::size_t of_owner = ++count[owner];
+      if (most == nullptr || of_owner > count[most]) most = owner;
     }
     const auto at = std::find_if(orphans_.begin(), orphans_.end(),
                                  [most](const ExecProcess* orphan) { return orphan->sandbox()->owner().get() == most; });

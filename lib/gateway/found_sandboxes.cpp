@@ -116,7 +116,7 @@ void SandboxRecord::found(const runner::Found& now) {
       }
       break;
     case runner::Found::State::stopping:
-      begin_terminating(now.reason.empty() ? "it is being stopped" : now.reason);
+      begin_terminating(now.reason.empty() ? "it is being stopped" : now.reason, EndReason::sandbox_stopped);
       break;
     case runner::Found::State::ended:
       if (!now.exit) {

@@ -12,13 +12,6 @@ namespace cwsandbox::gateway {
 
 namespace {
 
-// How long after SIGKILL, or after the end of the sandbox, an exit report and the rest of the output may take. Both are there
-// within milliseconds; what takes longer is held by a process outside the group.
-constexpr std::chrono::seconds kDrain{2};
-// After a cancel nobody may be reading any more: output for which there is no room is given up this long after the leader's end.
-constexpr std::chrono::milliseconds kAbandon{500};
-// A pipe holds at most 1 MiB: what comes after that is being written now, by a process that left the group.
-constexpr std::uint64_t kMaxDrained = 1024 * 1024;
 // Chunks read in one go, so that one busy pipe does not keep the executor from everybody else.
 constexpr int kChunksPerTurn = 8;
 constexpr std::size_t kMaxEarlySignals = 16;
@@ -59,9 +52,10 @@ ProcessRun::ProcessRun(std::shared_ptr<Context> context, std::shared_ptr<Sandbox
       id_(std::move(id)),
       program_(std::move(program)),
       limits_(limits),
+      end_(limits.drain),
       begin_(std::chrono::steady_clock::now()),
       timeout_timer_(context_->executor),
-      kill_timer_(context_->executor) {
+      end_timer_(context_->executor) {
   record_->add(*this);
 }
 
@@ -132,17 +126,21 @@ void ProcessRun::began(std::unique_ptr<runner::Process> process) {
   process_->on_exit([weak](const runner::ExitInfo& info) {
     if (auto run = weak.lock()) run->leader_exited(info);
   });
+  process_->on_group_gone([weak] {
+    const auto run = weak.lock();
+    if (run && run->phase_ == Phase::running) run->take(run->end_.group_gone());
+  });
   if (phase_ != Phase::running) return;
   if (early_size_) process_->resize(early_size_->first, early_size_->second);
   for (const int number : early_signals_) process_->signal_group(number);
   early_signals_ = {};
-  if (why_ != Why::none) {
-    kill(why_, kill_grace_);
+  if (early_kill_) {
+    kill(early_kill_->first, early_kill_->second);
   } else if (limits_.timeout.count() > 0) {
     timeout_timer_.expires_after(limits_.timeout);
     timeout_timer_.async_wait([weak](error_code ec) {
       if (ec) return;
-      if (auto run = weak.lock()) run->on_timeout();
+      if (auto run = weak.lock()) run->kill(Why::timeout, run->limits_.grace);
     });
   }
   // A process that has just started has written nothing yet: waiting first spares a read that finds nothing.
@@ -180,21 +178,17 @@ void ProcessRun::pump(Output output) {
         end_output(output, false);  // the end, or a broken pipe or terminal: nothing more can come
         return;
       }
-      if (kill_ == Kill::drained) {
-        end_output(output, false);
+      if (!end_.settled() || s.bytes < s.last) {
+        wait_for_more(output);
         return;
       }
-      wait_for_more(output);
-      if (timeout_passed_ && exit_ && why_ == Why::none) kill(Why::timeout, limits_.grace);  // somebody still holds the pipe
+      s.left_open = true;
+      end_output(output, false);
       return;
     }
     s.bytes += n;
     s.pace.count(n);
-    if (kill_ == Kill::drained && (s.drained += n) > kMaxDrained) {
-      context_->buffers.put(std::move(buffer));
-      end_output(output, true);
-      return;
-    }
+    const bool past_its_end = end_.settled() && s.bytes > s.last;
     if (n >= BufferPool::kSize / 2) {
       buffer.resize(n);
       on_output(output, std::move(buffer));
@@ -203,13 +197,14 @@ void ProcessRun::pump(Output output) {
       std::string piece(buffer.data(), n);
       context_->buffers.put(std::move(buffer));
       on_output(output, std::move(piece));
-      if (n < space) {
-        if (phase_ == Phase::running && !s.ended && !s.waiting) {
-          if (kill_ == Kill::drained) continue;
-          wait_for_more(output);
-        }
+      if (n < space && !end_.settled()) {
+        if (phase_ == Phase::running && !s.ended && !s.waiting) wait_for_more(output);
         return;
       }
+    }
+    if (past_its_end && phase_ == Phase::running && !s.ended) {
+      s.left_open = true;
+      end_output(output, false);
     }
   }
 }
@@ -411,26 +406,10 @@ void ProcessRun::resize(std::uint16_t width, std::uint16_t height) {
   }
 }
 
-void ProcessRun::on_timeout() {
-  if (phase_ != Phase::running || why_ != Why::none) return;
-  if (exit_) {
-    // The leader ended in time. If every open output merely waits for a slow reader, nothing is overdue; whether somebody
-    // still holds a pipe shows when it has been read empty.
-    bool held = false;
-    for (const OutputState& s : outputs_) held = held || (!s.ended && s.waiting);
-    if (!held) {
-      timeout_passed_ = true;
-      return;
-    }
-  }
-  kill(Why::timeout, limits_.grace);
-}
-
 void ProcessRun::kill(Why why, std::chrono::milliseconds grace) {
   if (phase_ == Phase::finished) return;
   const auto self = shared_from_this();
   grace = std::min(grace, context_->options.max_grace);
-  if (why_ == Why::none) why_ = why;
   if (phase_ == Phase::waiting) {  // there is no process yet, and there will be none
     for (const Output output : {Output::std_out, Output::std_err}) {
       state(output).ended = true;
@@ -443,88 +422,90 @@ void ProcessRun::kill(Why why, std::chrono::milliseconds grace) {
     return;
   }
   if (phase_ == Phase::launching) {
-    kill_grace_ = grace;
+    early_kill_.emplace(early_kill_ ? early_kill_->first : why, grace);
     return;
   }
   timeout_timer_.cancel();
-  if (kill_ == Kill::no) {
-    kill_ = Kill::terminating;
-    if (grace.count() > 0) process_->signal_group(SIGTERM);
-    arm_kill(grace);
-  } else if (kill_ == Kill::terminating && kill_timer_.expiry() > std::chrono::steady_clock::now() + grace) {
-    arm_kill(grace);
-  }
+  const auto left = end_timer_.expiry() - std::chrono::steady_clock::now();
+  take(end_.end(why, grace, std::chrono::duration_cast<std::chrono::milliseconds>(left)));
 }
 
-void ProcessRun::arm_kill(std::chrono::milliseconds delay) {
-  if (delay.count() <= 0 && kill_ == Kill::terminating) {
-    on_kill_timer();
-    return;
-  }
-  kill_timer_.expires_after(delay);
-  std::weak_ptr<ProcessRun> weak = weak_from_this();
-  kill_timer_.async_wait([weak](error_code ec) {
-    if (ec) return;
-    if (auto run = weak.lock()) run->on_kill_timer();
-  });
-}
-
-void ProcessRun::on_kill_timer() {
-  if (phase_ != Phase::running) return;
+void ProcessRun::take(const ProcessEnd::Steps& steps) {
   const auto self = shared_from_this();
-  if (kill_ == Kill::terminating) {
-    kill_ = Kill::killed;
-    process_->signal_group(SIGKILL);
-    arm_kill(nobody_reads() ? kAbandon : std::chrono::milliseconds(kDrain));
-  } else {
-    drain_over();
+  if (steps.signal != 0) process_->signal_group(steps.signal);
+  if (steps.lost && !exit_) note_exit(runner::ExitInfo());
+  if (steps.disarm) end_timer_.cancel();
+  if (steps.arm >= std::chrono::milliseconds(0)) {
+    end_timer_.expires_after(steps.arm);
+    end_timer_.async_wait([weak = weak_from_this()](error_code ec) {
+      const auto run = weak.lock();
+      if (!ec && run && run->phase_ == Phase::running) run->take(run->end_.timer());
+    });
   }
+  if (steps.settle) settle();
+  if (steps.abandon && phase_ == Phase::running) abandon();
 }
 
-void ProcessRun::drain_over() {
-  kill_ = Kill::drained;
-  if (!exit_) exit_.emplace();  // lost: it should have been reported by now
+// What has come by now still counts, and the pump ends what is read that far. What has no reader's room stays open until it has.
+void ProcessRun::settle() {
   for (const Output output : {Output::std_out, Output::std_err}) {
     OutputState& s = state(output);
     if (s.ended) continue;
-    if (s.waiting) {
-      s.waiting = false;
-      pump(output);  // what is in the pipe now still counts; the pump then ends it
-    } else if (why_ == Why::cancel) {
-      end_output(output, true);
-    }
+    const auto i = static_cast<std::size_t>(output);
+    s.last = s.bytes + s.source->unread();
+    if (exit_ && exit_->written) s.last = std::max(s.last, (*exit_->written)[i]);
+    if (s.waiting && s.bytes < s.last) continue;
+    s.waiting = false;
+    pump(output);
+    if (phase_ != Phase::running) return;
   }
   finish_if_done();
 }
 
+void ProcessRun::abandon() {
+  for (const Output output : {Output::std_out, Output::std_err}) {
+    if (phase_ == Phase::running && !state(output).ended) end_output(output, true);
+  }
+}
+
 void ProcessRun::sandbox_ended() {
   const auto self = shared_from_this();
-  if (phase_ == Phase::waiting || phase_ == Phase::launching || phase_ == Phase::finished)
-    return;  // `running` or the runner says it
+  if (phase_ != Phase::running) return;  // `running` or the runner says it
   timeout_timer_.cancel();
-  if (kill_ == Kill::drained) return;
-  kill_ = Kill::killed;
-  arm_kill(kDrain);
+  take(end_.sandbox_ended());
+}
+
+void ProcessRun::note_exit(const runner::ExitInfo& info) {
+  exit_ = info;
+  switch (end_.why()) {
+    case Why::timeout:
+      reason_ = EndReason::timeout;
+      return;
+    case Why::cancel:
+      return;
+    case Why::none:
+    case Why::shutdown:
+      break;
+  }
+  if (info.out_of_memory) {
+    reason_ = EndReason::out_of_memory;
+  } else if (record_->end_reason() != EndReason::none) {
+    reason_ = record_->end_reason();
+  } else if (info.main_ended) {
+    reason_ = EndReason::main_ended;
+  } else if (end_.why() == Why::shutdown) {
+    reason_ = EndReason::gateway_shutdown;
+  }
 }
 
 void ProcessRun::leader_exited(const runner::ExitInfo& info) {
   if (exit_ || phase_ == Phase::finished) return;
   const auto self = shared_from_this();
-  exit_ = info;
+  note_exit(info);
+  const auto steps = end_.leader_ended(info.written.has_value());
   finish_if_done();
   if (phase_ == Phase::running) on_ended(status());
-  if (phase_ == Phase::running && nobody_reads() && (kill_ == Kill::terminating || kill_ == Kill::killed) &&
-      kill_timer_.expiry() > std::chrono::steady_clock::now() + kAbandon) {
-    arm_kill(kAbandon);
-  }
-}
-
-// After a cancel, with the leader gone: all that is open waits for a reader, none for a process that still writes.
-bool ProcessRun::nobody_reads() const noexcept {
-  if (why_ != Why::cancel || !exit_) return false;
-  bool held = false;
-  for (const OutputState& s : outputs_) held = held || (!s.ended && s.waiting);
-  return !held;
+  if (phase_ == Phase::running) take(steps);
 }
 
 protocol::ExitStatus ProcessRun::status() const {
@@ -542,8 +523,13 @@ protocol::ExitStatus ProcessRun::status() const {
       status.outcome = protocol::ExitStatus::Outcome::lost;
       break;
   }
-  if (why_ == Why::timeout) status.outcome = protocol::ExitStatus::Outcome::timed_out;
-  if (why_ == Why::cancel) status.outcome = protocol::ExitStatus::Outcome::cancelled;
+  if (end_.why() == Why::timeout) status.outcome = protocol::ExitStatus::Outcome::timed_out;
+  if (end_.why() == Why::cancel) status.outcome = protocol::ExitStatus::Outcome::cancelled;
+  status.reason = reason_;
+  if (exit_->kind != runner::ExitInfo::Kind::lost) {
+    status.stdout_open = outputs_[0].left_open;
+    status.stderr_open = outputs_[1].left_open;
+  }
   status.start_time_ms = milliseconds_of(start_time_);
   status.end_time_ms = milliseconds_of(exit_->time);
   if (status.end_time_ms == 0) status.end_time_ms = milliseconds_of(std::chrono::system_clock::now());
@@ -556,7 +542,7 @@ void ProcessRun::finish_if_done() {
     if (!s.ended) return;
   }
   // Who was told to go and let go of the outputs may still be there: after a cancel or a timeout nothing of the group is left.
-  if (why_ != Why::none) process_->signal_group(SIGKILL);
+  if (end_.must_kill()) process_->signal_group(SIGKILL);
   finish(status());
 }
 
@@ -583,7 +569,7 @@ void ProcessRun::refuse(const protocol::ConnectError& error) {
 void ProcessRun::retire() {
   phase_ = Phase::finished;
   timeout_timer_.cancel();
-  kill_timer_.cancel();
+  end_timer_.cancel();
   record_->remove(*this);
   context_->runs.erase(this);
   // Not destroyed here: we may be inside one of its own calls.
@@ -610,7 +596,7 @@ void ProcessRun::drop() noexcept {
   const auto self = shared_from_this();
   phase_ = Phase::finished;
   timeout_timer_.cancel();
-  kill_timer_.cancel();
+  end_timer_.cancel();
   record_->remove(*this);
   context_->runs.erase(this);
   if (process_) process_->signal_group(SIGKILL);

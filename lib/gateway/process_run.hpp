@@ -1,10 +1,11 @@
 // One process from its start to its outcome, whoever watches it: pipes, time limit, cancel, exit.
 //
 // It reads a pipe only as far as its watcher has room, so that memory is bounded by the watcher's window; and it reports the
-// outcome only once both outputs have ended, so that nothing that the process wrote is lost.
+// outcome only once both outputs have ended, so that nothing that the process wrote is lost. When that is: process_end.hpp.
 #pragma once
 
 #include "gateway/context.hpp"
+#include "gateway/process_end.hpp"
 #include "gateway/sandboxes.hpp"
 #include "protocol/exec_stream.hpp"
 #include "runner/output_pace.hpp"
@@ -31,6 +32,7 @@ class ProcessRun : public std::enable_shared_from_this<ProcessRun> {
   struct Limits {
     std::chrono::milliseconds timeout{0};  ///< 0: none; counted from the moment it has started
     std::chrono::milliseconds grace{0};    ///< between SIGTERM and SIGKILL
+    std::chrono::milliseconds drain{0};    ///< for outputs that others hold after the end; 0: until the last lets go
   };
 
   ProcessRun(std::shared_ptr<Context> context, std::shared_ptr<SandboxRecord> sandbox, std::string id, std::string program,
@@ -65,7 +67,7 @@ class ProcessRun : public std::enable_shared_from_this<ProcessRun> {
   [[nodiscard]] std::chrono::milliseconds grace() const noexcept { return limits_.grace; }
 
  protected:
-  enum class Why : std::uint8_t { none, timeout, cancel, shutdown };
+  using Why = ProcessEnd::Why;
   void kill(Why why, std::chrono::milliseconds grace);
 
   // What the watcher must say and hear. Never called after `drop`.
@@ -87,13 +89,13 @@ class ProcessRun : public std::enable_shared_from_this<ProcessRun> {
 
  private:
   enum class Phase : std::uint8_t { waiting, launching, running, finished };
-  enum class Kill : std::uint8_t { no, terminating, killed, drained };
   struct OutputState {
     runner::ByteSource* source = nullptr;
     bool waiting = false;  // for the pipe; otherwise, unless ended, for room
     bool ended = false;
+    bool left_open = false;  // somebody else held it when it was ended here
     std::uint64_t bytes = 0;
-    std::uint64_t drained = 0;  // of them, after everything was killed
+    std::uint64_t last = 0;  // where it ends, once it is settled
     runner::OutputPace pace;
     std::optional<asio::steady_timer> gather;
   };
@@ -111,11 +113,10 @@ class ProcessRun : public std::enable_shared_from_this<ProcessRun> {
   [[nodiscard]] std::uint64_t arrived() const noexcept;
   void stdin_broken();
   void leader_exited(const runner::ExitInfo& info);
-  void on_timeout();
-  void arm_kill(std::chrono::milliseconds delay);
-  void on_kill_timer();
-  void drain_over();
-  [[nodiscard]] bool nobody_reads() const noexcept;
+  void note_exit(const runner::ExitInfo& info);
+  void take(const ProcessEnd::Steps& steps);
+  void settle();
+  void abandon();
   void finish_if_done();
   [[nodiscard]] protocol::ExitStatus status() const;
   void finish(const protocol::ExitStatus& status);
@@ -129,12 +130,10 @@ class ProcessRun : public std::enable_shared_from_this<ProcessRun> {
   std::string id_, program_;
   Limits limits_;
   Phase phase_ = Phase::waiting;
-  Why why_ = Why::none;
-  Kill kill_ = Kill::no;
-  bool timeout_passed_ = false;
+  ProcessEnd end_;
+  std::optional<std::pair<Why, std::chrono::milliseconds>> early_kill_;  // asked for while it was being launched
   bool stdin_wanted_ = false, stdin_ended_ = false, stdin_closed_ = false, sink_waiting_ = false;
   bool stdin_broken_ = false, arrival_wanted_ = false, arrival_waiting_ = false;
-  std::chrono::milliseconds kill_grace_{0};
   std::shared_ptr<runner::Sandbox> sandbox_;  // before process_: destroyed after it
   std::unique_ptr<runner::Process> process_;
   std::array<OutputState, 2> outputs_;
@@ -144,9 +143,10 @@ class ProcessRun : public std::enable_shared_from_this<ProcessRun> {
   std::vector<int> early_signals_;
   std::optional<std::pair<std::uint16_t, std::uint16_t>> early_size_;
   std::optional<runner::ExitInfo> exit_;
+  EndReason reason_ = EndReason::none;  // as things stood when it ended
   std::chrono::system_clock::time_point start_time_{};
   std::chrono::steady_clock::time_point begin_;
-  asio::steady_timer timeout_timer_, kill_timer_;
+  asio::steady_timer timeout_timer_, end_timer_;
 };
 
 }  // namespace cwsandbox::gateway

@@ -178,7 +178,8 @@ void SandboxRecord::arm_lifetime() {
   std::weak_ptr<SandboxRecord> weak = weak_from_this();
   lifetime_.async_wait([weak](error_code ec) {
     if (ec) return;
-    if (auto self = weak.lock()) self->stop(self->context_->options.default_grace, "its maximum lifetime has passed");
+    if (auto self = weak.lock())
+      self->stop(self->context_->options.default_grace, "its maximum lifetime has passed", EndReason::lifetime);
   });
 }
 
@@ -201,6 +202,13 @@ void SandboxRecord::main_exited(const runner::ExitInfo& info) {
     case runner::ExitInfo::Kind::lost:
       how = "the sandbox was lost";
       break;
+  }
+  if (end_reason_ == EndReason::none) {
+    if (info.out_of_memory) {
+      end_reason_ = EndReason::out_of_memory;
+    } else if (info.kind != runner::ExitInfo::Kind::lost) {
+      end_reason_ = EndReason::main_ended;
+    }
   }
   if (info.out_of_memory) how += " (it has used all the memory that it may have)";
   if (stop_grace_ && sandbox_) return;  // TERMINATED follows when nothing is left of it
@@ -248,11 +256,11 @@ void SandboxRecord::end(State state, const std::string& why) {
   context_->changed.notify();
 }
 
-void SandboxRecord::stop(std::chrono::milliseconds grace, const std::string& why) {
+void SandboxRecord::stop(std::chrono::milliseconds grace, const std::string& why, EndReason reason) {
   if (terminal() || ending_) return;
   if (stop_grace_ && *stop_grace_ <= grace) return;
   stop_grace_ = grace;
-  begin_terminating(why);
+  begin_terminating(why, reason);
   if (sandbox_) {
     asio::co_spawn(context_->executor, stop_runner(shared_from_this(), sandbox_, grace), asio::detached);
   } else {
@@ -260,8 +268,9 @@ void SandboxRecord::stop(std::chrono::milliseconds grace, const std::string& why
   }
 }
 
-void SandboxRecord::begin_terminating(const std::string& why) {
+void SandboxRecord::begin_terminating(const std::string& why, EndReason reason) {
   if (state() == State::terminating) return;
+  if (end_reason_ == EndReason::none) end_reason_ = reason;
   set_state(State::terminating);
   view_.status.state_reason = why;
   lifetime_.cancel();
@@ -351,7 +360,9 @@ asio::awaitable<protocol::Sandbox> Sandboxes::create(std::shared_ptr<Sandboxes> 
   while (self->offered_.contains(record->id()) && !record->refusal_) {
     if (self->context_->dropped) throw shutting_down();
     if (late()) {
-      if (key.empty()) record->stop(std::chrono::milliseconds(0), "it was not taken on in time");  // nobody will know of it
+      if (key.empty()) {  // nobody will know of it
+        record->stop(std::chrono::milliseconds(0), "it was not taken on in time", EndReason::sandbox_stopped);
+      }
       throw not_yet;
     }
     co_await record->changed_.wait_until(deadline);
@@ -560,7 +571,7 @@ protocol::DeleteSandboxResponse Sandboxes::remove(const std::shared_ptr<Owner>& 
   }
   std::chrono::milliseconds grace = std::chrono::seconds(request.grace_period_seconds);
   if (request.grace_period_seconds == 0) grace = context_->options.default_grace;  // proto3 cannot tell 0 from unset
-  record->stop(std::min(grace, context_->options.max_grace), "deleted");
+  record->stop(std::min(grace, context_->options.max_grace), "deleted", EndReason::sandbox_stopped);
   response.sandbox = record->view();
   return response;
 }
@@ -607,7 +618,7 @@ bool Sandboxes::busy() const noexcept {
 void Sandboxes::stop_all(std::chrono::milliseconds grace, const std::string& why) {
   std::vector<std::shared_ptr<SandboxRecord>> all;
   for (const auto& [position, record] : by_position_) all.push_back(record);
-  for (const auto& record : all) record->stop(grace, why);
+  for (const auto& record : all) record->stop(grace, why, EndReason::gateway_shutdown);
 }
 
 void Sandboxes::drop_all() noexcept {

@@ -10,6 +10,7 @@
 #include "gateway/main_output.hpp"
 #include "gateway/text.hpp"
 #include "gateway/tokens.hpp"
+#include "protocol/exec_stream.hpp"
 #include "protocol/messages.hpp"
 #include "runner/runner.hpp"
 
@@ -30,6 +31,7 @@ namespace cwsandbox::gateway {
 
 class ProcessRun;
 class Sandboxes;
+using EndReason = protocol::ExitStatus::Reason;
 
 // Between two tries, while the place cannot be asked or a sandbox in it cannot be reached.
 inline constexpr std::chrono::milliseconds kFirstRest{250};
@@ -65,7 +67,9 @@ class SandboxRecord : public std::enable_shared_from_this<SandboxRecord> {
   [[nodiscard]] const std::shared_ptr<LogStore>& logs() const noexcept { return logs_; }
 
   /// SIGTERM now, SIGKILL after `grace`; returns at once, the end shows in the state. A second call can only shorten the grace.
-  void stop(std::chrono::milliseconds grace, const std::string& why);
+  void stop(std::chrono::milliseconds grace, const std::string& why, EndReason reason);
+  /// What ended it, or is ending it: for the processes that end with it. `none` while it is to go on.
+  [[nodiscard]] EndReason end_reason() const noexcept { return end_reason_; }
   /// Everything in it dies now; no state is kept.
   void drop() noexcept;
 
@@ -87,7 +91,7 @@ class SandboxRecord : public std::enable_shared_from_this<SandboxRecord> {
   void adoption_failed(const std::string& why, bool for_good);
   void began(std::unique_ptr<runner::Sandbox> sandbox);
   void set_state(protocol::State state);
-  void begin_terminating(const std::string& why);
+  void begin_terminating(const std::string& why, EndReason reason);
   void main_exited(const runner::ExitInfo& info);
   void end_when_read(protocol::State state, const std::string& why);
   void end(protocol::State state, const std::string& why);
@@ -115,6 +119,7 @@ class SandboxRecord : public std::enable_shared_from_this<SandboxRecord> {
   runner::TimedWaiters changed_;
   asio::steady_timer lifetime_;
   std::optional<std::chrono::milliseconds> stop_grace_;  // set: a stop was asked for
+  EndReason end_reason_ = EndReason::none;
 };
 
 /// All of them. What a request may see and touch of them goes through OwnSandboxes.

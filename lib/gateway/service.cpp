@@ -49,6 +49,8 @@ const Service* service_of(std::string_view path) noexcept {
 
 // A command whose caller gave up is not waited for: its group gets this long to end by itself.
 constexpr std::chrono::seconds kGraceAfterDeadline{2};
+// What a command leaves in the background must not keep its caller, who has no word for how long.
+constexpr std::chrono::seconds kDrain{1};
 
 bool contains(std::span<const std::string_view> names, std::string_view name) noexcept {
   return std::find(names.begin(), names.end(), name) != names.end();
@@ -165,6 +167,7 @@ asio::awaitable<protocol::ExecResponse> exec(std::shared_ptr<Context> context, s
   const auto deadline = std::chrono::steady_clock::now() + timeout.value_or(context->options.unary_timeout);
   ProcessRun::Limits limits;
   limits.grace = context->options.default_grace;
+  limits.drain = kDrain;
   auto run = std::make_shared<CollectedRun>(context, sandbox, request.command.front(), limits, bytes);
   // However this call ends, also by being destroyed with its connection: the command does not outlive it for long.
   struct Guard {
