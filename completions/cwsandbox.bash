@@ -44,14 +44,14 @@ _cwsandbox() {
       return
       ;;
     -n) if [[ $command == logs ]]; then return; fi ;;  # elsewhere it takes no value
-    --base-url | --image | --tag | --timeout | --resume-grace | --escape-char | --tail | --since | --grace | -e | --env | -C | --cwd) return ;;
+    --base-url | --image | --tag | --timeout | --drain | --resume-grace | --escape-char | --tail | --since | --grace | -e | --env | -C | --cwd) return ;;
   esac
   if [[ $cur == -* ]]; then
     local options="--help --base-url"
     case $command in
       '') options+=" --version" ;;
-      run) options+=" --detach --image --tag --env --cwd --resume-grace --timeout --stdin --no-stdin --tty --escape-char --output --" ;;
-      exec) options+=" --env --cwd --resume-grace --timeout --stdin --no-stdin --tty --escape-char --output --" ;;
+      run) options+=" --detach --image --tag --env --cwd --resume-grace --timeout --drain --stdin --no-stdin --tty --escape-char --output --" ;;
+      exec) options+=" --env --cwd --resume-grace --timeout --drain --stdin --no-stdin --tty --escape-char --output --" ;;
       sh) options+=" --image --tag --env --cwd --resume-grace --escape-char --output --" ;;
       logs) options+=" --follow --tail --since --timestamps --output" ;;
       ls) options+=" --all --tag --status --output" ;;

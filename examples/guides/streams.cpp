@@ -114,6 +114,13 @@ int main() {
     // end snippet
   }
   {
+    // snippet: drain
+    auto start = sandbox.exec({"sh", "-c", "sleep 60 & echo started"}, ExecOptions().with_drain(100ms)).result();
+    std::cout << start.std_out << "exit code " << *start.returncode
+              << (start.stdout_left_open ? ", somebody holds stdout\n" : "\n");
+    // end snippet
+  }
+  {
     // snippet: use-fake
     auto process = fake({"split ", "anywhere\n", "and whole again\n"});
     for (std::string_view line : process.std_out().lines()) std::cout << line << '\n';

@@ -81,12 +81,17 @@ class CWSANDBOX_EXPORT ExecOptions {
   ExecOptions& with_env(std::map<std::string, std::string> env) & { return env_ = std::move(env), *this; }
   /// An exit other than 0 becomes SandboxExecutionError (EX-6).
   ExecOptions& with_check(bool on = true) & { return check_ = on, *this; }
-  /// Kills the process where it runs after this long, counted from its start (EX-12). At least 1 ms.
+  /// Kills the process, with its group, where it runs after this long, counted from its start (EX-12). At least 1 ms. One that has
+  /// ended by itself before is not touched: the timeout then only ends the drain.
   ExecOptions& with_timeout(std::chrono::milliseconds timeout) & { return timeout_ = timeout, *this; }
   /// What the result keeps of the output; default: all.
   ExecOptions& with_capture(Capture capture) & { return capture_ = capture, *this; }
   /// Between SIGTERM and SIGKILL when it is cancelled or timed out; default 10 s.
   ExecOptions& with_grace_period(std::chrono::milliseconds grace) & { return grace_ = grace, *this; }
+  /// How long outputs are still read that others, processes in the background, hold after the command's own end; default 1 s. What
+  /// the command itself wrote is never cut. What they write later is lost, and they get SIGPIPE for it: redirect the output of
+  /// what shall go on. 0: until the last of them lets go; a timeout then is theirs, too (EX-19).
+  ExecOptions& with_drain(std::chrono::milliseconds drain) & { return drain_ = drain, *this; }
   /// Bytes of each output stream that may be under way unread; default 1 MiB, at least 64 KiB.
   ExecOptions& with_window(std::uint64_t bytes) & { return window_ = bytes, *this; }
   /// How long a lost connection may stay lost; unset: the client's (ClientOptions::with_resume_grace). 0: the process is lost with
@@ -101,6 +106,7 @@ class CWSANDBOX_EXPORT ExecOptions {
   ExecOptions&& with_timeout(std::chrono::milliseconds timeout) && { return std::move(with_timeout(timeout)); }
   ExecOptions&& with_capture(Capture capture) && { return std::move(with_capture(capture)); }
   ExecOptions&& with_grace_period(std::chrono::milliseconds grace) && { return std::move(with_grace_period(grace)); }
+  ExecOptions&& with_drain(std::chrono::milliseconds drain) && { return std::move(with_drain(drain)); }
   ExecOptions&& with_window(std::uint64_t bytes) && { return std::move(with_window(bytes)); }
   ExecOptions&& with_resume_grace(std::chrono::milliseconds grace) && { return std::move(with_resume_grace(grace)); }
 
@@ -113,6 +119,7 @@ class CWSANDBOX_EXPORT ExecOptions {
   [[nodiscard]] const std::optional<std::chrono::milliseconds>& timeout() const noexcept { return timeout_; }
   [[nodiscard]] const Capture& capture() const noexcept { return capture_; }
   [[nodiscard]] std::chrono::milliseconds grace_period() const noexcept { return grace_; }
+  [[nodiscard]] std::chrono::milliseconds drain() const noexcept { return drain_; }
   [[nodiscard]] std::uint64_t window() const noexcept { return window_; }
   [[nodiscard]] const std::optional<std::chrono::milliseconds>& resume_grace() const noexcept { return resume_grace_; }
   ///@}
@@ -124,7 +131,7 @@ class CWSANDBOX_EXPORT ExecOptions {
   std::map<std::string, std::string> env_;
   std::optional<std::chrono::milliseconds> timeout_;
   Capture capture_ = Capture::all();
-  std::chrono::milliseconds grace_ = std::chrono::seconds(10);
+  std::chrono::milliseconds grace_ = std::chrono::seconds(10), drain_ = std::chrono::seconds(1);
   std::uint64_t window_ = 1024 * 1024;
   std::optional<std::chrono::milliseconds> resume_grace_;
 };

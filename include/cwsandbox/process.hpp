@@ -23,6 +23,20 @@ enum class Outcome : std::uint8_t {
 /// "exited", "signaled" and so on.
 [[nodiscard]] CWSANDBOX_EXPORT std::string_view to_string(Outcome outcome) noexcept;
 
+/// What ended a process, where that was not its own doing: not to be scored as the program's.
+enum class EndReason : std::uint8_t {
+  none,              ///< itself, or a signal of somebody's; or nobody knows
+  timeout,           ///< its timeout
+  sandbox_stopped,   ///< its sandbox was stopped
+  lifetime,          ///< its sandbox's maximum lifetime passed
+  out_of_memory,     ///< its sandbox used all the memory that it may have, and it was killed for that
+  main_ended,        ///< the main command of its sandbox ended, and so did the sandbox
+  gateway_shutdown,  ///< the gateway was shut down
+  other              ///< one that this version of the library does not know
+};
+/// "none", "timeout", "sandbox_stopped" and so on.
+[[nodiscard]] CWSANDBOX_EXPORT std::string_view to_string(EndReason reason) noexcept;
+
 /// Where a process is (PR-10).
 enum class ProcessStatus : std::uint8_t {
   starting,   ///< not confirmed yet, or its sandbox is still coming up
@@ -92,8 +106,13 @@ class CWSANDBOX_EXPORT ProcessResult {
   /// The exit code; 128 + n after death by signal n, as shells say it. Empty when nobody knows: never invented (EX-11).
   std::optional<int> returncode;
   Outcome outcome = Outcome::lost;  ///< how it ended
+  /// What ended it, when that was not its own doing. Also of one that took the end of its sandbox for a reason to exit (EX-18).
+  EndReason reason = EndReason::none;
   /// The signal that ended it, when one did (EX-16).
   std::optional<int> signal;
+  /// Somebody else, a process in the background, still held this output when the drain time was over (ExecOptions::with_drain): it
+  /// may write more, which nobody gets (EX-19).
+  bool stdout_left_open = false, stderr_left_open = false;
   std::vector<std::string> command;                  ///< the caller's argv (PR-6)
   std::chrono::system_clock::time_point started_at;  ///< by the gateway's clock; the epoch when unknown
   std::chrono::system_clock::time_point ended_at;    ///< by the same clock; the epoch when unknown

@@ -14,9 +14,10 @@ class CWSANDBOX_EXPORT TerminalResult {
   TerminalResult() {}
   /// The exit code; 128 + n after death by signal n. Empty when nobody knows: never invented.
   std::optional<int> returncode;
-  Outcome outcome = Outcome::lost;   ///< how it ended
-  std::optional<int> signal;         ///< the signal that ended it, when one did
-  std::vector<std::string> command;  ///< what was asked to run
+  Outcome outcome = Outcome::lost;     ///< how it ended
+  EndReason reason = EndReason::none;  ///< what ended it, when that was not its own doing
+  std::optional<int> signal;           ///< the signal that ended it, when one did
+  std::vector<std::string> command;    ///< what was asked to run
   /// For one that was attached to: bytes of output behind the offset asked for that were no longer held.
   std::uint64_t skipped = 0;
 };
@@ -111,7 +112,8 @@ class CWSANDBOX_EXPORT TerminalSession : public task<TerminalResult> {
   [[nodiscard]] const std::vector<std::string>& command() const noexcept { return *command_; }
   /// What the terminal shows.
   [[nodiscard]] const StreamReader<std::string>& output() const noexcept { return output_; }
-  /// What is typed. Closing it ends the input for good; a shell takes that as the end of the session.
+  /// What is typed. Closing it ends the input for good: from then on whoever reads the terminal meets the end, for which one in raw
+  /// mode is taken out of it. A shell takes that as the end of the session.
   [[nodiscard]] const StreamWriter& input() const noexcept { return input_; }
 
   /// Tells the terminal its size in characters. Fire and forget; the last one counts (TS-5).

@@ -35,9 +35,33 @@ std::chrono::system_clock::time_point from_ms(std::uint64_t ms) {
   return std::chrono::system_clock::time_point(std::chrono::milliseconds(static_cast<std::int64_t>(ms)));
 }
 
+EndReason reason_of(protocol::ExitStatus::Reason reason) {
+  using Wire = protocol::ExitStatus::Reason;
+  switch (reason) {
+    case Wire::none:
+      return EndReason::none;
+    case Wire::timeout:
+      return EndReason::timeout;
+    case Wire::sandbox_stopped:
+      return EndReason::sandbox_stopped;
+    case Wire::lifetime:
+      return EndReason::lifetime;
+    case Wire::out_of_memory:
+      return EndReason::out_of_memory;
+    case Wire::main_ended:
+      return EndReason::main_ended;
+    case Wire::gateway_shutdown:
+      return EndReason::gateway_shutdown;
+    case Wire::other:
+      break;
+  }
+  return EndReason::other;
+}
+
 void check_durations(const ExecOptions& options) {
   if (options.grace_period() < std::chrono::milliseconds::zero())
     throw std::invalid_argument("cwsandbox: the grace period is negative");
+  if (options.drain() < std::chrono::milliseconds::zero()) throw std::invalid_argument("cwsandbox: the drain time is negative");
   if (options.resume_grace() && *options.resume_grace() < std::chrono::milliseconds::zero())
     throw std::invalid_argument("cwsandbox: the resume grace is negative");
 }
@@ -101,6 +125,7 @@ std::shared_ptr<ExecProcess> ExecProcess::prepare(LoopManager loop, std::vector<
   request.use_stdin = opts.use_stdin();
   if (opts.timeout()) request.timeout_ms = static_cast<std::uint64_t>(opts.timeout()->count());
   request.grace_ms = static_cast<std::uint64_t>(opts.grace_period().count());
+  request.drain_ms = static_cast<std::uint64_t>(opts.drain().count());
   const std::uint64_t window = std::clamp(opts.window(), kMinWindow, protocol::kMaxWindow);
   request.stdout_limit = request.stderr_limit = window;
   if (const auto error = protocol::validate(request)) throw std::invalid_argument("cwsandbox: " + error->message);
@@ -976,6 +1001,9 @@ void ExecProcess::end(Outcome outcome, const protocol::ExitStatus* status, const
       result->returncode = status->code;
   }
   if (status) {
+    result->reason = reason_of(status->reason);
+    result->stdout_left_open = status->stdout_open;
+    result->stderr_left_open = status->stderr_open;
     result->started_at = from_ms(status->start_time_ms);
     result->ended_at = from_ms(status->end_time_ms);
   }
@@ -1027,6 +1055,7 @@ void ExecProcess::end(Outcome outcome, const protocol::ExitStatus* status, const
       TerminalResult ended;
       ended.returncode = result->returncode;
       ended.outcome = outcome;
+      ended.reason = result->reason;
       ended.signal = result->signal;
       ended.command = command_;
       if (attach_) ended.skipped = attach_->skipped;

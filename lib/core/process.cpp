@@ -25,6 +25,28 @@ std::string_view to_string(Outcome outcome) noexcept {
   return "unknown";
 }
 
+std::string_view to_string(EndReason reason) noexcept {
+  switch (reason) {
+    case EndReason::none:
+      return "none";
+    case EndReason::timeout:
+      return "timeout";
+    case EndReason::sandbox_stopped:
+      return "sandbox_stopped";
+    case EndReason::lifetime:
+      return "lifetime";
+    case EndReason::out_of_memory:
+      return "out_of_memory";
+    case EndReason::main_ended:
+      return "main_ended";
+    case EndReason::gateway_shutdown:
+      return "gateway_shutdown";
+    case EndReason::other:
+      return "other";
+  }
+  return "unknown";
+}
+
 std::string_view to_string(ProcessStatus status) noexcept {
   switch (status) {
     case ProcessStatus::starting:

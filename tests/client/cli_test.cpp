@@ -34,6 +34,32 @@ TEST_CASE("run behaves as the command does", "[CL-1]") {
   CHECK(cli({"run", "--", "echo", "--not-an-option", "-x"}).out == "--not-an-option -x\n");
 }
 
+TEST_CASE("what a command leaves in the background does not keep it", "[CL-1][EX-19]") {
+  // Nobody would live to see the end of these sleeps.
+  const auto ended = cli({"run", "--", "sh", "-c", "sleep 100000 & echo done; exit 3"});
+  CHECK(ended.out == "done\n");
+  CHECK(code(ended) == 3);
+  CHECK(ended.err.find("still holds stdout and stderr") != std::string::npos);
+  const auto redirected = cli({"run", "--drain", "100000", "--", "sh", "-c", "sleep 100000 >/dev/null 2>&1 & echo done"});
+  CHECK(redirected.out == "done\n");
+  CHECK(redirected.err.empty());
+  // To the last, with 0.
+  const auto last = cli({"run", "--drain", "0", "--", "sh", "-c", "(sleep 1.5; echo late) & echo done"});
+  CHECK(last.out == "done\nlate\n");
+  CHECK(last.err.empty());
+  CHECK(code(cli({"run", "--drain", "-1", "--", "true"})) == 125);
+}
+
+TEST_CASE("a command that its sandbox took with it says so", "[CL-1][EX-18]") {
+  Daemon daemon;
+  const std::vector<std::string> env = {"CWSANDBOX_BASE_URL=" + daemon.url(), "CWSANDBOX_API_KEY=" + daemon.token()};
+  const auto made = cli({"run", "-d", "--", "sh", "-c", "while [ ! -e /tmp/go ]; do sleep 0.01; done"}, "", env);
+  const std::string id = made.out.substr(0, made.out.find('\n'));
+  const auto ended = cli({"exec", id, "--", "sh", "-c", "touch /tmp/go; exec sleep 1000"}, "", env);
+  CHECK(code(ended) == 128 + SIGTERM);
+  CHECK(ended.err.find("main command has ended") != std::string::npos);
+}
+
 TEST_CASE("errors: one line, documented codes", "[CL-1]") {
   const auto missing = cli({"run", "--", "no-such-program"});
   CHECK(code(missing) == 127);

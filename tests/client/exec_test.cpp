@@ -130,6 +130,46 @@ TEST_CASE("the timeout kills where it runs and keeps the output", "[EX-12][EX-13
   CHECK(process.status() == ProcessStatus::timed_out);
 }
 
+TEST_CASE("what a command leaves in the background is said, and does not keep it", "[EX-19]") {
+  const auto left = shared_sandbox().exec(shell("sleep 1000 & echo done; exit 3"), ExecOptions().with_drain(50ms)).result();
+  CHECK(left.std_out == "done\n");
+  CHECK(left.returncode == 3);
+  CHECK(left.outcome == Outcome::exited);
+  CHECK(left.reason == cwsandbox::EndReason::none);
+  CHECK(left.stdout_left_open);
+  CHECK(left.stderr_left_open);
+  const auto half = shared_sandbox().exec(shell("sleep 1000 2>/dev/null & echo done"), ExecOptions().with_drain(50ms)).result();
+  CHECK(half.stdout_left_open);
+  CHECK_FALSE(half.stderr_left_open);
+  const auto last = shared_sandbox().exec(shell("(sleep 1.5; echo late) & echo done"), ExecOptions().with_drain(0ms)).result();
+  CHECK(last.std_out == "done\nlate\n");
+  CHECK_FALSE(last.stdout_left_open);
+  // With the default, and with a timeout that passes meanwhile: the command itself was in time.
+  const auto in_time = shared_sandbox().exec(shell("sleep 1000 & echo done"), ExecOptions().with_timeout(200ms)).result();
+  CHECK(in_time.returncode == 0);
+  CHECK(in_time.stdout_left_open);
+  CHECK_THROWS_AS(shared_sandbox().exec({"true"}, ExecOptions().with_drain(-1ms)), std::invalid_argument);
+}
+
+TEST_CASE("what ended a process from outside is in its result", "[EX-18]") {
+  const auto sandbox = Sandbox::run();
+  const auto process = sandbox.exec(shell("echo up; exec sleep 1000"));
+  REQUIRE(process.std_out().next().result(60s));
+  sandbox.stop().result();
+  const auto& result = process.result(60s);
+  CHECK(result.outcome == Outcome::signaled);
+  CHECK(result.reason == cwsandbox::EndReason::sandbox_stopped);
+  CHECK(to_string(result.reason) == "sandbox_stopped");
+  const auto timed = shared_sandbox().exec(shell("sleep 1000"), ExecOptions().with_timeout(100ms));
+  try {
+    timed.result();
+    FAIL("no error");
+  } catch (const cwsandbox::SandboxCommandTimeoutError& error) {
+    REQUIRE(error.result() != nullptr);
+    CHECK(error.result()->reason == cwsandbox::EndReason::timeout);
+  }
+}
+
 TEST_CASE("all output precedes the exit", "[EX-17][RES-3][IO-8]") {
   // Every byte value, and more than any window, with no reader at all.
   const auto process = shared_sandbox().exec(

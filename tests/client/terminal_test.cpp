@@ -192,6 +192,22 @@ TEST_CASE("a slow reader holds the session up and loses nothing", "[TS-2][SR-7]"
   CHECK(session.result(60s).returncode == 0);
 }
 
+TEST_CASE("a session ends with its shell, whatever that left in the background", "[TS-15]") {
+  const auto session = shared_sandbox().shell(ShellOptions().with_command({"/bin/bash", "--norc", "-i"}));
+  session.input().write("sleep 100000 &\nexit 5\n").result();
+  CHECK(session.result(60s).returncode == 5);
+}
+
+TEST_CASE("the end of input reaches a terminal's program", "[TS-16]") {
+  const std::string script = GENERATE("cat", "stty raw; cat", "cat; cat");
+  const auto session = shared_sandbox().shell(running("stty -echo; echo ready; " + script + "; echo over"));
+  read_until(session, "ready");
+  session.input().write("x").result();
+  session.input().close().result();
+  read_until(session, "over");
+  CHECK(session.result(60s).returncode == 0);
+}
+
 TEST_CASE("signals reach a terminal's command", "[TS-1]") {
   const auto session = shared_sandbox().shell(running("trap 'echo got' USR1; echo ready; while :; do sleep 0.01; done"));
   static_cast<void>(read_until(session, "ready"));

@@ -70,6 +70,8 @@ cwsandbox::ExecOptions exec_options(const Arguments& arguments) {
   options.with_capture(cwsandbox::Capture::none()).with_stdin(wants_stdin(arguments));
   set_place(options, arguments);
   if (arguments.timeout) options.with_timeout(milliseconds(*arguments.timeout));
+  // 0 is another thing than very little.
+  if (arguments.drain) options.with_drain(std::chrono::milliseconds(*arguments.drain > 0 ? 1 : 0) + milliseconds(*arguments.drain));
   return options;
 }
 
@@ -91,6 +93,7 @@ class Command {
       exec_ = exec_options(arguments);
     } else {
       if (arguments.timeout) throw std::invalid_argument("--timeout does not go with a terminal");
+      if (arguments.drain) throw std::invalid_argument("--drain does not go with a terminal, which ends with its command");
       shell_ = shell_options(arguments);
     }
   }
@@ -123,8 +126,8 @@ int run_detached(const cwsandbox::Client& client, const Arguments& arguments, co
     throw std::invalid_argument(
         "--detach needs a gateway (cwsandboxd) at --base-url or CWSANDBOX_BASE_URL: a sandbox of this program's own ends with it");
   }
-  if (arguments.use_stdin || arguments.tty || arguments.timeout)
-    throw std::invalid_argument("--stdin, --tty and --timeout do not go with --detach");
+  if (arguments.use_stdin || arguments.tty || arguments.timeout || arguments.drain)
+    throw std::invalid_argument("--stdin, --tty, --timeout and --drain do not go with --detach");
   auto options = sandbox_options(arguments);
   options.with_command(arguments.command);
   if (!arguments.cwd.empty()) options.with_working_dir(arguments.cwd);

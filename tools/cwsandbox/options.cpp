@@ -79,6 +79,12 @@ void add_command(CLI::App& app, Arguments& arguments) {
   app.add_option("--timeout", arguments.timeout, "Seconds after which the command is killed (exit code 124)")
       ->check(seconds(0.001, kLongest))
       ->type_name("SECONDS");
+  app.add_option(
+         "--drain", arguments.drain,
+         "Seconds for which output is still read that a process in the background holds when the command has ended; 0: until it lets go")
+      ->check(seconds(0, kLongest))
+      ->default_str("1")
+      ->type_name("SECONDS");
   auto* use_stdin = app.add_flag("-i,--stdin", arguments.use_stdin, "Pass on standard input, also when it is a terminal");
   auto* no_stdin = app.add_flag("-n,--no-stdin", arguments.no_stdin, "No standard input: what is there is left to others");
   auto* tty = app.add_flag("-t,--tty", arguments.tty, "Give the command a terminal of its own, as sh does");

@@ -20,7 +20,7 @@ class Arguments {
   std::string base_url, image, id, cwd, status, since, shell;
   std::string output = "text";
   double grace = 10, resume_grace = 60;
-  std::optional<double> timeout;
+  std::optional<double> timeout, drain;
   int tail = 0;
   bool use_stdin = false, no_stdin = false, tty = false, all = false, follow = false, timestamps = false, missing_ok = false,
        detach = false;

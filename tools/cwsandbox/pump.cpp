@@ -24,6 +24,36 @@ constexpr std::chrono::seconds kHangUp(2);
 /// What is typed into a session that does not take it. More is not read, and with that no escape either.
 constexpr std::size_t kMostTyped = std::size_t{1} << 20U;
 
+// What the exit code does not say.
+void say_reason(cwsandbox::EndReason reason) {
+  using cwsandbox::EndReason;
+  switch (reason) {
+    case EndReason::none:
+    case EndReason::timeout:
+      return;
+    case EndReason::sandbox_stopped:
+      return print_note("the command ended because its sandbox was stopped");
+    case EndReason::lifetime:
+      return print_note("the command ended because its sandbox's maximum lifetime has passed");
+    case EndReason::out_of_memory:
+      return print_note("the command was killed: its sandbox has used all the memory that it may have");
+    case EndReason::main_ended:
+      return print_note("the command ended with its sandbox, whose main command has ended");
+    case EndReason::gateway_shutdown:
+      return print_note("the command ended because the gateway was shut down");
+    case EndReason::other:
+      return print_note("the command was ended, and not by itself");
+  }
+}
+
+void say_more(const cwsandbox::ProcessResult& result) {
+  say_reason(result.reason);
+  if (!result.stdout_left_open && !result.stderr_left_open) return;
+  const std::string which = !result.stderr_left_open ? "stdout" : !result.stdout_left_open ? "stderr" : "stdout and stderr";
+  print_note("a process in the background still holds " + which + " of the command; what it writes from now on is lost (--drain)");
+}
+void say_more(const cwsandbox::TerminalResult& result) { say_reason(result.reason); }
+
 /// Each stream has a thread of its own, so that none holds up another or a signal.
 template <typename Running>
 class Pump {
@@ -136,7 +166,9 @@ class Pump {
   /// An exit code, and whether it is the command's.
   std::pair<int, bool> result(bool quiet) const {
     try {
-      const auto code = running_.result().returncode;
+      const auto& ended = running_.result();
+      if (!quiet) say_more(ended);
+      const auto code = ended.returncode;
       return {code.value_or(kOwnError), code.has_value()};
     } catch (const cwsandbox::SandboxCommandTimeoutError& error) {
       if (!quiet) print_error(error);
