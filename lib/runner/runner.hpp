@@ -246,7 +246,7 @@ class Process {
   /// Calls `handler` once, when the process has ended or nobody can know any more. At most one handler.
   virtual void on_exit(std::function<void(const ExitInfo&)> handler) = 0;
   /// Calls `handler` once, after the exit has been told, when nobody of the process group is left; maybe later than that, and never
-  /// where it cannot be told. At most one handler.
+  /// where it cannot be told, nor when all outputs have ended by then. At most one handler.
   virtual void on_group_gone(std::function<void()> /*handler*/) {}
   /// To the whole process group; after its leader ended also to what is left of it. Nothing happens when all are gone.
   virtual void signal_group(int number) = 0;
