@@ -878,9 +878,13 @@ void ExecProcess::on_exited(const protocol::ExitStatus& status) {
     case Wire::lost:
     case Wire::cancelled: {
       const MakeError error = [&](std::shared_ptr<const ProcessResult> result) {
-        return make_exception_ptr(SandboxConnectionLostError("The sandbox ended while " + what + " ran; nobody knows how it ended" +
-                                                                 (status.message.empty() ? "" : ": " + status.message),
-                                                             with(std::move(result))));
+        std::string text = "The sandbox ended while " + what + " ran; nobody knows how it ended";
+        if (!status.message.empty()) {
+          text += ": " + status.message;
+        } else if (status.reason != protocol::ExitStatus::Reason::none) {
+          text += " (" + std::string(to_string(reason_of(status.reason))) + ")";
+        }
+        return make_exception_ptr(SandboxConnectionLostError(text, with(std::move(result))));
       };
       return end(Outcome::lost, &status, error, true);
     }

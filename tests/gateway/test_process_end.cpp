@@ -1,6 +1,8 @@
 // When a process is over: the rules by themselves, then with real processes that do what keeps others from ending.
 #include "gateway/process_end.hpp"
 #include "gateway_support.hpp"
+#include "runner/local/local_runner.hpp"
+#include "runner/remote_harness.hpp"
 #include "support/catch.hpp"
 
 #include <csignal>
@@ -16,6 +18,27 @@ namespace {
 
 constexpr std::uint8_t kStdin = 0, kStatus = 3, kStart = 5, kSignal = 7, kClose = 255;
 const Json kNone = Json::array();
+
+/// Sandboxes of this machine, behind a byte stream as those in pods are.
+class Behind final : public runner::Runner {
+ public:
+  explicit Behind(const asio::any_io_executor& executor)
+      : local_(runner::local::make_local_runner(executor)), remote_(executor, *local_) {}
+  std::string_view name() const noexcept override { return remote_.name(); }
+  asio::awaitable<std::unique_ptr<runner::Sandbox>> create(runner::SandboxSpec spec) override {
+    return remote_.create(std::move(spec));
+  }
+
+ private:
+  std::unique_ptr<runner::Runner> local_;
+  cwsandbox::test::RemoteRunner remote_;
+};
+
+/// Of each kind of runner one.
+Server::MakeRunner each_runner() {
+  if (GENERATE(false, true)) return [](const asio::any_io_executor& executor) { return std::make_unique<Behind>(executor); };
+  return {};
+}
 
 std::size_t open_descriptors() {
   std::size_t count = 0;
@@ -147,10 +170,12 @@ TEST_CASE("the rules: a cancel", "[gateway][PR-9]") {
 }
 
 TEST_CASE("a process that nobody wants any more leaves nothing, however it ended", "[gateway][P10]") {
-  Server server([](auto& options) {
-    options.orphan_grace = Ms(50);
-    options.capture_bytes = 0;
-  });
+  Server server(
+      [](auto& options) {
+        options.orphan_grace = Ms(50);
+        options.capture_bytes = 0;
+      },
+      each_runner());
   const std::string id = server.sandbox();
   run(server, start(id, {"true"}));
   REQUIRE(eventually([&] { return server.counts().connections == 0; }));
@@ -189,7 +214,7 @@ TEST_CASE("a process that nobody wants any more leaves nothing, however it ended
 }
 
 TEST_CASE("what a command leaves in the background does not keep it", "[gateway][EX-19]") {
-  Server server;
+  Server server({}, each_runner());
   const std::string id = server.sandbox();
   Json request = start(id, {"sh", "-c", "sleep 1000 & echo done; exit 3"});
   request["drainMs"] = 50;
@@ -230,7 +255,7 @@ TEST_CASE("what a command leaves in the background does not keep it", "[gateway]
 }
 
 TEST_CASE("what a command wrote itself is never cut, however slowly it is read", "[gateway][EX-19]") {
-  Server server;
+  Server server({}, each_runner());
   const std::string id = server.sandbox();
   const bool held = GENERATE(false, true);
   Json request = start(id, {"sh", "-c", std::string(held ? "sleep 1000 & " : "") + "head -c 60000 /dev/zero"});
@@ -249,7 +274,7 @@ TEST_CASE("what a command wrote itself is never cut, however slowly it is read",
 }
 
 TEST_CASE("a timeout ends at its time, whoever left the group", "[gateway][EX-12][EX-19]") {
-  Server server;
+  Server server({}, each_runner());
   const std::string id = server.sandbox();
   const std::string marker = unique_marker();
   // Grace times that no test would live to see the end of.
@@ -291,7 +316,7 @@ TEST_CASE("a timeout ends at its time, whoever left the group", "[gateway][EX-12
 }
 
 TEST_CASE("a terminal is there as long as its session's leader, and no longer", "[gateway][TS-15]") {
-  Server server;
+  Server server({}, each_runner());
   const std::string id = server.sandbox();
   Peer::Outcome outcome = run(server, terminal(id, "exec 0<&- 1>&- 2>&-; sleep 0.1; echo y >/tmp/m; echo z >/dev/tty; exit 7"));
   CHECK(outcome.exit["outcome"] == "exited");
@@ -322,7 +347,7 @@ TEST_CASE("a terminal is there as long as its session's leader, and no longer", 
 }
 
 TEST_CASE("the end of input reaches a terminal's program in every mode", "[gateway][TS-16]") {
-  Server server;
+  Server server({}, each_runner());
   const std::string id = server.sandbox();
   const auto feed = [&](const std::string& script, const std::string& input) {
     Peer peer(server.address());
@@ -348,8 +373,9 @@ TEST_CASE("the end of input reaches a terminal's program in every mode", "[gatew
 
 TEST_CASE("who ended a process with its sandbox is said", "[gateway][EX-18]") {
   const auto quick = [](auto& options) { options.default_grace = Ms(100); };
+  const auto make_runner = each_runner();
   SECTION("stopped") {
-    Server server(quick);
+    Server server(quick, make_runner);
     const std::string id = server.sandbox();
     Peer peer(server.address());
     const std::string how = GENERATE("exec sleep 1000", "trap 'exit 0' TERM; while :; do sleep 0.01; done");
@@ -360,14 +386,14 @@ TEST_CASE("who ended a process with its sandbox is said", "[gateway][EX-18]") {
     CHECK(peer.to_exit().exit["reason"] == "sandbox_stopped");
   }
   SECTION("its lifetime") {
-    Server server(quick);
+    Server server(quick, make_runner);
     const std::string id = server.sandbox({{"maxLifetimeSeconds", 1}});
     Peer peer(server.address());
     peer.send(kStart, start(id, {"sleep", "1000"}));
     CHECK(peer.to_exit().exit["reason"] == "lifetime");
   }
   SECTION("its main command") {
-    Server server(quick);
+    Server server(quick, make_runner);
     Json spec;
     spec["containers"] = {{{"command", "/bin/sh"}, {"args", {"-c", "while [ ! -e /tmp/go ]; do sleep 0.01; done"}}}};
     const std::string id = server.sandbox(spec);
@@ -377,7 +403,7 @@ TEST_CASE("who ended a process with its sandbox is said", "[gateway][EX-18]") {
     CHECK(peer.to_exit().exit["reason"] == "main_ended");
   }
   SECTION("the gateway") {
-    Server server(quick);
+    Server server(quick, make_runner);
     const std::string id = server.sandbox();
     Peer peer(server.address());
     started(peer, start(id, {"sleep", "1000"}));
@@ -386,7 +412,7 @@ TEST_CASE("who ended a process with its sandbox is said", "[gateway][EX-18]") {
     stopping.join();
   }
   SECTION("nobody: what ended before has nothing to do with it") {
-    Server server(quick);
+    Server server(quick, make_runner);
     const std::string id = server.sandbox();
     Peer peer(server.address());
     Json request = start(id, {"sh", "-c", "head -c 50000 /dev/zero; kill -TERM $$"});
