@@ -70,8 +70,11 @@ cwsandbox::ExecOptions exec_options(const Arguments& arguments) {
   options.with_capture(cwsandbox::Capture::none()).with_stdin(wants_stdin(arguments));
   set_place(options, arguments);
   if (arguments.timeout) options.with_timeout(milliseconds(*arguments.timeout));
-  // 0 is another thing than very little.
-  if (arguments.drain) options.with_drain(std::chrono::milliseconds(*arguments.drain > 0 ? 1 : 0) + milliseconds(*arguments.drain));
+  if (arguments.drain) {
+    // 0 is another thing than very little.
+    const std::chrono::milliseconds least(*arguments.drain > 0 ? 1 : 0);
+    options.with_drain(std::max(milliseconds(*arguments.drain), least));
+  }
   return options;
 }
 

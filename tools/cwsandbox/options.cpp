@@ -79,9 +79,9 @@ void add_command(CLI::App& app, Arguments& arguments) {
   app.add_option("--timeout", arguments.timeout, "Seconds after which the command is killed (exit code 124)")
       ->check(seconds(0.001, kLongest))
       ->type_name("SECONDS");
-  app.add_option(
-         "--drain", arguments.drain,
-         "Seconds for which output is still read that a process in the background holds when the command has ended; 0: until it lets go")
+  app.add_option("--drain", arguments.drain,
+                 "Seconds for which output is still read that a process in the background holds when the command has ended; 0: "
+                 "until it lets go")
       ->check(seconds(0, kLongest))
       ->default_str("1")
       ->type_name("SECONDS");

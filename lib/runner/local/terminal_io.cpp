@@ -26,7 +26,11 @@ constexpr std::chrono::milliseconds kFirstEnd{2}, kLastEnd{250};
 }  // namespace
 
 Terminal::Terminal(asio::any_io_executor executor, std::shared_ptr<WaitableFd> master)
-    : executor_(std::move(executor)), master_(std::move(master)), reopened_(executor_), writable_(executor_), end_timer_(executor_) {}
+    : executor_(std::move(executor)),
+      master_(std::move(master)),
+      reopened_(executor_),
+      writable_(executor_),
+      end_timer_(executor_) {}
 
 void Terminal::resize(std::uint16_t width, std::uint16_t height) noexcept {
   if (!master_->is_open()) return;
@@ -141,8 +145,7 @@ void Terminal::wait_writable(IoHandler handler) {
 }
 
 void Terminal::wait_broken(IoHandler handler) {
-  if (!master_->is_open() || input_ended_)
-    return IoWaiters::post(executor_, std::move(handler), asio::error::operation_aborted);
+  if (!master_->is_open() || input_ended_) return IoWaiters::post(executor_, std::move(handler), asio::error::operation_aborted);
   if (leader_ended_) return IoWaiters::post(executor_, std::move(handler), asio::error::broken_pipe);
   break_waiters_.add(std::move(handler));
 }
