@@ -5,6 +5,7 @@
 #include <cwsandbox/task.hpp>
 
 #include <deque>
+#include <list>
 #include <mutex>
 
 namespace cwsandbox {
@@ -42,70 +43,45 @@ class Channel final : public detail::Source<T> {
   /// \param capacity items that fit before `send` waits; at least 1.
   /// \param on_close called once when the consumer closes the stream (SR-5).
   explicit Channel(std::size_t capacity = 16, LoopManager loop = LoopManager(), std::function<void()> on_close = nullptr)
-      : capacity_(capacity == 0 ? 1 : capacity), loop_(std::move(loop)), on_close_(std::move(on_close)) {}
+      : state_(std::make_shared<State>(capacity, std::move(loop), std::move(on_close))) {}
 
-  /// Queues an item; the task completes when it is queued. Items keep their order.
+  /// Queues an item; the task completes when it is queued. Items keep their order. `cancel()` on a task that waits withdraws the
+  /// item; it is false once that has been queued.
   /// After `finish`, `fail` or `close` the item is dropped and the task says SandboxExecutionError.
-  task<void> send(T item) {
-    std::unique_lock lock(mutex_);
-    if (ended_ || closed_) return refused();
-    if (items_.size() < capacity_ && waiting_.empty()) {
-      items_.push_back(std::move(item));
-      wake(lock);
-      return make_ready_task();
-    }
-    waiting_.emplace_back(std::move(item), task_source<void>(loop_));
-    return waiting_.back().second.get_task();
-  }
+  task<void> send(T item) { return state_->send(state_, std::move(item)); }
   /// Queues an item if it fits now. False: it did not, or the stream has ended, and the item is as it was.
   bool try_send(T& item) {
-    std::unique_lock lock(mutex_);
-    if (ended_ || closed_ || !waiting_.empty() || items_.size() >= capacity_) return false;
-    items_.push_back(std::move(item));
-    wake(lock);
+    std::unique_lock lock(state_->mutex);
+    if (state_->over() || !state_->waiting.empty() || state_->items.size() >= state_->capacity) return false;
+    state_->items.push_back(std::move(item));
+    state_->wake_consumer(lock);
     return true;
   }
   /// The end, after everything queued.
-  void finish() {
-    std::unique_lock lock(mutex_);
-    ended_ = true;
-    wake(lock);
-  }
+  void finish() { end(nullptr); }
   /// An error, after everything queued (SR-3).
-  void fail(std::exception_ptr error) {
-    std::unique_lock lock(mutex_);
-    if (ended_) return;
-    ended_ = true;
-    error_ = std::move(error);
-    wake(lock);
-  }
+  void fail(std::exception_ptr error) { end(std::move(error)); }
 
   /// For the StreamReader: takes the next item without waiting.
   Poll poll(std::optional<T>& item) override {
-    std::unique_lock lock(mutex_);
-    if (closed_) return Poll::end;
-    if (!items_.empty()) {
-      item.emplace(std::move(items_.front()));
-      items_.pop_front();
-      if (!waiting_.empty()) {
-        items_.push_back(std::move(waiting_.front().first));
-        auto source = std::move(waiting_.front().second);
-        waiting_.pop_front();
-        lock.unlock();
-        source.set_value();
-      }
+    std::unique_lock lock(state_->mutex);
+    if (state_->closed) return Poll::end;
+    if (!state_->items.empty()) {
+      item.emplace(std::move(state_->items.front()));
+      state_->items.pop_front();
+      state_->admit(lock);
       return Poll::item;
     }
-    if (!ended_) return Poll::pending;
-    if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
+    if (!state_->ended) return Poll::pending;
+    if (state_->error) std::rethrow_exception(std::exchange(state_->error, nullptr));
     return Poll::end;
   }
   /// For the StreamReader: calls once as soon as there is something.
   void arm(std::function<void()> wake_consumer) override {
     {
-      std::unique_lock lock(mutex_);
-      if (items_.empty() && !ended_ && !closed_) {
-        wake_ = std::move(wake_consumer);
+      std::unique_lock lock(state_->mutex);
+      if (state_->items.empty() && !state_->over()) {
+        state_->wake.swap(wake_consumer);  // an old one goes outside the lock
         return;
       }
     }
@@ -113,41 +89,115 @@ class Channel final : public detail::Source<T> {
   }
   /// For the StreamReader: nobody reads on.
   void close() override {
-    std::unique_lock lock(mutex_);
-    if (closed_) return;
-    closed_ = true;
-    items_.clear();
-    auto waiting = std::exchange(waiting_, {});
-    auto hook = std::exchange(on_close_, nullptr);
-    wake(lock);
-    if (lock.owns_lock()) lock.unlock();
-    for (auto& [item, source] : waiting) source.set_exception(closed_error());
+    std::deque<T> dropped;
+    std::list<Waiting> waiting;
+    std::function<void()> hook;
+    {
+      std::unique_lock lock(state_->mutex);
+      if (state_->closed) return;
+      state_->closed = true;
+      dropped.swap(state_->items);
+      waiting.swap(state_->waiting);
+      hook.swap(state_->on_close);
+      state_->wake_consumer(lock);
+    }
+    for (auto& one : waiting)
+      if (one.task->claim()) one.task->publish(closed_error());
     if (hook) hook();
   }
 
  private:
+  using Sent = std::shared_ptr<detail::TaskState<void>>;
+  /// An item that waits for room, and who is told when it has it.
+  struct Waiting {
+    Waiting(T i, Sent t) : item(std::move(i)), task(std::move(t)) {}
+    T item;
+    Sent task;
+  };
+
+  /// Apart from the channel, so that the task of a waiting send may outlive that.
+  struct State {
+    State(std::size_t c, LoopManager l, std::function<void()> hook)
+        : capacity(c == 0 ? 1 : c), loop(std::move(l)), on_close(std::move(hook)) {}
+    ~State() {
+      for (auto& one : waiting)
+        if (one.task->claim()) one.task->publish(detail::abandoned_error());
+    }
+
+    task<void> send(const std::shared_ptr<State>& self, T item) {
+      std::unique_lock lock(mutex);
+      if (over()) {
+        lock.unlock();
+        auto refused = std::make_shared<detail::TaskState<void>>(loop.loop());
+        if (refused->claim()) refused->publish(closed_error());
+        return task<void>(std::move(refused));
+      }
+      if (items.size() < capacity && waiting.empty()) {
+        items.push_back(std::move(item));
+        wake_consumer(lock);
+        return make_ready_task();
+      }
+      auto sent = std::make_shared<detail::TaskState<void>>(loop.loop());
+      sent->set_cancel_hook([weak = std::weak_ptr(self), task = sent.get()] {
+        const auto state = weak.lock();
+        return state && state->withdraw(task);
+      });
+      waiting.emplace_back(std::move(item), sent);
+      return task<void>(std::move(sent));
+    }
+    bool withdraw(const detail::TaskState<void>* task) {
+      std::list<Waiting> withdrawn;
+      {
+        std::unique_lock lock(mutex);
+        for (auto it = waiting.begin(); it != waiting.end(); ++it)
+          if (it->task.get() == task) {
+            withdrawn.splice(withdrawn.end(), waiting, it);
+            break;
+          }
+      }
+      if (withdrawn.empty() || !withdrawn.front().task->claim()) return false;
+      withdrawn.front().task->publish(detail::cancelled_error());
+      return true;
+    }
+    /// Nothing is taken any more.
+    [[nodiscard]] bool over() const noexcept { return ended || closed; }
+    // These two unlock before they call anybody.
+    void admit(std::unique_lock<std::mutex>& lock) {
+      if (waiting.empty()) return;
+      items.push_back(std::move(waiting.front().item));
+      const auto sent = std::move(waiting.front().task);
+      waiting.pop_front();
+      lock.unlock();
+      sent->set_value();
+    }
+    void wake_consumer(std::unique_lock<std::mutex>& lock) {
+      auto consumer = std::exchange(wake, nullptr);
+      lock.unlock();
+      if (consumer) consumer();
+    }
+
+    std::mutex mutex;
+    const std::size_t capacity;
+    const LoopManager loop;
+    std::deque<T> items;
+    std::list<Waiting> waiting;
+    std::function<void()> wake, on_close;
+    std::exception_ptr error;
+    bool ended = false, closed = false;
+  };
+
   static std::exception_ptr closed_error() {
     return std::make_exception_ptr(SandboxExecutionError("Cannot send: the stream is closed"));
   }
-  task<void> refused() {
-    task_source<void> source(loop_);
-    source.set_exception(closed_error());
-    return source.get_task();
-  }
-  void wake(std::unique_lock<std::mutex>& lock) {
-    auto wake_consumer = std::exchange(wake_, nullptr);
-    lock.unlock();
-    if (wake_consumer) wake_consumer();
+  void end(std::exception_ptr error) {
+    std::unique_lock lock(state_->mutex);
+    if (state_->ended) return;
+    state_->ended = true;
+    state_->error = std::move(error);
+    state_->wake_consumer(lock);
   }
 
-  std::mutex mutex_;
-  std::size_t capacity_;
-  LoopManager loop_;
-  std::deque<T> items_;
-  std::deque<std::pair<T, task_source<void>>> waiting_;
-  std::function<void()> wake_, on_close_;
-  std::exception_ptr error_;
-  bool ended_ = false, closed_ = false;
+  std::shared_ptr<State> state_;
 };
 
 }  // namespace cwsandbox

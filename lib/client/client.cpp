@@ -14,6 +14,7 @@
 #include <atomic>
 #include <cstdlib>
 #include <future>
+#include <iterator>
 #include <map>
 #include <string_view>
 #include <thread>
@@ -118,6 +119,7 @@ class Exit {
 
   /// Clients of the same endpoint and settings share connections.
   std::shared_ptr<detail::ClientCore> core(const std::shared_ptr<const Settings>& settings, const LoopManager& loop) {
+    std::shared_ptr<detail::ClientCore> oldest;  // goes outside the lock
     const std::lock_guard lock(mutex_);
     arm();
     for (const auto& core : cores_)
@@ -125,13 +127,22 @@ class Exit {
     auto core = std::make_shared<detail::ClientCore>(settings, loop);
     cores_.push_back(core);
     // A program that makes ever new clients must not collect them for ever.
-    if (cores_.size() > kMaxCores) cores_.erase(cores_.begin());
+    if (cores_.size() > kMaxCores) {
+      oldest = std::move(cores_.front());
+      cores_.erase(cores_.begin());
+    }
     return core;
   }
 
   void keep(const std::shared_ptr<Backend>& backend) {
+    std::vector<std::shared_ptr<Backend>> unused;  // go outside the lock: their gateways end with them
     const std::lock_guard lock(mutex_);
-    if (backends_.size() > kMaxCores) std::erase_if(backends_, [](const auto& kept) { return kept.use_count() == 1; });
+    if (backends_.size() > kMaxCores) {
+      const auto first =
+          std::stable_partition(backends_.begin(), backends_.end(), [](const auto& kept) { return kept.use_count() > 1; });
+      unused.assign(std::make_move_iterator(first), std::make_move_iterator(backends_.end()));
+      backends_.erase(first, backends_.end());
+    }
     backends_.push_back(backend);
   }
 

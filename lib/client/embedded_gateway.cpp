@@ -7,6 +7,7 @@
 
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/dispatch.hpp>
+#include <boost/asio/post.hpp>
 
 #include <cerrno>
 #include <cstdlib>
@@ -151,7 +152,8 @@ class Embedded final : public EmbeddedGateway {
  public:
   explicit Embedded(const LoopManager& loop)
       : running_(std::make_shared<Running>(loop, loop.adopted() ? loop.make_strand() : loop.executor())) {
-    asio::dispatch(running_->executor, [running = running_] { running->start(); });
+    // Not from in here: whoever makes it holds locks.
+    asio::post(running_->executor, [running = running_] { running->start(); });
   }
   ~Embedded() override {
     try {

@@ -322,15 +322,21 @@ void ExecProcess::resize(std::uint16_t width, std::uint16_t height) {
 }
 
 task<std::uint64_t> ExecProcess::pid() {
-  const std::lock_guard lock(mutex_);
-  if (!pid_source_) {
-    pid_source_.emplace(loop_);
-    if (pid_)
-      pid_source_->set_value(*pid_);
-    else if (no_pid_)
-      pid_source_->set_exception(no_pid_);
+  std::optional<task_source<std::uint64_t>> source;
+  std::optional<std::uint64_t> known;
+  std::exception_ptr unknown;
+  {
+    const std::lock_guard lock(mutex_);
+    if (!pid_source_) pid_source_.emplace(loop_);
+    source = pid_source_;
+    known = pid_;
+    unknown = no_pid_;
   }
-  return pid_source_->get_task();
+  if (known)
+    source->set_value(*known);
+  else if (unknown)
+    source->set_exception(unknown);
+  return source->get_task();
 }
 
 void ExecProcess::detach() noexcept {
@@ -630,10 +636,26 @@ void ExecProcess::on_unary(const protocol::ExecResponse& response) {
   end(Outcome::exited, &status, error, false);
 }
 
+// Whoever waits for the pid may go on at once, on this thread, and come back here: not under the lock.
+void ExecProcess::set_pid(std::uint64_t pid) {
+  std::optional<task_source<std::uint64_t>> source;
+  {
+    const std::lock_guard lock(mutex_);
+    pid_ = pid;
+    source = pid_source_;
+  }
+  if (source) source->set_value(pid);
+}
+
 void ExecProcess::set_no_pid(const std::exception_ptr& why) {
-  const std::lock_guard lock(mutex_);
-  no_pid_ = why;
-  if (pid_source_) pid_source_->set_exception(why);
+  std::optional<task_source<std::uint64_t>> source;
+  {
+    const std::lock_guard lock(mutex_);
+    if (pid_) return;
+    no_pid_ = why;
+    source = pid_source_;
+  }
+  if (source) source->set_exception(why);
 }
 
 // ---- the connection ----
@@ -713,14 +735,10 @@ void ExecProcess::on_event(const protocol::ClientEvent& event, net::IncomingMess
   } else if (const auto* started = std::get_if<protocol::Started>(&event)) {
     auto expected = ProcessStatus::starting;
     status_.compare_exchange_strong(expected, ProcessStatus::running);
-    {
-      const std::lock_guard lock(mutex_);
-      pid_ = started->pid;
-      if (pid_source_) pid_source_->set_value(started->pid);
-    }
     ours_ = true;
     retries_.reset();
     stdin_moved();
+    set_pid(started->pid);
   } else if (const auto* exited = std::get_if<protocol::Exited>(&event)) {
     on_exited(exited->status);
     return;
@@ -743,7 +761,8 @@ void ExecProcess::on_data(const protocol::Data& data, net::IncomingMessage& mess
 }
 
 void ExecProcess::take_consumed() {
-  consume_posted_.store(false, std::memory_order_release);
+  // Acquires, too: whoever found it set has counted before that, and must be seen below.
+  consume_posted_.exchange(false, std::memory_order_acq_rel);
   if (!machine_) return;
   for (const auto stream : {Channel::std_out, Channel::std_err}) {
     const std::size_t n = consumed_[stream == Channel::std_err ? 1 : 0].exchange(0, std::memory_order_acq_rel);
@@ -1019,12 +1038,8 @@ void ExecProcess::end(Outcome outcome, const protocol::ExitStatus* status, const
     const std::lock_guard lock(mutex_);
     over_ = true;
     kept = std::move(kept_);
-    if (!pid_) {
-      no_pid_ =
-          reader_error ? reader_error : make_exception_ptr(SandboxExecutionError("The process ended before its pid was known"));
-      if (pid_source_) pid_source_->set_exception(no_pid_);
-    }
   }
+  set_no_pid(reader_error ? reader_error : make_exception_ptr(SandboxExecutionError("The process ended before its pid was known")));
   // For the next process before anybody hears of this one's end, so that whoever starts one then finds the connection.
   const auto connection = std::exchange(connection_, nullptr);
   if (connection) {

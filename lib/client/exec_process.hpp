@@ -100,6 +100,7 @@ class ExecProcess final : public detail::ProcessControl, public ExecOwner, publi
   void start_unary();
   void on_unary(const protocol::ExecResponse& response);
   void on_unary_failed(const std::exception_ptr& error);
+  void set_pid(std::uint64_t pid);
   void set_no_pid(const std::exception_ptr& why);
   [[nodiscard]] std::chrono::milliseconds resume_grace() const;
   [[nodiscard]] protocol::ResumeRequest resume_request();

@@ -62,10 +62,12 @@ void LineQueue::put_gap(std::uint64_t lost) {
 }
 
 task<void> LineQueue::room() {
+  std::optional<task_source<void>> source(std::in_place, loop_);
+  const auto room = source->get_task();
   const std::lock_guard lock(mutex_);
   if (held_ < kMaxHeld || closed_) return make_ready_task();
-  waiting_.emplace(loop_);
-  return waiting_->get_task();
+  waiting_.swap(source);  // an old one ends outside the lock
+  return room;
 }
 
 void LineQueue::finish(std::exception_ptr error) {
@@ -119,7 +121,7 @@ void LineQueue::arm(std::function<void()> wake) {
   {
     const std::lock_guard lock(mutex_);
     if (parts_.empty() && !ended_ && !closed_) {
-      wake_ = std::move(wake);
+      wake_.swap(wake);  // an old one goes outside the lock
       return;
     }
   }

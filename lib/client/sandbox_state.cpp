@@ -29,6 +29,7 @@ constexpr std::chrono::seconds kPollTimeout{15};
 // How long a server may not know what it has just stopped (ST-7).
 constexpr std::chrono::seconds kMissingAfterStop{2};
 constexpr int kMaxPages = 100;
+constexpr std::int32_t kPageSize = 1000;  // the most that the published service gives at once
 
 /// The order in which states are passed; a sandbox may be paused and run again.
 constexpr int rank(SandboxStatus status) {
@@ -156,11 +157,11 @@ task<void> SandboxState::stop(const StopOptions& options) {
 }
 
 task<void> SandboxState::close(const StopOptions& options) {
+  const task_source<void> never(core_->loop());
+  never.set_exception(std::make_exception_ptr(SandboxNotRunningError("The sandbox's session was closed before it started")));
   {
     const std::lock_guard lock(mutex_);
     if (!started_.valid()) {
-      const task_source<void> never(core_->loop());
-      never.set_exception(std::make_exception_ptr(SandboxNotRunningError("The sandbox's session was closed before it started")));
       started_ = never.get_task();
       return make_ready_task();
     }
@@ -538,6 +539,7 @@ asio::awaitable<std::vector<Sandbox>> SandboxState::find_all(std::shared_ptr<Cli
   request.tags = options.tags();
   request.runner_ids = options.runner_ids();
   request.volume_ids = options.volume_ids();
+  request.page_size = kPageSize;
   request.state = to_wire(options.status());
   request.show_terminated = options.include_stopped() || is_terminal(options.status());
   for (int page = 0; page < kMaxPages; ++page) {

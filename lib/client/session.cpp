@@ -11,6 +11,7 @@
 #include <atomic>
 #include <cerrno>
 #include <csignal>
+#include <iterator>
 #include <system_error>
 #include <thread>
 
@@ -46,12 +47,16 @@ class SessionState final : public client::ExitHook, public std::enable_shared_fr
   [[nodiscard]] bool closed() const noexcept { return closed_; }
 
   void add(const Member& member) {
+    std::vector<Member> ended;  // go outside the lock: their ends may complete something
     const std::lock_guard lock(mutex_);
     check_open();
     if (std::find(members_.begin(), members_.end(), member) != members_.end()) return;
     // A session that makes ever new sandboxes must not collect those that have ended.
     if (members_.size() >= prune_at_) {
-      std::erase_if(members_, [](const Member& known) { return is_terminal(known->get(&SandboxState::status_)); });
+      const auto first = std::stable_partition(
+          members_.begin(), members_.end(), [](const Member& known) { return !is_terminal(known->get(&SandboxState::status_)); });
+      ended.assign(std::make_move_iterator(first), std::make_move_iterator(members_.end()));
+      members_.erase(first, members_.end());
       prune_at_ = std::max<std::size_t>(64, members_.size() * 2);
     }
     members_.push_back(member);

@@ -202,7 +202,7 @@ void OutputBuffer::arm(std::function<void()> wake) {
     std::lock_guard lock(mutex_);
     const bool ready = closed_ || ended_ || error_ || (copies() ? read_ < kept_->view().size() : !queue_.empty());
     if (!ready) {
-      wake_ = std::move(wake);
+      wake_.swap(wake);  // an old one goes outside the lock
       return;
     }
   }

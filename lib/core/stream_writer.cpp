@@ -30,9 +30,10 @@ struct ByteChannel::Impl : std::enable_shared_from_this<ByteChannel::Impl> {
 
   /// A write or close that waits for room; `data` from `offset` on is not queued yet.
   struct Waiting {
-    Waiting(std::string d, bool end, std::shared_ptr<detail::TaskState<void>> t)
-        : data(std::move(d)), is_end(end), task(std::move(t)) {}
+    Waiting(std::string d, std::uint64_t first, bool end, std::shared_ptr<detail::TaskState<void>> t)
+        : data(std::move(d)), begin(first), is_end(end), task(std::move(t)) {}
     std::string data;
+    std::uint64_t begin;  // of its first byte, in what was given to write
     std::size_t offset = 0;
     bool is_end;
     std::shared_ptr<detail::TaskState<void>> task;
@@ -97,7 +98,7 @@ struct ByteChannel::Impl : std::enable_shared_from_this<ByteChannel::Impl> {
       std::lock_guard lock(mutex);
       check_writable();
       if (data.empty()) return make_ready_task();
-      accepted += data.size();
+      const std::uint64_t begin = std::exchange(accepted, accepted + data.size());
       if (waiting.empty() && data.size() <= SLOT_SIZE && queue.size() < slots) {
         queue.push_back(std::move(data));
         result = make_ready_task();
@@ -107,7 +108,7 @@ struct ByteChannel::Impl : std::enable_shared_from_this<ByteChannel::Impl> {
           const auto self = weak.lock();
           return self && self->withdraw(task);
         });
-        waiting.emplace_back(std::move(data), false, state);
+        waiting.emplace_back(std::move(data), begin, false, state);
         result = task<void>(std::move(state));
         admit(done);
       }
@@ -120,17 +121,32 @@ struct ByteChannel::Impl : std::enable_shared_from_this<ByteChannel::Impl> {
 
   bool withdraw(const detail::TaskState<void>* task) {
     std::shared_ptr<detail::TaskState<void>> withdrawn;
+    Tasks done;
     {
       std::lock_guard lock(mutex);
       const auto it = std::find_if(waiting.begin(), waiting.end(), [&](const Waiting& w) { return w.task.get() == task; });
       if (it == waiting.end() || it->offset > 0) return false;
-      accepted -= it->data.size();
+      // What was written behind it moves up, and so does where flushes wait for.
+      const std::uint64_t begin = it->begin, size = it->data.size();
+      accepted -= size;
       withdrawn = std::move(it->task);
-      waiting.erase(it);
+      for (auto behind = waiting.erase(it); behind != waiting.end(); ++behind) behind->begin -= size;
+      for (auto& flush : flushes)
+        if (flush.offset > begin) flush.offset -= size;
+      take_flushed(done);
     }
+    complete(done);
     if (!withdrawn->claim()) return false;
     withdrawn->publish(std::make_exception_ptr(CancelledError("The write was withdrawn")));
     return true;
+  }
+
+  /// Flushes whose bytes the peer has; their order is that of their offsets.
+  void take_flushed(Tasks& done) {
+    while (!flushes.empty() && flushes.front().offset <= acknowledged) {
+      done.push_back(std::move(flushes.front().task));
+      flushes.pop_front();
+    }
   }
 
   task<void> close() {
@@ -145,7 +161,7 @@ struct ByteChannel::Impl : std::enable_shared_from_this<ByteChannel::Impl> {
         close_task = std::make_shared<detail::TaskState<void>>(loop.loop());
         // The end of the stream is not taken back: that would leave the peer waiting for it.
         close_task->set_cancel_hook([] { return false; });
-        waiting.emplace_back(std::string(), true, close_task);
+        waiting.emplace_back(std::string(), accepted, true, close_task);
         admit(done);
         to_wake = std::exchange(wake, nullptr);
       }
@@ -210,7 +226,7 @@ void ByteChannel::arm(std::function<void()> wake) {
   {
     std::lock_guard lock(impl_->mutex);
     if (impl_->queue.empty() && !impl_->end_queued) {
-      impl_->wake = std::move(wake);
+      impl_->wake.swap(wake);  // an old one goes outside the lock
       return;
     }
   }
@@ -222,10 +238,7 @@ void ByteChannel::acknowledge(std::uint64_t bytes) {
   {
     std::lock_guard lock(impl_->mutex);
     impl_->acknowledged = std::max(impl_->acknowledged, bytes);
-    while (!impl_->flushes.empty() && impl_->flushes.front().offset <= impl_->acknowledged) {
-      done.push_back(std::move(impl_->flushes.front().task));
-      impl_->flushes.pop_front();
-    }
+    impl_->take_flushed(done);
   }
   Impl::complete(done);
 }

@@ -10,6 +10,7 @@
 #include <boost/asio/prefer.hpp>
 #include <boost/asio/system_executor.hpp>
 
+#include <algorithm>
 #include <condition_variable>
 #include <list>
 #include <mutex>
@@ -23,17 +24,24 @@ namespace {
 struct Waiter {
   Waiter(WaitHandler h, asio::any_io_executor e, std::shared_ptr<TaskStateBase> s)
       : handler(std::move(h)), executor(std::move(e)), state(std::move(s)) {}
+
+  /// Names the wait for its cancellation, also when it is not in the list any more: an address would be another's by then.
+  struct Ticket {
+    std::atomic<bool> cancelled{false};
+  };
   WaitHandler handler;  // move-constructed only: moving by assignment corrupts it in Boost 1.81
   asio::any_io_executor executor;
   // Whoever waits keeps the operation: its last handle may be gone by now.
   std::shared_ptr<TaskStateBase> state;
+  std::shared_ptr<Ticket> ticket;  // null where nobody can cancel
 
-  /// Completes on the waiter's own executor.
+  /// Completes on the waiter's own executor. A cancellation that comes before the handler has run still counts.
   static void complete(Waiter&& waiter, boost::system::error_code error) {
     const auto executor = waiter.executor;
-    auto call = [handler = std::move(waiter.handler), error]() mutable {
+    auto call = [handler = std::move(waiter.handler), ticket = std::move(waiter.ticket), error]() mutable {
       // Here, on the executor that the slot belongs to: no cancellation may come any more.
       if (auto slot = handler.get_cancellation_slot(); slot.is_connected()) slot.clear();
+      if (ticket && ticket->cancelled) error = asio::error::operation_aborted;
       std::move(handler)(error);
     };
     asio::post(executor, std::move(call));
@@ -98,33 +106,29 @@ void TaskStateBase::add_waiter(WaitHandler handler, asio::any_io_executor execut
   executor = asio::prefer(executor, asio::execution::outstanding_work.tracked);
   auto slot = handler.get_cancellation_slot();
   Waiter waiter(std::move(handler), executor, shared_from_this());
+  // Ahead of anybody's hearing of the waiter: once it is in the list, another thread may complete it, and its handler clears the
+  // slot.
+  if (slot.is_connected()) {
+    waiter.ticket = std::make_shared<Waiter::Ticket>();
+    slot.assign([weak = weak_from_this(), ticket = waiter.ticket](asio::cancellation_type) {
+      ticket->cancelled = true;
+      auto self = weak.lock();
+      if (!self) return;
+      std::list<Waiter> dropped;
+      {
+        std::lock_guard lock(self->impl_->mutex);
+        auto& waiters = self->impl_->waiters;
+        const auto it = std::find_if(waiters.begin(), waiters.end(), [&](const Waiter& one) { return one.ticket == ticket; });
+        if (it != waiters.end()) dropped.splice(dropped.end(), waiters, it);
+      }
+      if (!dropped.empty()) Waiter::complete(std::move(dropped.front()), asio::error::operation_aborted);
+    });
+  }
   if (!done()) {
     note_wait();
-    const Waiter* address = nullptr;
-    {
-      std::lock_guard lock(impl_->mutex);
-      if (!done()) {
-        impl_->waiters.push_back(std::move(waiter));
-        address = &impl_->waiters.back();
-      }
-    }
-    if (address) {
-      // The slot is used on the waiter's executor only, where we are now or which has not been told of us yet.
-      if (slot.is_connected())
-        slot.assign([weak = weak_from_this(), address](asio::cancellation_type) {
-          auto self = weak.lock();
-          if (!self) return;
-          std::list<Waiter> dropped;
-          {
-            std::lock_guard lock(self->impl_->mutex);
-            for (auto it = self->impl_->waiters.begin(); it != self->impl_->waiters.end(); ++it)
-              if (&*it == address) {
-                dropped.splice(dropped.end(), self->impl_->waiters, it);
-                break;
-              }
-          }
-          if (!dropped.empty()) Waiter::complete(std::move(dropped.front()), asio::error::operation_aborted);
-        });
+    std::lock_guard lock(impl_->mutex);
+    if (!done()) {
+      impl_->waiters.push_back(std::move(waiter));
       return;
     }
   }
@@ -177,14 +181,15 @@ void TaskStateBase::publish(std::exception_ptr error) noexcept {
   for (auto coroutine : resumers) coroutine.resume();
 }
 
+// What a hook holds goes with it, and may complete something on its way: so the one that is replaced goes outside the lock.
 void TaskStateBase::set_cancel_hook(std::function<bool()> hook) {
   std::lock_guard lock(impl_->mutex);
-  if (!done()) impl_->cancel_hook = std::move(hook);
+  if (!done()) impl_->cancel_hook.swap(hook);
 }
 
 void TaskStateBase::set_wait_hook(std::function<void()> hook) {
   std::lock_guard lock(impl_->mutex);
-  if (!done()) impl_->wait_hook = std::move(hook);
+  if (!done()) impl_->wait_hook.swap(hook);
 }
 
 const std::shared_ptr<TaskState<void>>& completed_state() {

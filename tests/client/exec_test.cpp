@@ -1,6 +1,9 @@
 // Commands in real sandboxes on this machine, through the embedded gateway.
 #include "support.hpp"
+#include "support/patience.hpp"
 
+#include <coroutine>
+#include <future>
 #include <numeric>
 #include <set>
 #include <thread>
@@ -302,6 +305,42 @@ TEST_CASE("the last handle that goes cancels, unless detached", "[PR-9]") {
         0);
   CHECK(sandbox.exec(shell("kill -0 " + detached_pid)).wait() == 0);
   CHECK(sandbox.exec(shell("kill -9 " + detached_pid)).wait() == 0);
+}
+
+namespace {
+
+/// A coroutine type that has nothing to do with Asio: it goes on where the task is completed.
+struct Plain {
+  struct promise_type {
+    std::promise<void> ended;
+    Plain get_return_object() { return Plain{ended.get_future()}; }
+    std::suspend_never initial_suspend() noexcept { return {}; }
+    std::suspend_never final_suspend() noexcept { return {}; }
+    void return_void() { ended.set_value(); }
+    void unhandled_exception() { ended.set_exception(std::current_exception()); }
+  };
+  std::future<void> ended;
+};
+
+Plain detach_when_started(cwsandbox::Process process) {
+  static_cast<void>(co_await process.pid());
+  process.detach();
+  static_cast<void>(process.pid());
+}
+
+}  // namespace
+
+TEST_CASE("whoever hears of the pid may use the process at once", "[PR-9][EV-2]") {
+  const auto sandbox = Sandbox::run();
+  const auto started = sandbox.exec({"sleep", "1000"});
+  const auto waits = detach_when_started(started);
+  REQUIRE(waits.ended.wait_for(test_support::patience(60s)) == std::future_status::ready);
+  CHECK(started.cancel());
+  CHECK_THROWS_AS(started.result(), CancelledError);
+  // One that never has a pid.
+  auto never = detach_when_started(sandbox.exec({"no-such-program"}));
+  REQUIRE(never.ended.wait_for(test_support::patience(60s)) == std::future_status::ready);
+  CHECK_THROWS_AS(never.ended.get(), SandboxExecutionError);
 }
 
 TEST_CASE("a waiter's timeout concerns that waiter alone", "[PR-1][PR-4][RES-7][EX-13]") {

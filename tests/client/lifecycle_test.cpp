@@ -239,7 +239,8 @@ TEST_CASE("lists: filters as they were given, pages followed, a repeated one is 
   REQUIRE(found.size() == 2);
   CHECK(found[1].sandbox_id() == "b");
   auto first = server.requests("ListSandboxes")[0].json();
-  CHECK(first == json({{"tags", {"x", "y"}}, {"runnerIds", {"r"}}, {"volumeIds", {"v"}}, {"state", "STATE_RUNNING"}}));
+  CHECK(first ==
+        json({{"tags", {"x", "y"}}, {"runnerIds", {"r"}}, {"volumeIds", {"v"}}, {"state", "STATE_RUNNING"}, {"pageSize", 1000}}));
   CHECK(server.requests("ListSandboxes")[1].json()["pageToken"] == "p2");
 
   server.reply("ListSandboxes", {{"nextPageToken", "again"}});

@@ -110,6 +110,29 @@ TEST_CASE("a bounded channel holds its producer back", "[SR-8]") {
   CHECK(all(reader) == std::vector<std::string>{"2", "3"});
 }
 
+TEST_CASE("a send that was withdrawn is not delivered", "[SR-1][OR-7]") {
+  auto channel = std::make_shared<TextChannel>(1);
+  CHECK(channel->send("1").done());
+  const auto second = channel->send("2"), third = channel->send("3"), fourth = channel->send("4");
+  CHECK(third.cancel());
+  CHECK_FALSE(third.cancel());
+  CHECK_THROWS_AS(third.result(), CancelledError);
+  StreamReader<std::string> reader(channel);
+  CHECK(reader.next().result() == "1");
+  CHECK(second.done());
+  CHECK_FALSE(second.cancel());  // too late: it is in the queue
+  channel->finish();
+  CHECK(all(reader) == std::vector<std::string>{"2", "4"});
+  fourth.result();
+
+  auto gone = std::make_shared<TextChannel>(1);
+  (void)gone->send("1");
+  const auto waiting = gone->send("2");
+  gone.reset();
+  CHECK_THROWS_AS(waiting.result(), CancelledError);
+  CHECK_FALSE(waiting.cancel());
+}
+
 TEST_CASE("a second concurrent consumer is refused", "[SR-13]") {
   auto channel = std::make_shared<TextChannel>();
   StreamReader<std::string> reader(channel);

@@ -291,6 +291,65 @@ TEST_CASE("a waiter that gives up leaves no trace and cancels nothing", "[OR-8]"
   CHECK_FALSE(second.get_task().done());
 }
 
+TEST_CASE("a wait that is cancelled twice is the only one that is cancelled", "[OR-8]") {
+  asio::io_context io;
+  task_source<int> source;
+  const auto t = source.get_task();
+  asio::cancellation_signal first, second;
+  std::optional<boost::system::error_code> first_saw, second_saw;
+  const auto wait = [&](asio::cancellation_signal& signal, std::optional<boost::system::error_code>& saw) {
+    t.async_wait(asio::bind_cancellation_slot(
+        signal.slot(), asio::bind_executor(io.get_executor(), [&saw](boost::system::error_code error) { saw = error; })));
+  };
+  wait(first, first_saw);
+  first.emit(asio::cancellation_type::terminal);
+  wait(second, second_saw);  // where the first one was, as far as memory goes
+  first.emit(asio::cancellation_type::terminal);
+  source.set_value(1);
+  io.run();
+  REQUIRE(first_saw);
+  REQUIRE(second_saw);
+  CHECK(*first_saw == asio::error::operation_aborted);
+  CHECK_FALSE(*second_saw);
+}
+
+TEST_CASE("a wait that is cancelled before its handler has run is cancelled", "[OR-8]") {
+  asio::io_context io;
+  task_source<int> source;
+  asio::cancellation_signal signal;
+  std::optional<boost::system::error_code> saw;
+  source.get_task().async_wait(asio::bind_cancellation_slot(
+      signal.slot(), asio::bind_executor(io.get_executor(), [&](boost::system::error_code error) { saw = error; })));
+  source.set_value(1);
+  signal.emit(asio::cancellation_type::terminal);
+  io.run();
+  REQUIRE(saw);
+  CHECK(*saw == asio::error::operation_aborted);
+}
+
+TEST_CASE("a wait may be completed by another thread while it begins", "[OR-8]") {
+  // No strand: the handler may run, and clear its slot, before the call that began the wait has returned.
+  asio::thread_pool pool(2);
+  for (int round = 0; round < 300; ++round) {
+    task_source<int> source;
+    const auto t = source.get_task();
+    asio::cancellation_signal signal;
+    std::promise<boost::system::error_code> called;
+    std::latch start(2);
+    std::thread completer([&] {
+      start.arrive_and_wait();
+      source.set_value(1);
+    });
+    start.arrive_and_wait();
+    t.async_wait(asio::bind_cancellation_slot(
+        signal.slot(),
+        asio::bind_executor(pool.get_executor(), [&](boost::system::error_code error) { called.set_value(error); })));
+    CHECK_FALSE(called.get_future().get());
+    completer.join();
+  }
+  pool.join();
+}
+
 TEST_CASE("waiting with a temporary keeps the operation", "[OR-8]") {
   asio::io_context io;
   int got = 0;

@@ -244,3 +244,44 @@ TEST_CASE("back-pressure across threads and coroutines", "[SW-3][SW-4]") {
   writer.join();
   CHECK(received == 20'000'000);
 }
+
+TEST_CASE("a flush does not wait for what was withdrawn", "[SW-18]") {
+  Pair pair;
+  const std::string chunk(ByteChannel::SLOT_SIZE, 'x');
+  for (std::size_t i = 0; i < StreamWriter::QUEUE_SIZE; ++i) CHECK(pair.writer.write(chunk).done());
+  const std::uint64_t queued = chunk.size() * StreamWriter::QUEUE_SIZE;
+  const auto first = pair.writer.write("first");  // all three wait
+  const auto before = pair.writer.flush();
+  const auto second = pair.writer.write("second");
+  const auto third = pair.writer.write("third");
+  const auto after = pair.writer.flush();
+  CHECK(second.cancel());
+  const auto later = pair.writer.flush();
+  CHECK(pair.drain() == std::string(queued, 'x') + "firstthird");
+  pair.channel->acknowledge(queued);
+  CHECK_FALSE(before.done());
+  pair.channel->acknowledge(queued + 5);
+  CHECK(before.done());
+  CHECK_FALSE(after.done());
+  pair.channel->acknowledge(queued + 10);
+  CHECK(after.done());
+  CHECK(later.done());
+  first.result();
+  third.result();
+
+  // The last one that a flush waits for.
+  for (std::size_t i = 0; i < StreamWriter::QUEUE_SIZE; ++i) CHECK(pair.writer.write(chunk).done());
+  const auto last = pair.writer.write("last");
+  const auto flush = pair.writer.flush();
+  pair.drain();
+  pair.channel->acknowledge(2 * queued + 14);
+  CHECK(flush.done());
+  for (std::size_t i = 0; i < StreamWriter::QUEUE_SIZE; ++i) CHECK(pair.writer.write(chunk).done());
+  const auto given_up = pair.writer.write("given up");
+  pair.channel->acknowledge(3 * queued + 14);
+  const auto flushed = pair.writer.flush();
+  CHECK_FALSE(flushed.done());
+  CHECK(given_up.cancel());
+  CHECK(flushed.done());
+  last.result();
+}
