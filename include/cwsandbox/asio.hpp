@@ -25,18 +25,12 @@ namespace cwsandbox::detail {
 
 /// Starts the wait of one `co_await`; kept apart so that Asio's own implementation does the suspending.
 template <typename State>
-struct AwaitOperation {
-  std::shared_ptr<State> state;
-  template <typename Handler>
-  void operator()(Handler&& handler) {
-    add_waiter(*state, std::forward<Handler>(handler));
-  }
-};
-
-template <typename State>
 struct AwaitOperationHolder {
-  explicit AwaitOperationHolder(std::shared_ptr<State> s) : operation{std::move(s)} {}
-  AwaitOperation<State> operation;
+  template <typename Task>
+  explicit AwaitOperationHolder(Task&& task) : operation{nullptr, task.guard()} {
+    operation.state = std::forward<Task>(task).state();
+  }
+  WaitInitiation<State> operation;
 };
 
 }  // namespace cwsandbox::detail
@@ -47,16 +41,16 @@ template <typename Operation, typename Executor>
   requires std::derived_from<Operation, cwsandbox::detail::TaskTag>
 class awaitable_async_op<void(boost::system::error_code), Operation, Executor>
     : private cwsandbox::detail::AwaitOperationHolder<typename Operation::state_type>,
-      private awaitable_async_op<void(boost::system::error_code), cwsandbox::detail::AwaitOperation<typename Operation::state_type>,
+      private awaitable_async_op<void(boost::system::error_code), cwsandbox::detail::WaitInitiation<typename Operation::state_type>,
                                  Executor> {
   using State = typename Operation::state_type;
   using Holder = cwsandbox::detail::AwaitOperationHolder<State>;
-  using Base = awaitable_async_op<void(boost::system::error_code), cwsandbox::detail::AwaitOperation<State>, Executor>;
+  using Base = awaitable_async_op<void(boost::system::error_code), cwsandbox::detail::WaitInitiation<State>, Executor>;
 
  public:
   template <typename Task>
   awaitable_async_op(Task&& task, awaitable_frame_base<Executor>* frame)
-      : Holder(std::forward<Task>(task).state()), Base(std::move(Holder::operation), frame) {}
+      : Holder(std::forward<Task>(task)), Base(std::move(Holder::operation), frame) {}
 
   [[nodiscard]] bool await_ready() const noexcept { return Holder::operation.state->done(); }
   template <typename Handle>

@@ -60,7 +60,11 @@ class Channel final : public detail::Source<T> {
   /// The end, after everything queued.
   void finish() { end(nullptr); }
   /// An error, after everything queued (SR-3).
-  void fail(std::exception_ptr error) { end(std::move(error)); }
+  /// \throws std::invalid_argument for a null pointer.
+  void fail(std::exception_ptr error) {
+    detail::check_error(error);
+    end(std::move(error));
+  }
 
   /// For the StreamReader: takes the next item without waiting.
   Poll poll(std::optional<T>& item) override {

@@ -6,6 +6,8 @@
 
 #include <chrono>
 #include <cstdint>
+#include <exception>
+#include <functional>
 #include <map>
 #include <optional>
 #include <string>
@@ -64,6 +66,11 @@ class CWSANDBOX_EXPORT Capture {
   std::uint64_t head_, tail_;
 };
 
+class ProcessResult;
+
+/// Told how a process ended: its result, or null and the error (PR-12).
+using StatsCallback = std::function<void(const ProcessResult*, std::exception_ptr)>;
+
 /// Options of `Sandbox::exec`. A class with setters, not an aggregate: GCC 12 destroys aggregates inside `co_await` twice.
 class CWSANDBOX_EXPORT ExecOptions {
  public:
@@ -97,7 +104,12 @@ class CWSANDBOX_EXPORT ExecOptions {
   /// How long a lost connection may stay lost; unset: the client's (ClientOptions::with_resume_grace). 0: the process is lost with
   /// it.
   ExecOptions& with_resume_grace(std::chrono::milliseconds grace) & { return resume_grace_ = grace, *this; }
+  /// Called once per process, however it ends and whoever waits, ahead of all who wait for the result: on the client's loop, so it
+  /// should not take long. In there `result()` of the process gives the result at once. What it throws is dropped: an accounting
+  /// that fails must not take the result from everybody else (PR-12).
+  ExecOptions& with_stats_callback(StatsCallback callback) & { return stats_callback_ = std::move(callback), *this; }
 
+  ExecOptions&& with_stats_callback(StatsCallback callback) && { return std::move(with_stats_callback(std::move(callback))); }
   ExecOptions&& with_stdin(bool on = true) && { return std::move(with_stdin(on)); }
   ExecOptions&& with_cwd(std::string cwd) && { return std::move(with_cwd(std::move(cwd))); }
   ExecOptions&& with_env(std::string name, std::string value) && { return std::move(with_env(std::move(name), std::move(value))); }
@@ -122,6 +134,7 @@ class CWSANDBOX_EXPORT ExecOptions {
   [[nodiscard]] std::chrono::milliseconds drain() const noexcept { return drain_; }
   [[nodiscard]] std::uint64_t window() const noexcept { return window_; }
   [[nodiscard]] const std::optional<std::chrono::milliseconds>& resume_grace() const noexcept { return resume_grace_; }
+  [[nodiscard]] const StatsCallback& stats_callback() const noexcept { return stats_callback_; }
   ///@}
 
  private:
@@ -134,6 +147,7 @@ class CWSANDBOX_EXPORT ExecOptions {
   std::chrono::milliseconds grace_ = std::chrono::seconds(10), drain_ = std::chrono::seconds(1);
   std::uint64_t window_ = 1024 * 1024;
   std::optional<std::chrono::milliseconds> resume_grace_;
+  StatsCallback stats_callback_;
 };
 
 /// Options of `Sandbox::attach` and `attach_terminal`: how to take over a process that somebody else started.

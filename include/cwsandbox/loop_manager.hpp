@@ -38,6 +38,7 @@ class CWSANDBOX_EXPORT LoopManager {
   /// The process-wide default. Starts nothing by itself.
   LoopManager();
   /// Adopts the caller's executor.
+  /// \throws std::invalid_argument for an empty one.
   explicit LoopManager(asio::any_io_executor executor);
 
   /// The executor that work runs on; starts the default loop's thread.

@@ -2,6 +2,7 @@
 /// Process and ProcessResult: a command under way in a sandbox, and how it ended.
 #pragma once
 
+#include <cwsandbox/exec_options.hpp>
 #include <cwsandbox/stream_reader.hpp>
 #include <cwsandbox/stream_writer.hpp>
 
@@ -121,6 +122,15 @@ class CWSANDBOX_EXPORT ProcessResult {
   [[nodiscard]] bool ok() const noexcept { return outcome == Outcome::exited && returncode == 0; }
 };
 
+/// What becomes of the connection of a process that is detached from.
+enum class Detach : std::uint8_t {
+  /// It stays: output is received and dropped as the capture rule has it, and the result comes here, while this program runs.
+  keep_connection,
+  /// It is let go of as soon as the process has started: from there on the gateway keeps output and exit for whoever attaches. Here
+  /// the process ends with SandboxConnectionLostError, reason CWSANDBOX_PROCESS_DETACHED.
+  let_go
+};
+
 namespace detail {
 
 /// What a Process can do beyond waiting. Null for a Process made from a plain task.
@@ -131,7 +141,7 @@ class ProcessControl {
   virtual void signal(std::string_view name) = 0;
   [[nodiscard]] virtual task<std::uint64_t> pid() = 0;
   [[nodiscard]] virtual const std::string& id() const noexcept = 0;
-  virtual void detach() noexcept = 0;
+  virtual void detach(Detach how) = 0;
   /// For a terminal.
   virtual void resize(std::uint16_t width, std::uint16_t height) = 0;
 };
@@ -141,7 +151,8 @@ class ProcessControl {
 /// A command under way. It is a task of its ProcessResult: `result()`, `co_await process`, `cancel()`, and so on.
 ///
 /// \par Lifetime
-/// A handle; the last one that goes (with those of its streams) cancels the process, unless `detach()` was called.
+/// A handle; the last one that goes (with those of its streams, and what waits for it or for one of them) cancels the process,
+/// unless `detach()` was called.
 ///
 /// \par Errors of `result()`, `wait()` and `co_await`
 /// SandboxCommandTimeoutError (its timeout), CancelledError (cancelled), SandboxExecutionError (could not be started, or `check`),
@@ -158,10 +169,11 @@ class ProcessControl {
 /// Source: the published client's %Process; conformance PR-*, EX-*.
 class CWSANDBOX_EXPORT Process : public task<ProcessResult> {
  public:
-  /// Called once per process, before anybody sees the result: with the result or the error (PR-12).
-  using StatsCallback = std::function<void(const ProcessResult*, std::exception_ptr)>;
+  /// Called once per process, before anybody sees the result: see ExecOptions::with_stats_callback (PR-12).
+  using StatsCallback = cwsandbox::StatsCallback;
 
   /// From parts of your own, for fakes.
+  /// \throws std::invalid_argument for an empty task or reader.
   Process(task<ProcessResult> result, std::vector<std::string> command, StreamReader<std::string> std_out,
           StreamReader<std::string> std_err, std::optional<StreamWriter> std_in = std::nullopt,
           StatsCallback stats_callback = nullptr);
@@ -169,9 +181,10 @@ class CWSANDBOX_EXPORT Process : public task<ProcessResult> {
   Process(task<ProcessResult> result, std::vector<std::string> command, StreamReader<std::string> std_out,
           StreamReader<std::string> std_err, std::optional<StreamWriter> std_in, std::shared_ptr<detail::ProcessControl> control);
 
-  /// The exit code, or empty while it is not known; never blocks (PR-1, PR-5).
-  [[nodiscard]] std::optional<int> poll() const { return returncode(); }
-  /// The same as `poll()`.
+  /// The exit code, or empty while the process goes on; never blocks (PR-1). Once it has ended without a code it throws what
+  /// `wait()` throws, so that a loop around it ends.
+  [[nodiscard]] std::optional<int> poll() const;
+  /// The exit code, or empty while it is not known, which may be for ever; never throws (PR-5).
   [[nodiscard]] std::optional<int> returncode() const;
   /// What the caller asked to run.
   [[nodiscard]] const std::vector<std::string>& command() const noexcept { return *command_; }
@@ -206,7 +219,13 @@ class CWSANDBOX_EXPORT Process : public task<ProcessResult> {
   /// Lets the process go on when the last handle goes. Its output is then received and dropped as the capture rule has it, while
   /// this program runs; once its connection is gone, the gateway keeps it for its grace time (60 s by default) for somebody to take
   /// it over with `Sandbox::attach`.
-  void detach() const;
+  ///
+  /// With `Detach::let_go` the connection goes at once, so that nothing more is taken from whoever attaches: not its output from
+  /// here on, and not its exit. What this side had received before is not held for certain: the offsets for
+  /// `AttachOptions::with_offsets` are in the metadata of the error that the process ends with here (`stdout_received`,
+  /// `stderr_received`). `flush()` its stdin first; the sandbox lives on only if somebody else owns it (`Sandbox::release`).
+  /// \throws SandboxExecutionError for `let_go` where the server has no exec stream.
+  void detach(Detach how = Detach::keep_connection) const;
 
  private:
   static int code_of(const ProcessResult& result);

@@ -28,7 +28,9 @@ class CWSANDBOX_EXPORT ByteChannel {
   ByteChannel& operator=(const ByteChannel&) = delete;
   ~ByteChannel();
 
-  /// Takes the next chunk, or an empty optional for the end of the stream, again and again.
+  /// Takes the next chunk, or an empty optional for the end of the stream, again and again. A chunk that nobody has looked at (a
+  /// task that was cancelled or dropped, a wait that lost against a timer) stays for the next one; while its task is still held,
+  /// that is the same task again.
   [[nodiscard]] task<std::optional<std::string>> receive();
 
   /// What there is: a chunk, the end, or nothing yet.
@@ -51,6 +53,7 @@ class CWSANDBOX_EXPORT ByteChannel {
  private:
   friend class StreamWriter;
   struct Impl;
+  class Received;
   std::shared_ptr<Impl> impl_;
 };
 
@@ -78,6 +81,7 @@ class CWSANDBOX_EXPORT StreamWriter {
 
   /// Writes to a channel of your own; waiters are served on `loop`.
   /// \param guard lives as long as any handle does.
+  /// \throws std::invalid_argument for a channel that is null.
   explicit StreamWriter(std::shared_ptr<ByteChannel> channel, LoopManager loop = LoopManager(),
                         std::shared_ptr<void> guard = nullptr);
 
@@ -88,7 +92,7 @@ class CWSANDBOX_EXPORT StreamWriter {
   /// Queues bytes (one copy); completes when all are queued. An empty write is accepted and sends nothing (SW-1, SW-5).
   task<void> write(std::span<const std::byte> data) const;
   task<void> write(std::string_view data) const;
-  task<void> write(const char* text) const { return write(std::string_view(text)); }
+  task<void> write(const char* text) const;  ///< throws std::invalid_argument for a null pointer
   ///@}
   /// The same without a copy for up to 64 KiB.
   task<void> write(std::string&& data) const;
@@ -104,9 +108,12 @@ class CWSANDBOX_EXPORT StreamWriter {
   task<void> close() const;
   /// The stream has failed: further writes throw, those that wait end at once. A later call changes the cause that further writes
   /// get. For whoever consumes the channel.
+  /// \throws std::invalid_argument for a null pointer.
   void set_exception(std::exception_ptr error) const;
 
  private:
+  /// The task, with what the stream belongs to.
+  [[nodiscard]] task<void> kept(task<void> work) const;
   std::shared_ptr<ByteChannel> channel_;
   std::shared_ptr<void> guard_;
 };

@@ -42,15 +42,27 @@ class CWSANDBOX_EXPORT TaskStateBase : public std::enable_shared_from_this<TaskS
   [[nodiscard]] bool done() const noexcept { return done_.load(std::memory_order_acquire); }
   /// Blocks until done. False: the deadline passed first. Throws std::logic_error where blocking would never end.
   [[nodiscard]] bool wait(Deadline deadline);
-  [[nodiscard]] std::exception_ptr error() const noexcept { return done() ? error_ : nullptr; }
+  [[nodiscard]] std::exception_ptr error() const noexcept {
+    if (!done()) return nullptr;
+    try {
+      if (error_) note_look();
+    } catch (...) {  // what goes wrong there is for who asks for a value
+    }
+    return error_;
+  }
   void rethrow_error() const {
+    note_look();
     if (error_) std::rethrow_exception(error_);
   }
+  /// Whether anybody has looked at the outcome, which is more than to wait for it.
+  [[nodiscard]] bool looked_at() const noexcept { return looked_at_.load(std::memory_order_acquire); }
   bool cancel();
-  /// `handler` is posted to `executor` once done; its cancellation slot drops the wait.
-  void add_waiter(WaitHandler handler, asio::any_io_executor executor);
+  /// `handler` is posted to `executor` once done; its cancellation slot drops the wait. `keep` is kept as long as it waits.
+  void add_waiter(WaitHandler handler, asio::any_io_executor executor, std::shared_ptr<void> keep = nullptr);
   /// Where handlers go that have no executor of their own: the loop.
   [[nodiscard]] asio::any_io_executor default_executor() const;
+  /// The same, or the system's where the loop has ended.
+  [[nodiscard]] asio::any_io_executor home() const noexcept;
   /// For coroutines that have no executor: resumed by the completing thread. False: done already, not kept.
   [[nodiscard]] bool add_resumer(std::coroutine_handle<> coroutine);
   /// Called by the completing thread, ahead of every waiter; at once when done already.
@@ -60,10 +72,21 @@ class CWSANDBOX_EXPORT TaskStateBase : public std::enable_shared_from_this<TaskS
   /// The first to claim completes the task; false: somebody has.
   [[nodiscard]] bool claim() noexcept { return !claimed_.exchange(true, std::memory_order_acq_rel); }
   void publish(std::exception_ptr error) noexcept;
+  /// The same in two steps: in between, only this thread may have the outcome, by `result()`.
+  void announce(std::exception_ptr error, const std::function<void()>& first) noexcept;
   void set_cancel_hook(std::function<bool()> hook);
   /// Called once, outside locks, when somebody first waits.
   void set_wait_hook(std::function<void()> hook);
   [[nodiscard]] const std::shared_ptr<Loop>& loop() const noexcept { return loop_; }
+
+ protected:
+  void note_look() const {
+    if (looked_at()) return;
+    first_look();
+    looked_at_.store(true, std::memory_order_release);
+  }
+  /// Ahead of the first look at the outcome, perhaps on several threads at once.
+  virtual void first_look() const {}
 
  private:
   struct Impl;
@@ -72,11 +95,12 @@ class CWSANDBOX_EXPORT TaskStateBase : public std::enable_shared_from_this<TaskS
   std::unique_ptr<Impl> impl_;  // waiters, lock and condition: only made when somebody has to wait
   std::atomic<bool> claimed_{false};
   std::atomic<bool> done_{false};
+  mutable std::atomic<bool> looked_at_{false};
   std::exception_ptr error_;
 };
 
 template <typename T>
-class TaskState final : public TaskStateBase {
+class TaskState : public TaskStateBase {
  public:
   using TaskStateBase::TaskStateBase;
   template <typename... Args>
@@ -96,6 +120,12 @@ class TaskState final : public TaskStateBase {
     }
     publish(nullptr);
   }
+  /// Completes after a successful `claim` with a value or `error`, and calls `first` ahead of everybody who waits: whoever asks for
+  /// the result in there gets it.
+  void store_announced(std::optional<T> value, std::exception_ptr error, const std::function<void()>& first) {
+    value_ = std::move(value);
+    announce(std::move(error), first);
+  }
   [[nodiscard]] const T& value() const {
     rethrow_error();
     return *value_;
@@ -112,8 +142,8 @@ class TaskState final : public TaskStateBase {
     return std::move(*state->value_);
   }
 
- private:
-  std::optional<T> value_;
+ protected:
+  mutable std::optional<T> value_;  // made by the first look, perhaps
 };
 
 template <>
@@ -145,19 +175,33 @@ class Dispatching {
 
 /// Waits with any handler: finds its executor while its type is still known.
 template <typename Handler>
-void add_waiter(TaskStateBase& state, Handler&& handler) {
+void add_waiter(TaskStateBase& state, Handler&& handler, std::shared_ptr<void> keep) {
   using Executor = asio::associated_executor_t<std::decay_t<Handler>, asio::any_io_executor>;
   if constexpr (std::is_constructible_v<asio::any_io_executor, Executor>) {
     asio::any_io_executor executor = asio::get_associated_executor(handler, state.default_executor());
-    state.add_waiter(WaitHandler(std::forward<Handler>(handler)), std::move(executor));
+    state.add_waiter(WaitHandler(std::forward<Handler>(handler)), std::move(executor), std::move(keep));
   } else {
     // An executor that cannot be posted to (a type-erased handler's): from the loop it is reached by dispatch.
     auto loop = state.default_executor();
     auto executor = asio::get_associated_executor(handler, loop);
     state.add_waiter(WaitHandler(Dispatching<std::decay_t<Handler>, Executor>(std::forward<Handler>(handler), executor)),
-                     std::move(loop));
+                     std::move(loop), std::move(keep));
   }
 }
+
+/// What begins a wait, and keeps what is waited for until then, with its owner.
+template <typename State>
+struct WaitInitiation {
+  std::shared_ptr<State> state;
+  std::shared_ptr<void> guard;
+  template <typename Handler>
+  void operator()(Handler&& handler) const {
+    add_waiter(*state, std::forward<Handler>(handler), guard);
+  }
+  using executor_type = asio::any_io_executor;
+  /// For tokens that want to know where the operation is at home (`use_coro`, `use_promise`).
+  [[nodiscard]] executor_type get_executor() const noexcept { return state->home(); }
+};
 
 /// An already completed task<void> that all share, so that the common case of `write` allocates nothing.
 [[nodiscard]] CWSANDBOX_EXPORT const std::shared_ptr<TaskState<void>>& completed_state();
@@ -165,6 +209,9 @@ void add_waiter(TaskStateBase& state, Handler&& handler) {
 [[nodiscard]] CWSANDBOX_EXPORT std::exception_ptr abandoned_error();
 [[nodiscard]] CWSANDBOX_EXPORT std::exception_ptr cancelled_error();
 [[noreturn]] CWSANDBOX_EXPORT void throw_timeout();
+[[noreturn]] CWSANDBOX_EXPORT void throw_empty();
+/// Throws std::invalid_argument for a null pointer, which would be an error that is none.
+CWSANDBOX_EXPORT void check_error(const std::exception_ptr& error);
 
 /// Lets the integration with Asio recognise a task of any kind.
 class TaskTag {};
@@ -172,13 +219,14 @@ class TaskTag {};
 template <typename State>
 class ResumeAwaiter {
  public:
-  explicit ResumeAwaiter(std::shared_ptr<State> state) : state_(std::move(state)) {}
+  ResumeAwaiter(std::shared_ptr<State> state, std::shared_ptr<void> guard) : state_(std::move(state)), guard_(std::move(guard)) {}
   [[nodiscard]] bool await_ready() const noexcept { return state_->done(); }
   [[nodiscard]] bool await_suspend(std::coroutine_handle<> coroutine) { return state_->add_resumer(coroutine); }
   auto await_resume() { return State::take(std::move(state_)); }
 
  private:
   std::shared_ptr<State> state_;
+  std::shared_ptr<void> guard_;
 };
 
 }  // namespace detail
@@ -187,12 +235,16 @@ class ResumeAwaiter {
 /// number of times, by any number of waiters of any kind, from any thread (OR-1 to OR-8).
 ///
 /// \par Waiting
-/// - `result()` blocks. On a thread that must do the work itself it throws `std::logic_error` instead of hanging.
+/// - `result()` blocks. Where that would never end it throws `std::logic_error` instead: on a thread that must do the work itself,
+///   and when the work is done on a caller's executor and this is the process's only thread.
 /// - `co_await task` works in `asio::awaitable` (include <cwsandbox/asio.hpp>, part of <cwsandbox/cwsandbox.hpp>) and resumes on
 /// the
 ///   awaiter's executor; in a coroutine without an executor it resumes on the completing thread.
 /// - `async_wait(token)` takes any completion token with the signature `void(error_code)`, then `get()` gives the value.
-///   The error_code only tells whether the wait itself was cut short (`operation_aborted`).
+///   The error_code only tells whether the wait itself was cut short (`operation_aborted`), which a wait that is cancelled before
+///   its handler has run always is.
+/// - A wait of any kind, and what begins one later (`deferred`), keeps what it waits for: the process of a `Process` that was a
+///   temporary goes on until the wait is over.
 ///
 /// \par Cancellation
 /// Cancelling a wait (its cancellation slot, a timeout) drops that wait and nothing else. `cancel()` cancels the operation.
@@ -210,16 +262,10 @@ class task : public detail::TaskTag {
   using state_type = detail::TaskState<T>;
 
  private:
-  struct Initiation {
-    std::shared_ptr<state_type> state;
-    template <typename Handler>
-    void operator()(Handler&& handler) const {
-      detail::add_waiter(*state, std::forward<Handler>(handler));
-    }
-  };
+  using Initiation = detail::WaitInitiation<state_type>;
 
  public:
-  task() noexcept = default;  ///< empty: only assignment and `valid()` are allowed
+  task() noexcept = default;  ///< empty: to be assigned to. Whatever waits for it throws std::invalid_argument
   /// For producers: see task_source. `guard` lives as long as any handle does.
   explicit task(std::shared_ptr<state_type> state, std::shared_ptr<void> guard = nullptr) noexcept
       : state_(std::move(state)), guard_(std::move(guard)) {}
@@ -227,19 +273,19 @@ class task : public detail::TaskTag {
   /// Whether it is a task at all.
   [[nodiscard]] bool valid() const noexcept { return state_ != nullptr; }
   /// Whether it has completed, never blocks.
-  [[nodiscard]] bool done() const noexcept { return state_->done(); }
+  [[nodiscard]] bool done() const noexcept { return state_ && state_->done(); }
   /// The exception it ended with, as thrown; null while it is under way or when it succeeded.
-  [[nodiscard]] std::exception_ptr error() const noexcept { return state_->error(); }
+  [[nodiscard]] std::exception_ptr error() const noexcept { return state_ ? state_->error() : nullptr; }
 
   /// Blocks until it completes; returns its value or rethrows its exception, every time (OR-1, OR-3).
-  /// \throws std::logic_error on a thread that must do the work (EV-2).
+  /// \throws std::logic_error where it would never end (EV-2): see above.
   decltype(auto) result() const& {
-    (void)state_->wait(std::nullopt);
+    (void)checked()->wait(std::nullopt);
     return static_cast<const state_type&>(*state_).value();
   }
   /// The same for a task that is given up: moves the value out where nobody else can ask for it.
   T result() && {
-    (void)state_->wait(std::nullopt);
+    (void)checked()->wait(std::nullopt);
     return state_type::take(std::move(state_));
   }
   /// The same with a limit on the wait.
@@ -263,13 +309,13 @@ class task : public detail::TaskTag {
   }
 
   /// Cancels the operation. True if that took effect, false once it had completed (OR-7).
-  bool cancel() const { return state_->cancel(); }
+  bool cancel() const { return checked()->cancel(); }
 
   /// Completes with `void(error_code)` when the task has completed. Cancellation of the wait: terminal, partial and total; gives
   /// `operation_aborted` and leaves no trace.
   template <typename CompletionToken>
   auto async_wait(CompletionToken&& token) const {
-    return asio::async_initiate<CompletionToken, void(boost::system::error_code)>(Initiation{state_}, token);
+    return asio::async_initiate<CompletionToken, void(boost::system::error_code)>(Initiation{checked(), guard_}, token);
   }
   /// A task is itself an asynchronous operation of Asio's kind.
   template <typename CompletionToken>
@@ -279,9 +325,12 @@ class task : public detail::TaskTag {
   }
 
   /// For a coroutine without an executor: resumes on the completing thread.
-  [[nodiscard]] auto operator co_await() const& { return detail::ResumeAwaiter<state_type>(state_); }
+  [[nodiscard]] auto operator co_await() const& { return detail::ResumeAwaiter<state_type>(checked(), guard_); }
   /// Likewise, for a task that is given up.
-  [[nodiscard]] auto operator co_await() && { return detail::ResumeAwaiter<state_type>(std::move(state_)); }
+  [[nodiscard]] auto operator co_await() && {
+    static_cast<void>(checked());
+    return detail::ResumeAwaiter<state_type>(std::move(state_), guard_);
+  }
 
   /// For the library's own parts.
   [[nodiscard]] const std::shared_ptr<state_type>& state() const& noexcept { return state_; }
@@ -291,6 +340,10 @@ class task : public detail::TaskTag {
   [[nodiscard]] const std::shared_ptr<void>& guard() const noexcept { return guard_; }
 
  private:
+  [[nodiscard]] const std::shared_ptr<state_type>& checked() const {
+    if (!state_) detail::throw_empty();
+    return state_;
+  }
   template <typename Rep, typename Period>
   void wait_for(std::chrono::duration<Rep, Period> timeout) const {
     // A timeout that does not fit the clock means for ever.
@@ -300,7 +353,7 @@ class task : public detail::TaskTag {
     const double seconds = std::chrono::duration<double>(timeout).count();
     detail::Deadline deadline;
     if (seconds < most / 2) deadline = now + std::chrono::duration_cast<Clock::duration>(timeout);
-    if (!state_->wait(deadline)) detail::throw_timeout();
+    if (!checked()->wait(deadline)) detail::throw_timeout();
   }
 
   std::shared_ptr<state_type> state_;
@@ -331,7 +384,9 @@ class task_source {
     return state_->set_value(std::forward<Args>(args)...);
   }
   /// Completes the task with an error. False: it had completed.
+  /// \throws std::invalid_argument for a null pointer.
   bool set_exception(std::exception_ptr error) const {
+    detail::check_error(error);
     if (!state_->claim()) return false;
     state_->publish(std::move(error));
     return true;

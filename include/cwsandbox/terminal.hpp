@@ -127,11 +127,11 @@ class CWSANDBOX_EXPORT TerminalSession : public task<TerminalResult> {
   /// Where it is now. Never blocks.
   [[nodiscard]] ProcessStatus status() const { return control_->status(); }
   /// The command's id inside the sandbox, once it has started.
-  [[nodiscard]] task<std::uint64_t> pid() const { return control_->pid(); }
+  [[nodiscard]] task<std::uint64_t> pid() const { return task<std::uint64_t>(control_->pid().state(), guard()); }
   /// The name that `Sandbox::attach_terminal` takes.
   [[nodiscard]] const std::string& id() const noexcept { return control_->id(); }
   /// Lets the session go on when the last handle goes (TS-14); see Process::detach.
-  void detach() const { control_->detach(); }
+  void detach(Detach how = Detach::keep_connection) const { control_->detach(how); }
 
  private:
   std::shared_ptr<const std::vector<std::string>> command_;

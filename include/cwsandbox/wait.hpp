@@ -127,7 +127,7 @@ class InOrder : public std::enable_shared_from_this<InOrder<Item>> {
 
   explicit InOrder(std::vector<Item> items)
       : items_(std::make_shared<std::vector<Item>>(std::move(items))),
-        state_(std::make_shared<TaskState<Result>>(items_->front().state()->loop())) {}
+        state_(std::make_shared<Results>(items_->front().state()->loop())) {}
 
   [[nodiscard]] task<Result> start() {
     state_->set_cancel_hook([weak = this->weak_from_this(), state = std::weak_ptr(state_)] {
@@ -144,6 +144,31 @@ class InOrder : public std::enable_shared_from_this<InOrder<Item>> {
 
  private:
   using Items = std::shared_ptr<std::vector<Item>>;
+
+  /// Takes the values when somebody looks at them: what nobody has looked at, a stream's item say, stays where it is.
+  class Results final : public TaskState<Result> {
+   public:
+    using TaskState<Result>::TaskState;
+    void complete(std::vector<std::shared_ptr<TaskState<T>>> sources) {
+      sources_ = std::move(sources);
+      this->publish(nullptr);
+    }
+
+   private:
+    void first_look() const override {
+      if constexpr (!std::is_void_v<T>) {
+        const std::lock_guard lock(mutex_);
+        if (sources_.empty()) return;
+        Result values;
+        values.reserve(sources_.size());
+        for (auto& source : sources_) values.push_back(TaskState<T>::take(std::move(source)));
+        sources_.clear();
+        this->value_.emplace(std::move(values));
+      }
+    }
+    mutable std::mutex mutex_;
+    mutable std::vector<std::shared_ptr<TaskState<T>>> sources_;
+  };
 
   [[nodiscard]] Items take() {
     const std::lock_guard lock(mutex_);
@@ -172,14 +197,10 @@ class InOrder : public std::enable_shared_from_this<InOrder<Item>> {
     if (!state_->claim()) return;
     static_cast<void>(take());
     try {
-      if constexpr (std::is_void_v<T>) {
-        state_->publish(nullptr);
-      } else {
-        Result values;
-        values.reserve(items->size());
-        for (Item& item : *items) values.push_back(TaskState<T>::take(std::move(item).state()));
-        state_->store(std::move(values));
-      }
+      std::vector<std::shared_ptr<TaskState<T>>> sources;
+      if constexpr (!std::is_void_v<T>)
+        for (Item& item : *items) sources.push_back(std::move(item).state());
+      state_->complete(std::move(sources));
     } catch (...) {
       state_->publish(std::current_exception());
     }
@@ -188,7 +209,7 @@ class InOrder : public std::enable_shared_from_this<InOrder<Item>> {
   std::mutex mutex_;
   Items items_;
   std::size_t next_ = 0;  // by the one who steps
-  std::shared_ptr<TaskState<Result>> state_;
+  std::shared_ptr<Results> state_;
 };
 
 }  // namespace detail

@@ -86,20 +86,22 @@ ExecCounters::Snapshot ExecCounters::snapshot() const {
   return counts_;
 }
 
-/// What all handles share; its end means that nobody is interested any more.
+/// What all handles and waits share; its end means that nobody is interested any more. It does not own the process: a wait owns
+/// this, and belongs to the process, which is owned by its handles and by what it has under way.
 struct ExecProcess::Guard {
-  Guard(std::shared_ptr<ExecProcess> p, std::shared_ptr<void> k) : process(std::move(p)), keeps(std::move(k)) {}
+  Guard(const std::shared_ptr<ExecProcess>& p, std::shared_ptr<void> k) : process_(p), keeps(std::move(k)) {}
   Guard(const Guard&) = delete;
   Guard& operator=(const Guard&) = delete;
   ~Guard() {
-    if (process->over_ || process->detached_) return;
+    const auto process = process_.lock();
+    if (!process || process->over_ || process->detached_) return;
     try {
       process->check_loop();
-      asio::post(process->strand_, [p = process] { p->cancel(true); });
+      asio::post(process->strand_, [process] { process->cancel(true); });
     } catch (...) {  // nothing runs any more that could be cancelled
     }
   }
-  std::shared_ptr<ExecProcess> process;
+  std::weak_ptr<ExecProcess> process_;
   std::shared_ptr<void> keeps;
 };
 
@@ -339,10 +341,18 @@ task<std::uint64_t> ExecProcess::pid() {
   return source->get_task();
 }
 
-void ExecProcess::detach() noexcept {
-  const std::lock_guard lock(mutex_);
-  detached_ = true;
-  if (!over_) kept_ = keeps_.lock();
+void ExecProcess::detach(Detach how) {
+  const bool leaves = how == Detach::let_go && !over_;
+  if (leaves) {
+    if (unary_) std::rethrow_exception(needs_exec_stream("letting go of a process"));
+    check_loop();
+  }
+  {
+    const std::lock_guard lock(mutex_);
+    detached_ = true;
+    if (!over_) kept_ = keeps_.lock();
+  }
+  if (leaves) asio::post(strand_, [self = shared_from_this()] { self->leave(); });
 }
 
 bool ExecProcess::request_cancel() {
@@ -453,18 +463,11 @@ bool ExecProcess::try_again(const std::exception_ptr& error) {
   const auto delay = retries_->next(error);
   if (!delay) return false;
   retry_timer_.emplace(strand_, *delay);
-  const auto go_on = [](ExecProcess& self, boost::system::error_code ec) {
-    if (!ec && !self.finished_) self.connect();
-  };
-  if (ours_) {
-    // It holds itself: what must be told to a process that runs (a cancel) is told, also when no handle is left.
-    retry_timer_->async_wait(
-        asio::bind_executor(strand_, [self = shared_from_this(), go_on](boost::system::error_code ec) { go_on(*self, ec); }));
-  } else {
-    retry_timer_->async_wait(asio::bind_executor(strand_, [weak = weak_from_this(), go_on](boost::system::error_code ec) {
-      if (const auto self = weak.lock()) go_on(*self, ec);
-    }));
-  }
+  // It holds itself: what must be told to a process that runs (a cancel) is told, also when no handle is left; and a wait may be
+  // all that is interested in one that has not started.
+  retry_timer_->async_wait(asio::bind_executor(strand_, [self = shared_from_this()](boost::system::error_code ec) {
+    if (!ec && !self->finished_) self->connect();
+  }));
   return true;
 }
 
@@ -526,6 +529,7 @@ void ExecProcess::on_resumed(const protocol::Resumed& resumed) {
     }
   }
   stdin_moved();
+  if (leaving_) leave();
 }
 
 void ExecProcess::acknowledge_stdin() {
@@ -739,6 +743,7 @@ void ExecProcess::on_event(const protocol::ClientEvent& event, net::IncomingMess
     retries_.reset();
     stdin_moved();
     set_pid(started->pid);
+    if (leaving_) return leave();
   } else if (const auto* exited = std::get_if<protocol::Exited>(&event)) {
     on_exited(exited->status);
     return;
@@ -945,6 +950,14 @@ void ExecProcess::let_connection_go() {
   connection->let_go();
 }
 
+void ExecProcess::leave() {
+  if (finished_ || cancelling_) return;
+  leaving_ = true;
+  if (unary_) return fail(needs_exec_stream("letting go of a process"));
+  if (!ours_) return;  // nobody could attach to it yet
+  lose("this program has let go of it", "CWSANDBOX_PROCESS_DETACHED");
+}
+
 void ExecProcess::cancel(bool abandoned) {
   if (finished_) return;
   if (abandoned) {
@@ -1064,7 +1077,7 @@ void ExecProcess::end(Outcome outcome, const protocol::ExitStatus* status, const
   grace_timer_.reset();
   flush_timer_.reset();
   early_signals_.clear();
-  if (counters_) counters_->ended(outcome, result->returncode, reader_error != nullptr);
+  if (counters_ && !(leaving_ && outcome == Outcome::lost)) counters_->ended(outcome, result->returncode, reader_error != nullptr);
 
   if (terminal_source_) {
     const auto source = std::move(*terminal_source_);
@@ -1082,10 +1095,18 @@ void ExecProcess::end(Outcome outcome, const protocol::ExitStatus* status, const
     }
   } else {
     const auto source = std::move(*source_);
-    if (error)
-      source.set_exception(error(result));
-    else
-      source.set_value(std::move(*result));
+    const auto failure = error ? error(result) : nullptr;
+    const auto& callback = options_.stats_callback();
+    if (!callback) {
+      if (failure)
+        source.set_exception(failure);
+      else
+        source.set_value(std::move(*result));
+    } else if (source.state()->claim()) {
+      std::optional<ProcessResult> value;
+      if (!failure) value = *result;
+      source.state()->store_announced(std::move(value), failure, [&] { callback(failure ? nullptr : result.get(), failure); });
+    }
   }
   const auto backend = std::move(backend_);  // last: it may be all that keeps the connections
 }

@@ -66,7 +66,7 @@ class ExecProcess final : public detail::ProcessControl, public ExecOwner, publi
   void signal(std::string_view name) override;
   [[nodiscard]] task<std::uint64_t> pid() override;
   [[nodiscard]] const std::string& id() const noexcept override { return request_id_; }
-  void detach() noexcept override;
+  void detach(Detach how) override;
   void resize(std::uint16_t width, std::uint16_t height) override;
 
   ExecProcess(LoopManager loop, ExecOptions options, std::shared_ptr<ExecCounters> counters);
@@ -129,6 +129,8 @@ class ExecProcess final : public detail::ProcessControl, public ExecOwner, publi
   void on_exited(const protocol::ExitStatus& status);
   void on_refused(const protocol::StatusError& error);
   void let_connection_go();
+  /// The gateway keeps it from here on: once it has started.
+  void leave();
   void cancel(bool abandoned);
   void end_unconfirmed(const std::string& why);
   [[nodiscard]] bool request_cancel();  // any thread
@@ -176,6 +178,7 @@ class ExecProcess final : public detail::ProcessControl, public ExecOwner, publi
   bool attached_ = false;                   // a start may have reached the server
   bool warm_ = false;                       // the connection had been used before and nothing has come over it yet
   bool cancelling_ = false, finished_ = false, opening_ = false;
+  bool leaving_ = false;  // detached, and the connection is to go
   bool stdin_armed_ = false, stdin_done_ = false, stdin_cut_ = false, flush_armed_ = false;
 
   // any thread

@@ -414,6 +414,7 @@ struct LogGuard {
 
 StreamReader<LogLine> Sandbox::stream_logs(LogOptions options) const {
   if (options.tail_lines() && *options.tail_lines() < 1) throw std::invalid_argument("cwsandbox: tail_lines must be at least 1");
+  if (!state_) throw std::invalid_argument("cwsandbox: an empty Sandbox");
   const auto& loop = state_->core()->loop();
   // Closing the queue cancels the stream, which is only known once it has the queue.
   auto stream = std::make_shared<task<void>>();

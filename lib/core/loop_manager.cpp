@@ -10,9 +10,11 @@
 
 #include <pthread.h>
 #include <signal.h>
+#include <sys/stat.h>
 
 #include <atomic>
 #include <future>
+#include <stdexcept>
 #include <thread>
 
 namespace cwsandbox {
@@ -26,6 +28,19 @@ const int fork_watch = [] { return pthread_atfork(nullptr, nullptr, [] { ++fork_
   throw std::logic_error(
       "cwsandbox: this would block the thread that must do the work and never end; use co_await or async_wait here");
 }
+[[noreturn]] void throw_nobody_runs() {
+  throw std::logic_error(
+      "cwsandbox: this would block the only thread of this process while nobody runs the executor that the work is done on, and "
+      "never end; run it in another thread, or use co_await or async_wait");
+}
+
+/// Whether the process has no thread but this one. False also where that cannot be told.
+bool only_thread() noexcept {
+  // A directory has a link from itself, one from above, and one from each directory in it: one for each thread.
+  struct stat tasks{};
+  return ::stat("/proc/self/task", &tasks) == 0 && tasks.st_nlink == 3;
+}
+
 [[noreturn]] void throw_forked() {
   throw CWSandboxError(
       "cwsandbox was in use when this process was forked and cannot be used in the child; call exec, or fork first");
@@ -44,6 +59,7 @@ class AdoptedLoop final : public detail::Loop {
   void check_may_block() const override {
     if (forks_ != fork_count) throw_forked();
     if (running_in_this_thread()) throw_blocking_on_loop();
+    if (only_thread()) throw_nobody_runs();
   }
 
  private:
@@ -147,7 +163,10 @@ const std::shared_ptr<DefaultLoop>& default_loop() {
 }  // namespace
 
 LoopManager::LoopManager() : loop_(default_loop()) {}
-LoopManager::LoopManager(asio::any_io_executor executor) : loop_(std::make_shared<AdoptedLoop>(std::move(executor))) {}
+LoopManager::LoopManager(asio::any_io_executor executor) {
+  if (!executor) throw std::invalid_argument("cwsandbox: the executor is empty");
+  loop_ = std::make_shared<AdoptedLoop>(std::move(executor));
+}
 asio::any_io_executor LoopManager::executor() const { return loop_->executor(); }
 asio::any_io_executor LoopManager::make_strand() const { return asio::make_strand(loop_->executor()); }
 bool LoopManager::running_in_this_thread() const noexcept { return loop_->running_in_this_thread(); }

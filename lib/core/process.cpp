@@ -4,6 +4,7 @@
 #include "core/process_status.hpp"
 
 #include <ostream>
+#include <stdexcept>
 
 namespace cwsandbox {
 
@@ -111,7 +112,8 @@ std::ostream& operator<<(std::ostream& out, const Output& output) { return out <
 namespace {
 
 /// Runs the stats callback between the end of `inner` and the moment when anybody sees it.
-task<ProcessResult> with_stats(task<ProcessResult> inner, Process::StatsCallback callback) {
+task<ProcessResult> with_stats(task<ProcessResult> inner, StatsCallback callback) {
+  if (!inner.valid()) throw std::invalid_argument("cwsandbox: a Process of an empty task");
   if (!callback) return inner;
   auto outer = std::make_shared<detail::TaskState<ProcessResult>>(inner.state()->loop());
   auto state = inner.state();
@@ -120,14 +122,11 @@ task<ProcessResult> with_stats(task<ProcessResult> inner, Process::StatsCallback
   state->add_continuation([outer, weak = std::weak_ptr(state), callback = std::move(callback)] {
     auto ended = weak.lock();
     if (!ended || !outer->claim()) return;
-    try {
-      callback(ended->error() ? nullptr : &ended->value(), ended->error());
-    } catch (...) {  // the caller's accounting must not take the result from everybody else
-    }
-    if (ended->error())
-      outer->publish(ended->error());
-    else
-      outer->store(ended->value());
+    const auto error = ended->error();
+    std::optional<ProcessResult> result;
+    if (!error) result = ended->value();
+    const auto* const shown = error ? nullptr : &ended->value();
+    outer->store_announced(std::move(result), error, [&] { callback(shown, error); });
   });
   return task<ProcessResult>(std::move(outer), inner.guard());
 }
@@ -137,12 +136,13 @@ const std::string no_id;
 }  // namespace
 
 Process::Process(task<ProcessResult> result, std::vector<std::string> command, StreamReader<std::string> std_out,
-                 StreamReader<std::string> std_err, std::optional<StreamWriter> std_in, StatsCallback stats_callback)
+                 StreamReader<std::string> std_err, std::optional<StreamWriter> std_in, cwsandbox::StatsCallback stats_callback)
     : task(with_stats(std::move(result), std::move(stats_callback))),
       command_(std::make_shared<const std::vector<std::string>>(std::move(command))),
       std_out_(std::move(std_out)),
       std_err_(std::move(std_err)),
       std_in_(std::move(std_in)) {
+  if (!std_out_.valid() || !std_err_.valid()) throw std::invalid_argument("cwsandbox: a Process with an empty reader");
   // Every ending of the process fails the writer (SW-12).
   if (std_in_)
     state()->add_continuation(
@@ -182,6 +182,12 @@ std::optional<int> Process::returncode() const {
   return result ? result->returncode : std::nullopt;
 }
 
+std::optional<int> Process::poll() const {
+  if (!done()) return std::nullopt;
+  if (const auto known = returncode()) return known;
+  return code_of(result());
+}
+
 int Process::code_of(const ProcessResult& result) {
   if (result.returncode) return *result.returncode;
   throw SandboxExecutionError("The process ended without an exit status (outcome: " + std::string(to_string(result.outcome)) + ")");
@@ -208,7 +214,7 @@ void Process::signal(std::string_view name) const {
 }
 
 task<std::uint64_t> Process::pid() const {
-  if (control_) return control_->pid();
+  if (control_) return task<std::uint64_t>(control_->pid().state(), guard());
   task_source<std::uint64_t> source;
   source.set_exception(std::make_exception_ptr(SandboxExecutionError("No pid: this Process was made from a plain task")));
   return source.get_task();
@@ -216,8 +222,8 @@ task<std::uint64_t> Process::pid() const {
 
 const std::string& Process::id() const noexcept { return control_ ? control_->id() : no_id; }
 
-void Process::detach() const {
-  if (control_) control_->detach();
+void Process::detach(Detach how) const {
+  if (control_) control_->detach(how);
 }
 
 }  // namespace cwsandbox

@@ -3,9 +3,12 @@
 #include "core/encoding.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <deque>
 #include <list>
 #include <mutex>
+#include <stdexcept>
+#include <thread>
 
 namespace cwsandbox {
 
@@ -55,6 +58,9 @@ struct ByteChannel::Impl : std::enable_shared_from_this<ByteChannel::Impl> {
   std::function<void()> wake;
   std::exception_ptr failure;  // as writers get it
   std::shared_ptr<detail::TaskState<void>> close_task;
+  std::weak_ptr<Received> received;  // the last receive()
+  // It holds a chunk that nobody has looked at. When it is not there any more all the same, its end is under way elsewhere.
+  std::atomic<bool> held{false};
   bool end_queued = false, closed = false;
 
   void check_writable() const {
@@ -203,6 +209,9 @@ struct ByteChannel::Impl : std::enable_shared_from_this<ByteChannel::Impl> {
       if (one.task->claim()) one.task->publish(for_writers);
   }
 
+  /// Puts a chunk that was taken in front again.
+  void give_back(std::string chunk);
+
   Poll try_receive(std::string& chunk) {
     Tasks done;
     {
@@ -248,50 +257,98 @@ std::size_t ByteChannel::size() const {
   return impl_->queue.size();
 }
 
-namespace {
-
-/// Gives `result` the next chunk when there is one.
-void receive_into(const std::function<ByteChannel::Poll(std::string&)>& poll,
-                  detail::TaskState<std::optional<std::string>>& result) {
-  std::string chunk;
-  switch (poll(chunk)) {
-    case ByteChannel::Poll::chunk:
-      result.store(std::move(chunk));
-      return;
-    case ByteChannel::Poll::end:
-    case ByteChannel::Poll::pending:  // only when somebody else took the chunk, which breaks the contract of one consumer
-      result.store(std::nullopt);
-      return;
+/// The task behind one receive(). One that goes without anybody having looked at it gives its chunk back.
+class ByteChannel::Received final : public detail::TaskState<std::optional<std::string>> {
+ public:
+  explicit Received(std::shared_ptr<ByteChannel::Impl> channel) : TaskState(channel->loop.loop()), channel_(std::move(channel)) {}
+  ~Received() override {
+    if (!holds_unseen()) return;
+    try {
+      channel_->give_back(std::move(**value_));
+    } catch (...) {  // out of memory
+    }
   }
+  Received(const Received&) = delete;
+  Received& operator=(const Received&) = delete;
+  [[nodiscard]] bool holds_unseen() const noexcept { return done() && !looked_at() && value_ && *value_; }
+
+  /// Completes it with a chunk, or the end, after a claim.
+  void give(std::optional<std::string> chunk) {
+    if (chunk) channel_->held = true;
+    store(std::move(chunk));
+  }
+  std::atomic<bool> moving{false};  // claimed for a chunk
+
+ private:
+  void first_look() const override { channel_->held = false; }
+  const std::shared_ptr<ByteChannel::Impl> channel_;
+};
+
+void ByteChannel::Impl::give_back(std::string chunk) {
+  std::function<void()> to_wake;
+  {
+    std::lock_guard lock(mutex);
+    held = false;
+    if (failure) return;
+    queue.push_front(std::move(chunk));
+    to_wake = std::exchange(wake, nullptr);
+  }
+  if (to_wake) to_wake();
 }
 
-}  // namespace
-
 task<std::optional<std::string>> ByteChannel::receive() {
-  auto state = std::make_shared<detail::TaskState<std::optional<std::string>>>(impl_->loop.loop());
+  auto state = std::make_shared<Received>(impl_);
+  for (;; std::this_thread::yield()) {
+    std::shared_ptr<Received> last;  // ends outside the lock
+    std::lock_guard lock(impl_->mutex);
+    last = impl_->received.lock();
+    if (last && (last->done() ? last->holds_unseen() : last->moving.load())) return task<std::optional<std::string>>(last);
+    if (!last && impl_->held) continue;
+    impl_->received = state;
+    break;
+  }
   // Weak both: the channel keeps this, and one that is given up while somebody waits must not keep itself. Claimed before the chunk
   // is taken: a receive() that was given up leaves it in the channel.
-  arm([channel = std::weak_ptr(impl_), weak = std::weak_ptr(state)] {
+  arm([channel = std::weak_ptr(impl_)] {
     const auto impl = channel.lock();
-    const auto waiting = weak.lock();
-    if (impl && waiting && waiting->claim()) receive_into([&](std::string& chunk) { return impl->try_receive(chunk); }, *waiting);
+    if (!impl) return;
+    std::shared_ptr<Received> waiting;  // ends outside the lock
+    {
+      std::lock_guard lock(impl->mutex);
+      waiting = impl->received.lock();
+      if (!waiting || !waiting->claim()) return;
+      waiting->moving = true;
+    }
+    std::string chunk;
+    if (impl->try_receive(chunk) == Poll::chunk)
+      waiting->give(std::move(chunk));
+    else  // the end; or somebody else took the chunk, which breaks the contract of one consumer
+      waiting->give(std::nullopt);
   });
   return task<std::optional<std::string>>(std::move(state));
 }
 
 StreamWriter::StreamWriter(std::shared_ptr<ByteChannel> channel, LoopManager, std::shared_ptr<void> guard)
-    : channel_(std::move(channel)), guard_(std::move(guard)) {}
+    : channel_(std::move(channel)), guard_(std::move(guard)) {
+  if (!channel_) throw std::invalid_argument("cwsandbox: the writer's channel is null");
+}
 
 bool StreamWriter::closed() const {
   std::lock_guard lock(channel_->impl_->mutex);
   return channel_->impl_->closed;
 }
 
+task<void> StreamWriter::kept(task<void> work) const { return task<void>(std::move(work).state(), guard_); }
+
 task<void> StreamWriter::write(std::span<const std::byte> data) const {
-  return channel_->impl_->write(std::string(reinterpret_cast<const char*>(data.data()), data.size()));
+  return kept(channel_->impl_->write(std::string(reinterpret_cast<const char*>(data.data()), data.size())));
 }
-task<void> StreamWriter::write(std::string_view data) const { return channel_->impl_->write(std::string(data)); }
-task<void> StreamWriter::write(std::string&& data) const { return channel_->impl_->write(std::move(data)); }
+task<void> StreamWriter::write(std::string_view data) const { return kept(channel_->impl_->write(std::string(data))); }
+task<void> StreamWriter::write(const char* text) const {
+  if (text == nullptr) throw std::invalid_argument("cwsandbox: the text to write is a null pointer");
+  return write(std::string_view(text));
+}
+task<void> StreamWriter::write(std::string&& data) const { return kept(channel_->impl_->write(std::move(data))); }
 
 task<void> StreamWriter::writeline(std::string_view text, const std::string& encoding) const {
   {
@@ -300,11 +357,14 @@ task<void> StreamWriter::writeline(std::string_view text, const std::string& enc
   }
   std::string line(text);
   line += '\n';
-  return channel_->impl_->write(core::encode(line, encoding));
+  return kept(channel_->impl_->write(core::encode(line, encoding)));
 }
 
-task<void> StreamWriter::flush() const { return channel_->impl_->flush(); }
-task<void> StreamWriter::close() const { return channel_->impl_->close(); }
-void StreamWriter::set_exception(std::exception_ptr error) const { channel_->impl_->fail(error); }
+task<void> StreamWriter::flush() const { return kept(channel_->impl_->flush()); }
+task<void> StreamWriter::close() const { return kept(channel_->impl_->close()); }
+void StreamWriter::set_exception(std::exception_ptr error) const {
+  detail::check_error(error);
+  channel_->impl_->fail(error);
+}
 
 }  // namespace cwsandbox

@@ -14,6 +14,7 @@
 #include <condition_variable>
 #include <list>
 #include <mutex>
+#include <stdexcept>
 #include <vector>
 
 namespace cwsandbox::detail {
@@ -22,8 +23,8 @@ namespace {
 
 /// A handler that waits, with what keeps its executor from running out of work meanwhile.
 struct Waiter {
-  Waiter(WaitHandler h, asio::any_io_executor e, std::shared_ptr<TaskStateBase> s)
-      : handler(std::move(h)), executor(std::move(e)), state(std::move(s)) {}
+  Waiter(WaitHandler h, asio::any_io_executor e, std::shared_ptr<TaskStateBase> s, std::shared_ptr<void> k)
+      : handler(std::move(h)), executor(std::move(e)), state(std::move(s)), keep(std::move(k)) {}
 
   /// Names the wait for its cancellation, also when it is not in the list any more: an address would be another's by then.
   struct Ticket {
@@ -33,6 +34,7 @@ struct Waiter {
   asio::any_io_executor executor;
   // Whoever waits keeps the operation: its last handle may be gone by now.
   std::shared_ptr<TaskStateBase> state;
+  std::shared_ptr<void> keep;
   std::shared_ptr<Ticket> ticket;  // null where nobody can cancel
 
   /// Completes on the waiter's own executor. A cancellation that comes before the handler has run still counts.
@@ -72,17 +74,34 @@ void TaskStateBase::note_wait() {
   if (hook) hook();
 }
 
+namespace {
+// Whose outcome this thread tells somebody ahead of all others.
+thread_local const TaskStateBase* announced = nullptr;
+// The other threads of a process may end while one waits for what they would have done.
+constexpr std::chrono::seconds kLookAround{1};
+}  // namespace
+
 bool TaskStateBase::wait(Deadline deadline) {
-  if (done()) return true;
+  if (done() || announced == this) return true;
   if (loop_) loop_->check_may_block();
   note_wait();
-  std::unique_lock lock(impl_->mutex);
   const auto ready = [this] { return done(); };
-  if (!deadline) {
-    impl_->condition.wait(lock, ready);
-    return true;
+  for (;;) {
+    auto until = deadline;
+    if (loop_ && loop_->adopted()) {
+      const auto next_look = std::chrono::steady_clock::now() + kLookAround;
+      until = deadline ? std::min(*deadline, next_look) : next_look;
+    }
+    std::unique_lock lock(impl_->mutex);
+    if (!until)
+      impl_->condition.wait(lock, ready);
+    else
+      impl_->condition.wait_until(lock, *until, ready);
+    if (done()) return true;
+    if (deadline && std::chrono::steady_clock::now() >= *deadline) return false;
+    lock.unlock();
+    if (loop_) loop_->check_may_block();
   }
-  return impl_->condition.wait_until(lock, *deadline, ready);
 }
 
 bool TaskStateBase::cancel() {
@@ -102,10 +121,18 @@ asio::any_io_executor TaskStateBase::default_executor() const {
   return loop_ ? loop_->executor() : asio::any_io_executor(asio::system_executor());
 }
 
-void TaskStateBase::add_waiter(WaitHandler handler, asio::any_io_executor executor) {
+asio::any_io_executor TaskStateBase::home() const noexcept {
+  try {
+    return default_executor();
+  } catch (...) {  // whoever waits there is told so
+    return asio::system_executor();
+  }
+}
+
+void TaskStateBase::add_waiter(WaitHandler handler, asio::any_io_executor executor, std::shared_ptr<void> keep) {
   executor = asio::prefer(executor, asio::execution::outstanding_work.tracked);
   auto slot = handler.get_cancellation_slot();
-  Waiter waiter(std::move(handler), executor, shared_from_this());
+  Waiter waiter(std::move(handler), executor, shared_from_this(), std::move(keep));
   // Ahead of anybody's hearing of the waiter: once it is in the list, another thread may complete it, and its handler clears the
   // slot.
   if (slot.is_connected()) {
@@ -153,6 +180,17 @@ void TaskStateBase::add_continuation(std::function<void()> continuation) {
     }
   }
   continuation();
+}
+
+void TaskStateBase::announce(std::exception_ptr error, const std::function<void()>& first) noexcept {
+  error_ = error;
+  const auto* const outer = std::exchange(announced, this);
+  try {
+    first();
+  } catch (...) {  // must not take the outcome from everybody else
+  }
+  announced = outer;
+  publish(std::move(error));
 }
 
 void TaskStateBase::publish(std::exception_ptr error) noexcept {
@@ -207,6 +245,12 @@ std::exception_ptr abandoned_error() {
 }
 
 std::exception_ptr cancelled_error() { return std::make_exception_ptr(CancelledError("The operation was cancelled")); }
+
+void throw_empty() { throw std::invalid_argument("cwsandbox: an empty task"); }
+
+void check_error(const std::exception_ptr& error) {
+  if (!error) throw std::invalid_argument("cwsandbox: the exception is a null pointer");
+}
 
 void throw_timeout() { throw TimeoutError("The wait timed out; the operation goes on"); }
 

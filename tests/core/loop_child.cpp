@@ -8,8 +8,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <filesystem>
 #include <future>
+#include <stdexcept>
 #include <string_view>
 #include <thread>
 
@@ -91,10 +93,48 @@ int exit_on_loop() {
 
 }  // namespace
 
+/// A caller's loop that nobody can run: the only thread waits for it.
+int nobody_runs() {
+  if (thread_count() != 1) return 0;  // a sanitizer has a thread of its own
+  asio::io_context io;
+  const LoopManager loop(io.get_executor());
+  const task_source<int> source(loop);
+  asio::post(io, [source] { source.set_value(5); });
+  const auto refuses = [](const auto& wait) {
+    try {
+      wait();
+      return false;
+    } catch (const std::logic_error&) {
+      return true;
+    }
+  };
+  if (!refuses([&] { return source.get_task().result(); })) return 1;
+  if (!refuses([&] { return source.get_task().result(std::chrono::hours(1)); })) return 2;
+  if (source.get_task().done()) return 3;
+  // With another thread there is somebody who may run it.
+  std::promise<void> enter;
+  std::thread runner([&] {
+    enter.get_future().wait();
+    io.run();
+  });
+  enter.set_value();
+  if (source.get_task().result() != 5) return 4;
+  runner.join();
+  // And once that has left it, there is nobody again, also for those who wait already.
+  const task_source<int> never(loop);
+  std::promise<void> leave;
+  std::thread leaver([&] { leave.get_future().wait(); });
+  std::thread([&] {}).join();
+  leave.set_value();
+  leaver.detach();
+  return refuses([&] { return never.get_task().result(); }) ? 0 : 5;
+}
+
 int main(int argc, char** argv) {
   const std::string_view scenario = argc > 1 ? argv[1] : "";
   if (scenario == "lazy") return lazy();
   if (scenario == "adopt") return adopt();
+  if (scenario == "nobody-runs") return nobody_runs();
   if (scenario == "fork-first") return fork_first();
   if (scenario == "late-use") return late_use();
   if (scenario == "exit-on-loop") return exit_on_loop();

@@ -121,6 +121,8 @@ TEST_CASE("many threads block at once", "[EV-4]") {
 
 TEST_CASE("adopting an executor starts no thread", "[EV-6]") { CHECK(fresh("adopt") == 0); }
 
+TEST_CASE("blocking on an executor that nobody can run throws", "[EV-2]") { CHECK(fresh("nobody-runs") == 0); }
+
 TEST_CASE("each process gets a strand of its own", "[EV-6]") {
   asio::thread_pool pool(4);
   LoopManager loop{asio::any_io_executor(pool.get_executor())};

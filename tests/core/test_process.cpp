@@ -235,3 +235,56 @@ TEST_CASE("a Process made from a plain task has no pid to signal", "[PR-10]") {
   CHECK_THROWS_AS(process.pid().result(), SandboxExecutionError);
   CHECK(process.id().empty());
 }
+
+TEST_CASE("a stats callback may ask for the result that it is told of", "[PR-12]") {
+  Fake fake;
+  std::optional<Process> process;
+  int code = 0, failures = 0;
+  const auto stats = [&](const ProcessResult* result, const std::exception_ptr& error) {
+    CHECK_FALSE(process->done());  // for everybody else it goes on
+    try {
+      code = process->result().returncode.value();
+      CHECK(result->returncode == code);
+    } catch (const CancelledError&) {
+      CHECK(error);
+      ++failures;
+    }
+    throw std::runtime_error("an accounting that fails");  // is dropped
+  };
+  process = fake.process(false, stats);
+  SECTION("a result") {
+    fake.exit(4);
+    CHECK(code == 4);
+    CHECK(process->wait() == 4);
+  }
+  SECTION("an error") {
+    fake.source.set_exception(std::make_exception_ptr(CancelledError("gone")));
+    CHECK(failures == 1);
+    CHECK_THROWS_AS(process->result(), CancelledError);
+  }
+}
+
+TEST_CASE("poll ends also where there is no code", "[PR-1][PR-15]") {
+  Fake fake;
+  const auto process = fake.process();
+  CHECK_FALSE(process.poll());
+  SECTION("an error") {
+    fake.source.set_exception(std::make_exception_ptr(SandboxExecutionError("could not be started")));
+    CHECK_THROWS_AS(process.poll(), SandboxExecutionError);
+  }
+  SECTION("a result without one") {
+    auto result = Fake::result(0);
+    result.returncode.reset();
+    result.outcome = Outcome::lost;
+    fake.source.set_value(result);
+    CHECK_THROWS_AS(process.poll(), SandboxExecutionError);
+  }
+  CHECK_FALSE(process.returncode());
+}
+
+TEST_CASE("a Process of nothing is misuse, not a crash", "[PR-1]") {
+  const Fake fake;
+  const StreamReader<std::string> out(fake.out), err(fake.err);
+  CHECK_THROWS_AS(Process(task<ProcessResult>(), argv("x"), out, err), std::invalid_argument);
+  CHECK_THROWS_AS(Process(fake.source.get_task(), argv("x"), StreamReader<std::string>(), err), std::invalid_argument);
+}

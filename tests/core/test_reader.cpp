@@ -4,16 +4,21 @@
 #include <cwsandbox/asio.hpp>
 #include <cwsandbox/stream_reader.hpp>
 
+#include <boost/asio/bind_cancellation_slot.hpp>
+#include <boost/asio/bind_executor.hpp>
+#include <boost/asio/cancellation_signal.hpp>
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
 #include <boost/asio/experimental/awaitable_operators.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/steady_timer.hpp>
+#include <boost/asio/strand.hpp>
 #include <boost/asio/thread_pool.hpp>
 #include <boost/asio/use_awaitable.hpp>
 
 #include <future>
+#include <numeric>
 #include <thread>
 
 using namespace cwsandbox;
@@ -281,4 +286,187 @@ TEST_CASE("read_all waits for the end, gives errors, and can be given up", "[SR-
   CHECK_THROWS_AS(waiting.result(), CancelledError);
   (void)slow->send("kept");
   CHECK(slow_reader.next().result() == "kept");
+}
+
+TEST_CASE("an item is taken by who looks at it, not by who waits", "[SR-14]") {
+  using namespace asio::experimental::awaitable_operators;
+  asio::io_context io;
+  auto channel = std::make_shared<TextChannel>(8, LoopManager(io.get_executor()));
+  const StreamReader<std::string> reader(channel, LoopManager(io.get_executor()));
+  SECTION("the wait lost against a timer, or won and was all that was there") {
+    std::vector<std::string> got;
+    asio::co_spawn(
+        io,
+        [&]() -> asio::awaitable<void> {
+          asio::steady_timer timer(io);
+          for (const bool item_first : {false, true, true}) {
+            if (item_first) (void)channel->send("x" + std::to_string(got.size()));
+            timer.expires_after(item_first ? 1h : 1ms);
+            const auto either = co_await (reader.next().async_wait(asio::use_awaitable) || timer.async_wait(asio::use_awaitable));
+            CHECK(either.index() == (item_first ? 0 : 1));
+            if (item_first) got.push_back((co_await reader.next()).value_or(""));
+          }
+          channel->finish();
+          CHECK_FALSE(co_await reader.next());
+        },
+        asio::detached);
+    io.run();
+    CHECK(got == std::vector<std::string>{"x0", "x1"});
+  }
+  SECTION("the item came between the cancellation and its handler") {
+    asio::cancellation_signal signal;
+    std::optional<boost::system::error_code> saw;
+    reader.next().async_wait(asio::bind_cancellation_slot(
+        signal.slot(), asio::bind_executor(io.get_executor(), [&](boost::system::error_code error) { saw = error; })));
+    (void)channel->send("kept");
+    signal.emit(asio::cancellation_type::terminal);
+    io.run();
+    REQUIRE(saw);
+    CHECK(*saw == asio::error::operation_aborted);
+    CHECK(reader.next().result() == "kept");
+  }
+  SECTION("the task was dropped with its item") {
+    (void)channel->send("1");
+    (void)channel->send("2");
+    (void)reader.next();
+    {
+      const auto unseen = reader.next();
+      CHECK(unseen.done());
+      CHECK(reader.next().state() == unseen.state());  // nobody has looked at it
+    }
+    CHECK(reader.next().result() == "1");
+    CHECK(reader.next().result() == "2");
+  }
+  SECTION("somebody else waits already when it is given back") {
+    (void)channel->send("1");
+    auto first = reader.next();
+    CHECK(first.result() == "1");
+    auto second = reader.next();
+    (void)channel->send("2");
+    first = {};
+    CHECK(second.result() == "2");
+  }
+  SECTION("an error") {
+    channel->fail(std::make_exception_ptr(SandboxConnectionLostError("gone")));
+    (void)reader.next();
+    CHECK_THROWS_AS(reader.next().result(), SandboxConnectionLostError);
+    CHECK_FALSE(reader.next().result().has_value());
+  }
+}
+
+TEST_CASE("what is left over between lines belongs to the stream", "[SR-7][SR-14]") {
+  StreamReader<std::string> reader(filled({"1\n2\n3\n4", "\n5\nrest"}));
+  CHECK(reader.lines().next().result() == "1");
+  for (std::string_view line : reader.lines()) {
+    CHECK(line == "2");
+    break;
+  }
+  CHECK(reader.next_line().result() == "3");
+  (void)reader.next_line();  // nobody looks at it
+  {
+    const auto unseen = reader.next_line();
+    CHECK(reader.lines().next().state() == unseen.state());
+  }
+  CHECK(reader.next_line().result() == "4");
+  CHECK(reader.next_line().result() == "5");
+  (void)reader.next_line();
+  CHECK(reader.next_line().result() == "rest");
+  CHECK_FALSE(reader.next_line().result().has_value());
+
+  StreamReader<std::string> mixed(filled({"line\nand the rest", " of it"}));
+  CHECK(mixed.next_line().result() == "line");
+  CHECK(mixed.next().result() == "and the rest");
+  CHECK(mixed.read_all().result() == " of it");
+
+  // A line that is too long for one is not lost to another.
+  StreamReader<std::string> strict(filled({"too long\nshort\n"}));
+  CHECK_THROWS_AS(strict.next_line(3).result(), std::length_error);
+  CHECK(strict.next_line().result() == "too long");
+  CHECK(strict.next_line().result() == "short");
+}
+
+TEST_CASE("a line that was given up is not lost, nor is what broke the stream", "[SR-3][SR-14]") {
+  auto channel = std::make_shared<TextChannel>(8);
+  StreamReader<std::string> reader(channel);
+  (void)channel->send("half a ");
+  auto given_up = reader.next_line();
+  CHECK_FALSE(given_up.done());
+  CHECK(given_up.cancel());
+  (void)channel->send("line\nand");
+  CHECK(reader.next_line().result() == "half a line");
+  {
+    const auto waits = reader.next_line();
+    CHECK_FALSE(waits.done());
+  }
+  (void)channel->send(" more");
+  // A process that was cancelled breaks its streams with this one.
+  channel->fail(std::make_exception_ptr(CancelledError("the process was cancelled")));
+  CHECK(reader.next_line().result() == "and more");
+  (void)reader.next_line();  // the error, which nobody looks at
+  CHECK_THROWS_AS(reader.lines().next().result(), CancelledError);
+  CHECK_FALSE(reader.next_line().result().has_value());
+}
+
+TEST_CASE("a read_all that was given up leaves what it had", "[SR-14]") {
+  auto channel = std::make_shared<TextChannel>(8);
+  StreamReader<std::string> reader(channel);
+  (void)channel->send("one ");
+  (void)channel->send("two ");
+  CHECK(reader.read_all().cancel());
+  (void)channel->send("three");
+  {
+    const auto dropped = reader.read_all();
+  }
+  channel->finish();
+  CHECK(reader.read_all().result() == "one two three");
+}
+
+TEST_CASE("items come once and in order, however their waits are cancelled", "[SR-14][SR-10]") {
+  using namespace asio::experimental::awaitable_operators;
+  // A producer and a timer on threads of their own, so that both come at any time.
+  asio::thread_pool pool(3);
+  auto channel = std::make_shared<Channel<int>>(4);
+  const StreamReader<int> reader(channel);
+  constexpr int kItems = 3000;
+  std::promise<std::vector<int>> seen;
+  auto consume = [](StreamReader<int> from, std::promise<std::vector<int>>* out) -> asio::awaitable<void> {
+    std::vector<int> items;
+    asio::steady_timer timer(co_await asio::this_coro::executor);
+    try {
+      for (;;) {
+        timer.expires_after(std::chrono::microseconds(20));
+        auto wait = from.next();
+        static_cast<void>(co_await (wait.async_wait(asio::use_awaitable) || timer.async_wait(asio::use_awaitable)));
+        if (!wait.done() || items.size() % 3 == 0) {
+          wait = {};
+          wait = from.next();
+        }
+        const auto item = co_await wait;
+        if (!item) break;
+        items.push_back(*item);
+      }
+    } catch (...) {
+      out->set_exception(std::current_exception());
+      co_return;
+    }
+    out->set_value(std::move(items));
+  };
+  asio::co_spawn(asio::make_strand(pool.get_executor()), consume(reader, &seen), asio::detached);
+  for (int i = 0; i < kItems; ++i) channel->send(i).result();
+  channel->finish();
+  std::vector<int> expected(kItems);
+  std::iota(expected.begin(), expected.end(), 0);
+  CHECK(seen.get_future().get() == expected);
+  pool.join();
+}
+
+TEST_CASE("a reader of nothing is misuse, not a crash", "[SR-1]") {
+  CHECK_THROWS_AS(StreamReader<std::string>(nullptr), std::invalid_argument);
+  const StreamReader<std::string> empty;
+  CHECK_THROWS_AS(empty.next(), std::invalid_argument);
+  CHECK_THROWS_AS(empty.lines(), std::invalid_argument);
+  CHECK_THROWS_AS(empty.read_all(), std::invalid_argument);
+  CHECK_THROWS_AS(empty.close(), std::invalid_argument);
+  TextChannel channel;
+  CHECK_THROWS_AS(channel.fail(nullptr), std::invalid_argument);
 }

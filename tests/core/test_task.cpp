@@ -9,8 +9,14 @@
 #include <boost/asio/bind_executor.hpp>
 #include <boost/asio/cancellation_signal.hpp>
 #include <boost/asio/co_spawn.hpp>
+#include <boost/asio/deferred.hpp>
 #include <boost/asio/detached.hpp>
 #include <boost/asio/experimental/awaitable_operators.hpp>
+#include <boost/asio/experimental/coro.hpp>
+#include <boost/asio/experimental/parallel_group.hpp>
+#include <boost/asio/experimental/promise.hpp>
+#include <boost/asio/experimental/use_coro.hpp>
+#include <boost/asio/experimental/use_promise.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/strand.hpp>
@@ -403,5 +409,151 @@ TEST_CASE("racing completion, cancellation and waiting stay consistent", "[OR-8]
     c.join();
     future.get();
     CHECK((outcomes == 1 || outcomes == 100));
+  }
+}
+
+TEST_CASE("a null exception and an empty task are misuse, not a crash", "[OR-1]") {
+  const task_source<int> source;
+  CHECK_THROWS_AS(source.set_exception(nullptr), std::invalid_argument);
+  CHECK_FALSE(source.get_task().done());
+  const task<int> empty;
+  CHECK_FALSE(empty.done());
+  CHECK_FALSE(empty.error());
+  CHECK_THROWS_AS(empty.result(), std::invalid_argument);
+  CHECK_THROWS_AS(empty.result(1s), std::invalid_argument);
+  CHECK_THROWS_AS(empty.cancel(), std::invalid_argument);
+  CHECK_THROWS_AS(empty.async_wait(asio::detached), std::invalid_argument);
+  CHECK_THROWS_AS(LoopManager(asio::any_io_executor()), std::invalid_argument);
+}
+
+TEST_CASE("whatever waits keeps what it waits for, with its owner", "[OR-8][OR-9]") {
+  asio::io_context io;
+  task_source<int> source(LoopManager(io.get_executor()));
+  auto owner = std::make_shared<int>(0);
+  const std::weak_ptr<int> kept = owner;
+  // A handle with its owner; it is a temporary in all of these.
+  const auto handle = [&] { return task<int>(source.state(), owner); };
+  SECTION("deferred") {
+    auto operation = handle().async_wait(asio::deferred);
+    owner.reset();
+    REQUIRE_FALSE(kept.expired());
+    bool called = false;
+    std::move(operation)(asio::bind_executor(io.get_executor(), [&](boost::system::error_code error) { called = !error; }));
+    CHECK_FALSE(kept.expired());
+    source.set_value(1);
+    io.run();
+    CHECK(called);
+  }
+  SECTION("a future") {
+    auto future = handle().async_wait(asio::use_future);
+    owner.reset();
+    CHECK_FALSE(kept.expired());
+    source.set_value(1);
+    io.run();
+    future.get();
+  }
+  SECTION("a callback") {
+    bool called = false;
+    handle().async_wait([&](boost::system::error_code error) { called = !error; });
+    owner.reset();
+    CHECK_FALSE(kept.expired());
+    source.set_value(1);
+    io.run();
+    CHECK(called);
+  }
+  SECTION("a coroutine") {
+    int got = 0;
+    asio::co_spawn(
+        io,
+        [&]() -> asio::awaitable<void> {
+          auto waits = [](task<int> awaited) -> asio::awaitable<int> { co_return co_await std::move(awaited); };
+          got = co_await waits(handle());
+        },
+        asio::detached);
+    io.poll();
+    owner.reset();
+    CHECK_FALSE(kept.expired());
+    source.set_value(7);
+    io.run();
+    CHECK(got == 7);
+  }
+  SECTION("a coroutine without an executor") {
+    auto plain = [](task<int> awaited) -> Plain { co_return co_await std::move(awaited); }(handle());
+    owner.reset();
+    CHECK_FALSE(kept.expired());
+    source.set_value(7);
+    CHECK(plain.future.get() == 7);
+  }
+  CHECK(kept.expired());
+}
+
+namespace {
+
+asio::experimental::coro<void, int> wait_in_coro(asio::io_context&, task<int> t) {
+  co_await t;  // coro asks any object with async_wait for a void(error_code)
+  co_await t.async_wait(asio::experimental::use_coro);
+  co_return t.get();
+}
+
+}  // namespace
+
+TEST_CASE("the coroutines and tokens of Asio's that are experimental", "[OR-4]") {
+  asio::io_context io;
+  const task_source<int> source(LoopManager(io.get_executor()));
+  const auto t = source.get_task();
+  SECTION("coro") {
+    std::optional<int> got;
+    auto coro = wait_in_coro(io, t);
+    coro.async_resume([&](const std::exception_ptr& error, int value) {
+      if (!error) got = value;
+    });
+    io.poll();
+    CHECK_FALSE(got);
+    source.set_value(3);
+    io.restart();
+    io.run();
+    CHECK(got == 3);
+  }
+  SECTION("promise") {
+    auto promise = t.async_wait(asio::experimental::use_promise);
+    source.set_value(3);
+    std::optional<boost::system::error_code> saw;
+    std::move(promise)([&](boost::system::error_code error) { saw = error; });
+    io.run();
+    REQUIRE(saw);
+    CHECK_FALSE(*saw);
+  }
+  SECTION("a group that is known only when the program runs") {
+    const task_source<int> other(LoopManager(io.get_executor()));
+    using Operation = decltype(t.async_wait(asio::deferred));
+    std::vector<Operation> operations;
+    operations.push_back(t.async_wait(asio::deferred));
+    operations.push_back(other.get_task().async_wait(asio::deferred));
+    std::vector<std::size_t> order;
+    std::vector<boost::system::error_code> errors;
+    asio::experimental::make_parallel_group(std::move(operations))
+        .async_wait(
+            asio::experimental::wait_for_one(),
+            asio::bind_executor(io.get_executor(), [&](std::vector<std::size_t> o, std::vector<boost::system::error_code> e) {
+              order = std::move(o);
+              errors = std::move(e);
+            }));
+    other.set_value(1);
+    io.run();
+    REQUIRE(order.size() == 2);
+    CHECK(order[0] == 1);
+    CHECK_FALSE(errors[1]);
+    CHECK(errors[0] == asio::error::operation_aborted);
+    CHECK_FALSE(t.done());
+  }
+  SECTION("an executor of its own type") {
+    using Awaitable = asio::awaitable<int, asio::io_context::executor_type>;
+    int got = 0;
+    asio::co_spawn(
+        io.get_executor(), [](task<int> awaited) -> Awaitable { co_return co_await awaited; }(t),
+        [&](const std::exception_ptr&, int value) { got = value; });
+    source.set_value(5);
+    io.run();
+    CHECK(got == 5);
   }
 }

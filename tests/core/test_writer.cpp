@@ -285,3 +285,33 @@ TEST_CASE("a flush does not wait for what was withdrawn", "[SW-18]") {
   CHECK(flushed.done());
   last.result();
 }
+
+TEST_CASE("a chunk that nobody has looked at stays in the channel", "[SW-19]") {
+  Pair pair;
+  (void)pair.writer.write("one");
+  (void)pair.writer.write("two");
+  (void)pair.channel->receive();
+  {
+    const auto unseen = pair.channel->receive();
+    CHECK(unseen.done());
+    CHECK(pair.channel->receive().state() == unseen.state());
+  }
+  CHECK(pair.channel->receive().result() == "one");
+  CHECK(pair.channel->receive().result() == "two");
+  auto given_up = pair.channel->receive();
+  CHECK(given_up.cancel());
+  (void)pair.channel->receive();
+  (void)pair.writer.write("three");
+  CHECK(pair.channel->receive().result() == "three");
+  (void)pair.writer.close();
+  (void)pair.channel->receive();
+  CHECK_FALSE(pair.channel->receive().result().has_value());
+}
+
+TEST_CASE("null pointers are misuse, not a crash", "[SW-1]") {
+  CHECK_THROWS_AS(StreamWriter(nullptr), std::invalid_argument);
+  const Pair pair;
+  CHECK_THROWS_AS(pair.writer.write(static_cast<const char*>(nullptr)), std::invalid_argument);
+  CHECK_THROWS_AS(pair.writer.set_exception(nullptr), std::invalid_argument);
+  (void)pair.writer.write("goes on");
+}
