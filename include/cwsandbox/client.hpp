@@ -146,12 +146,18 @@ class CWSANDBOX_EXPORT ClientOptions {
 ///
 /// \par Connections
 /// Nothing is opened until it is needed. Connections are kept and used again. On the default loop they (and the embedded gateway of
-/// `local:`) stay until exit; on an adopted executor until the last sandbox, process and call of this client is gone, so that
-/// the caller's `io_context::run()` then returns by itself.
+/// `local:`) stay until exit.
+///
+/// \par Outstanding work
+/// On an adopted executor, what keeps the caller's `io_context::run()` from returning is what is under way: calls, processes that
+/// have not ended, streams that are fed, and for a quarter of a second the connection of a process that has ended. A handle does
+/// not. With `local:` the gateway is part of the program and is under way as long as it has sandboxes: until they have been stopped
+/// or have ended, or their last handles are gone; and what it had of them, their logs, goes with it.
 ///
 /// \par Errors
 /// `std::invalid_argument` from the constructor for a malformed base URL, a key that cannot be sent, an auth mode that nobody has
-/// registered, or both a key and a mode among the options.
+/// registered, or both a key and a mode among the options; CWSandboxConfigurationError for a file with certificates or a key that
+/// cannot be used, which names the file and the option.
 ///
 /// \par Thread safety
 /// Distinct objects: safe. Shared objects: safe.

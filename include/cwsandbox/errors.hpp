@@ -76,6 +76,9 @@ class CWSANDBOX_EXPORT CWSandboxError : public std::runtime_error {
 
 /// Missing, wrong or insufficient credentials.
 CWSANDBOX_DETAIL_ERROR(CWSandboxAuthenticationError, CWSandboxError);
+/// Something that the client was told to use cannot be used: a file with certificates or a key. `metadata()` names it: `option`
+/// ("ca_file", "certificate_file", "key_file") and `path`.
+CWSANDBOX_DETAIL_ERROR(CWSandboxConfigurationError, CWSandboxError);
 /// Anything about one sandbox.
 CWSANDBOX_DETAIL_ERROR(SandboxError, CWSandboxError);
 /// The sandbox is not running (any more).

@@ -117,8 +117,9 @@ class ExecStats {
 ///
 /// \par Lifetime
 /// One from `run()` is owned by its handles and those of its processes (and of their streams): the last that goes has it stopped,
-/// without waiting for that; `release()` gives this up. At exit, stops that are under way get up to 10 s to be accepted. One from
-/// `from_id` or `list` is not owned.
+/// without waiting for that; `release()` gives this up. One that is still owned at exit (a static object's, or one on the stack of
+/// whoever called `exit()`) is stopped then, on the default loop; these stops, and those that are under way, get up to 10 s in all.
+/// One from `from_id` or `list` is not owned.
 ///
 /// \par Errors
 /// Calls return tasks; the errors of the tree in <cwsandbox/errors.hpp> come out of those. Misuse (an empty command, a relative
@@ -137,7 +138,7 @@ class ExecStats {
 /// Distinct objects: safe. Shared objects: safe for const calls.
 class CWSANDBOX_EXPORT Sandbox {
  public:
-  Sandbox() noexcept = default;  ///< empty: only assignment and `valid()` are allowed
+  Sandbox() noexcept = default;  ///< empty: to be assigned to. Everything but `valid()` throws std::invalid_argument
   /// Whether it is a handle to anything.
   [[nodiscard]] bool valid() const noexcept { return state_ != nullptr; }
 

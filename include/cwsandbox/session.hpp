@@ -55,9 +55,9 @@ class CWSANDBOX_EXPORT Session {
   /// one. \throws SessionCloseError from the task when some could not be stopped. Those stay: call `close()` again (SE-4).
   task<void> close(StopOptions options = StopOptions()) const;
 
-  /// From now on SIGINT and SIGTERM close every session of the process, give them 10 s, end what runs on the default loop and let
-  /// the signal take its course. A second signal ends the process at once. Signals that are ignored stay so. The library does this
-  /// only for a program that asks for it (SE-11).
+  /// From now on SIGINT and SIGTERM close every session of the process and stop the sandboxes that it owns, give them 10 s, end
+  /// what runs on the default loop and let the signal take its course. A second signal ends the process at once. Signals that are
+  /// ignored stay so. The library does this only for a program that asks for it (SE-11).
   static void handle_signals();
 
  private:

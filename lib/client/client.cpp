@@ -3,6 +3,7 @@
 #include "client/backend.hpp"
 #include "client/exec_connection.hpp"
 #include "client/rpc.hpp"
+#include "net/tls.hpp"
 #include "protocol/text.hpp"
 
 #include <boost/asio/io_context.hpp>
@@ -58,6 +59,30 @@ void check_headers(const AuthHeaders& headers, const std::string& mode) {
       throw CWSandboxAuthenticationError("The auth mode '" + mode + "' gives a header field that cannot be sent");
 }
 
+/// `use` reads the files that the settings name.
+template <typename Use>
+auto with_files(const Use& use) {
+  try {
+    return use();
+  } catch (const net::TlsFileError& error) {
+    ErrorFields fields;
+    switch (error.role) {
+      case net::TlsFileError::Role::ca:
+        fields.metadata.emplace("option", "ca_file");
+        break;
+      case net::TlsFileError::Role::certificate:
+        fields.metadata.emplace("option", "certificate_file");
+        break;
+      case net::TlsFileError::Role::key:
+        fields.metadata.emplace("option", "key_file");
+        break;
+    }
+    const std::string text = "The option " + fields.metadata["option"] + " cannot be used: " + error.what();
+    fields.metadata.emplace("path", error.path);
+    throw CWSandboxConfigurationError(text, std::move(fields));
+  }
+}
+
 std::shared_ptr<const Settings> make_settings(const ClientOptions& options) {
   auto settings = std::make_shared<Settings>();
   const std::string key = environment("CWSANDBOX_API_KEY");
@@ -96,6 +121,9 @@ std::shared_ptr<const Settings> make_settings(const ClientOptions& options) {
   settings->tls.ca_file = options.ca_file();
   settings->tls.certificate_file = options.certificate_file();
   settings->tls.key_file = options.key_file();
+  // Read now, and again when they are used: whoever named them is here to hear of it.
+  const bool files = !settings->tls.ca_file.empty() || !settings->tls.certificate_file.empty();
+  if (settings->endpoint.tls() && files) with_files([&] { return net::make_tls_client_context(settings->tls); });
   return settings;
 }
 
@@ -157,7 +185,10 @@ class Exit {
 
   void add_hook(const LoopManager& loop, const std::weak_ptr<ExitHook>& hook) {
     const std::lock_guard lock(mutex_);
-    std::erase_if(hooks_, [](const auto& known) { return known.hook.expired(); });
+    if (hooks_.size() >= prune_at_) {
+      std::erase_if(hooks_, [](const auto& known) { return known.hook.expired(); });
+      prune_at_ = std::max<std::size_t>(64, hooks_.size() * 2);
+    }
     hooks_.push_back({hook, loop.adopted()});
   }
   [[nodiscard]] std::vector<std::shared_ptr<ExitHook>> hooks(bool adopted_too) {
@@ -259,6 +290,7 @@ class Exit {
     bool adopted;
   };
   std::vector<Hook> hooks_;
+  std::size_t prune_at_ = 64;
 };
 
 PendingWork::PendingWork(const LoopManager& loop) : counted_(!loop.adopted()) {
@@ -281,8 +313,9 @@ Backend::Backend(std::shared_ptr<const Settings> settings, LoopManager loop)
   net::HttpClientOptions options;
   options.connect_timeout = settings_->connect_timeout;
   options.tls = settings_->tls;
-  http_ = std::make_unique<net::HttpClient>(loop_.make_strand(), endpoint, options);
-  pool_ = std::make_shared<ExecPool>(loop_.make_strand());
+  http_ = with_files([&] { return std::make_unique<net::HttpClient>(loop_.make_strand(), endpoint, options); });
+  // What waits on a caller's executor keeps it from running out of work.
+  pool_ = std::make_shared<ExecPool>(loop_.make_strand(), loop_.adopted() ? ExecPool::kAdoptedLifetime : ExecPool::kIdleLifetime);
 }
 
 Backend::~Backend() {

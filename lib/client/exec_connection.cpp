@@ -237,7 +237,7 @@ void ExecPool::arm() {
       armed_ = false;
       return;
     }
-    timer_.expires_at(idle_.front()->idle_since_ + kIdleLifetime);
+    timer_.expires_at(idle_.front()->idle_since_ + idle_lifetime_);
   }
   // Weak: an idle pool must not keep itself.
   timer_.async_wait(asio::bind_executor(strand_, [weak = weak_from_this()](net::error_code) {
@@ -249,7 +249,7 @@ void ExecPool::sweep() {
   std::list<std::shared_ptr<ExecConnection>> old;
   {
     const std::lock_guard lock(mutex_);
-    const auto limit = std::chrono::steady_clock::now() - kIdleLifetime;
+    const auto limit = std::chrono::steady_clock::now() - idle_lifetime_;
     while (!idle_.empty() && idle_.front()->idle_since_ <= limit) old.splice(old.end(), idle_, idle_.begin());
   }
   for (const auto& connection : old) close_later(connection);

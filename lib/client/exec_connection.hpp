@@ -85,9 +85,11 @@ class ExecConnection : public std::enable_shared_from_this<ExecConnection> {
 class ExecPool : public std::enable_shared_from_this<ExecPool> {
  public:
   static constexpr std::size_t kMaxIdle = 128;  // as many processes as a busy client starts at once
-  static constexpr std::chrono::seconds kIdleLifetime{30};
+  static constexpr std::chrono::milliseconds kIdleLifetime{30'000};
+  static constexpr std::chrono::milliseconds kAdoptedLifetime{250};
 
-  explicit ExecPool(asio::any_io_executor strand) : strand_(std::move(strand)), timer_(strand_) {}
+  ExecPool(asio::any_io_executor strand, std::chrono::milliseconds idle_lifetime)
+      : strand_(std::move(strand)), idle_lifetime_(idle_lifetime), timer_(strand_) {}
 
   /// The youngest idle connection, or null. It may turn out to be dead.
   [[nodiscard]] std::shared_ptr<ExecConnection> take();
@@ -102,6 +104,7 @@ class ExecPool : public std::enable_shared_from_this<ExecPool> {
   static void close_later(const std::shared_ptr<ExecConnection>& connection);
 
   const asio::any_io_executor strand_;
+  const std::chrono::milliseconds idle_lifetime_;
   std::mutex mutex_;
   std::list<std::shared_ptr<ExecConnection>> idle_;  // the youngest last
   bool closed_ = false, armed_ = false;

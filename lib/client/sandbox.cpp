@@ -32,11 +32,19 @@ std::string_view to_string(SandboxStatus status) noexcept {
 
 using detail::SandboxState;
 
+namespace {
+const std::shared_ptr<SandboxState>& checked(const std::shared_ptr<SandboxState>& state) {
+  if (!state) throw std::invalid_argument("cwsandbox: an empty Sandbox");
+  return state;
+}
+}  // namespace
+
 Sandbox Sandbox::run(SandboxOptions options) { return run(Client(), std::move(options)); }
 
 Sandbox Sandbox::run(const Client& client, SandboxOptions options) {
   auto state = std::make_shared<SandboxState>(client.core(), client::make_create_request(options, client.core()->settings()));
   state->describe(options);
+  client::add_exit_hook(client.loop(), state);
   static_cast<void>(state->start());
   return Sandbox(std::move(state));
 }
@@ -61,37 +69,41 @@ task<void> Sandbox::remove(const Client& client, std::string sandbox_id, bool mi
 }
 
 Process Sandbox::exec(std::vector<std::string> command, ExecOptions options) const {
-  return state_->exec(std::move(command), std::move(options));
+  return checked(state_)->exec(std::move(command), std::move(options));
 }
-TerminalSession Sandbox::shell(ShellOptions options) const { return state_->shell(options); }
+TerminalSession Sandbox::shell(ShellOptions options) const { return checked(state_)->shell(options); }
 Process Sandbox::attach(std::string process_id, AttachOptions options) const {
-  return state_->attach(std::move(process_id), options);
+  return checked(state_)->attach(std::move(process_id), options);
 }
 TerminalSession Sandbox::attach_terminal(std::string session_id, AttachOptions options) const {
-  return state_->attach_terminal(std::move(session_id), options);
+  return checked(state_)->attach_terminal(std::move(session_id), options);
 }
-task<void> Sandbox::start() const { return state_->start(); }
-task<void> Sandbox::wait() const { return state_->wait(); }
-task<void> Sandbox::stop(StopOptions options) const { return state_->stop(options); }
-task<SandboxStatus> Sandbox::wait_until_complete(WaitOptions options) const { return state_->wait_until_complete(options); }
-task<SandboxStatus> Sandbox::get_status() const { return state_->get_status(); }
-std::optional<std::string> Sandbox::sandbox_id() const { return state_->get(&SandboxState::id_); }
-SandboxStatus Sandbox::status() const { return state_->get(&SandboxState::status_); }
-std::chrono::system_clock::time_point Sandbox::status_updated_at() const { return state_->get(&SandboxState::status_updated_); }
-std::string Sandbox::status_reason() const { return state_->get(&SandboxState::reason_); }
-std::string Sandbox::image() const { return state_->get(&SandboxState::image_); }
-std::vector<std::string> Sandbox::command() const { return state_->get(&SandboxState::command_); }
-std::vector<std::string> Sandbox::tags() const { return state_->get(&SandboxState::tags_); }
-std::string Sandbox::runner_id() const { return state_->get(&SandboxState::runner_id_); }
-std::string Sandbox::runner_group_id() const { return state_->get(&SandboxState::runner_group_id_); }
-std::chrono::system_clock::time_point Sandbox::created_at() const { return state_->get(&SandboxState::created_); }
-std::chrono::system_clock::time_point Sandbox::started_at() const { return state_->get(&SandboxState::started_at_); }
-std::chrono::system_clock::time_point Sandbox::ended_at() const { return state_->get(&SandboxState::ended_at_); }
-std::optional<int> Sandbox::returncode() const { return state_->get(&SandboxState::returncode_); }
-void Sandbox::release() const { state_->set_owned(false); }
+task<void> Sandbox::start() const { return checked(state_)->start(); }
+task<void> Sandbox::wait() const { return checked(state_)->wait(); }
+task<void> Sandbox::stop(StopOptions options) const { return checked(state_)->stop(options); }
+task<SandboxStatus> Sandbox::wait_until_complete(WaitOptions options) const {
+  return checked(state_)->wait_until_complete(options);
+}
+task<SandboxStatus> Sandbox::get_status() const { return checked(state_)->get_status(); }
+std::optional<std::string> Sandbox::sandbox_id() const { return checked(state_)->get(&SandboxState::id_); }
+SandboxStatus Sandbox::status() const { return checked(state_)->get(&SandboxState::status_); }
+std::chrono::system_clock::time_point Sandbox::status_updated_at() const {
+  return checked(state_)->get(&SandboxState::status_updated_);
+}
+std::string Sandbox::status_reason() const { return checked(state_)->get(&SandboxState::reason_); }
+std::string Sandbox::image() const { return checked(state_)->get(&SandboxState::image_); }
+std::vector<std::string> Sandbox::command() const { return checked(state_)->get(&SandboxState::command_); }
+std::vector<std::string> Sandbox::tags() const { return checked(state_)->get(&SandboxState::tags_); }
+std::string Sandbox::runner_id() const { return checked(state_)->get(&SandboxState::runner_id_); }
+std::string Sandbox::runner_group_id() const { return checked(state_)->get(&SandboxState::runner_group_id_); }
+std::chrono::system_clock::time_point Sandbox::created_at() const { return checked(state_)->get(&SandboxState::created_); }
+std::chrono::system_clock::time_point Sandbox::started_at() const { return checked(state_)->get(&SandboxState::started_at_); }
+std::chrono::system_clock::time_point Sandbox::ended_at() const { return checked(state_)->get(&SandboxState::ended_at_); }
+std::optional<int> Sandbox::returncode() const { return checked(state_)->get(&SandboxState::returncode_); }
+void Sandbox::release() const { checked(state_)->set_owned(false); }
 
 ExecStats Sandbox::exec_stats() const {
-  const auto counts = state_->counters_->snapshot();
+  const auto counts = checked(state_)->counters_->snapshot();
   ExecStats stats;
   stats.exec_count = counts.exec_count;
   stats.completed_ok = counts.completed_ok;

@@ -101,7 +101,7 @@ SandboxState::SandboxState(std::shared_ptr<ClientCore> core, std::shared_ptr<Bac
 SandboxState::~SandboxState() {
   // A stop that failed is tried once more.
   const bool stopped = stopped_.valid() && !(stopped_.done() && stopped_.error());
-  if (!owned_ || stopped || !id_ || is_terminal(status_)) return;
+  if (!owned_ || stopped || !id_ || !backend_ || is_terminal(status_)) return;
   try {
     protocol::DeleteSandboxRequest request;
     request.sandbox_id = *id_;
@@ -167,6 +167,24 @@ task<void> SandboxState::close(const StopOptions& options) {
     }
   }
   return stop(options);
+}
+
+task<void> SandboxState::close_at_exit() {
+  // An embedded gateway ends its sandboxes with itself.
+  if (core_->settings().endpoint.scheme == net::Endpoint::Scheme::local) return make_ready_task();
+  {
+    const std::lock_guard lock(mutex_);
+    if (!owned_) return make_ready_task();
+  }
+  // What ignores SIGTERM is killed in the middle of the time that exit has.
+  return stop(StopOptions().with_grace_period(std::chrono::seconds(5)).with_missing_ok());
+}
+
+void SandboxState::let_backend_go() {
+  if (!core_->loop().adopted()) return;
+  std::shared_ptr<Backend> backend;  // ends outside the lock
+  const std::lock_guard lock(mutex_);
+  backend.swap(backend_);
 }
 
 task<SandboxStatus> SandboxState::get_status() {
@@ -284,6 +302,7 @@ void SandboxState::learn(const protocol::Sandbox& sandbox) {
     }
   }
   if (changed) wake();
+  if (is_terminal(get(&SandboxState::status_))) let_backend_go();
 }
 
 std::shared_ptr<Backend> SandboxState::backend() {
@@ -293,8 +312,10 @@ std::shared_ptr<Backend> SandboxState::backend() {
   }
   auto backend = core_->backend();
   const std::lock_guard lock(mutex_);
-  if (!backend_) backend_ = backend;
-  return backend_;
+  // Of one that has ended, a call may be under way, and keeps it.
+  const bool may_keep = !core_->loop().adopted() || !is_terminal(status_);
+  if (!backend_ && may_keep) backend_ = backend;
+  return backend;
 }
 
 asio::awaitable<void> SandboxState::complete(asio::awaitable<void> work, task_source<void> source) {
@@ -320,6 +341,7 @@ asio::awaitable<void> SandboxState::create(std::shared_ptr<SandboxState> self, t
     const std::lock_guard lock(mine->mutex_);
     mine->id_ = sandbox.sandbox_id;
   } catch (...) {
+    mine->let_backend_go();
     source.set_exception(std::current_exception());
     co_return;
   }
@@ -499,7 +521,10 @@ asio::awaitable<void> SandboxState::stop_and_confirm(std::shared_ptr<SandboxStat
       self->learn(sandbox);
       if (is_terminal(self->get(&SandboxState::status_))) break;
     } catch (const SandboxNotFoundError&) {
-      if (options.missing_ok()) co_return;
+      if (options.missing_ok()) {
+        self->let_backend_go();
+        co_return;
+      }
       missing = true;
     }
     // A server may forget a sandbox before it has told how it ended.

@@ -34,7 +34,7 @@ auto parse_answer(Parse parse, const std::string& json) {
 namespace cwsandbox::detail {
 
 /// Any thread may call any member.
-class SandboxState : public std::enable_shared_from_this<SandboxState> {
+class SandboxState : public client::ExitHook, public std::enable_shared_from_this<SandboxState> {
  public:
   /// Where to reach a sandbox that is there.
   class Ready {
@@ -51,7 +51,7 @@ class SandboxState : public std::enable_shared_from_this<SandboxState> {
   SandboxState(std::shared_ptr<ClientCore> core, std::shared_ptr<client::Backend> backend, const protocol::Sandbox& sandbox);
   SandboxState(const SandboxState&) = delete;
   SandboxState& operator=(const SandboxState&) = delete;
-  ~SandboxState();
+  ~SandboxState() override;
 
   /// Starts it if need be and waits until it has an id. Throws SandboxNotRunningError when it has been stopped or has ended.
   [[nodiscard]] static asio::awaitable<Ready> ready(std::shared_ptr<SandboxState> self);
@@ -69,6 +69,8 @@ class SandboxState : public std::enable_shared_from_this<SandboxState> {
   [[nodiscard]] TerminalSession shell(const ShellOptions& options);
   [[nodiscard]] Process attach(std::string process_id, const AttachOptions& options);
   [[nodiscard]] TerminalSession attach_terminal(std::string session_id, const AttachOptions& options);
+  /// One that is still owned when the process ends is stopped, within the time that exit has.
+  [[nodiscard]] task<void> close_at_exit() override;
   /// Whether the last handle's end has it stopped.
   void set_owned(bool owned);
   /// What is known of it before the server has said anything.
@@ -96,6 +98,8 @@ class SandboxState : public std::enable_shared_from_this<SandboxState> {
   friend class SessionState;
 
   [[nodiscard]] std::shared_ptr<client::Backend> backend();
+  /// It has ended: on a caller's executor a handle to it must not keep connections, and an embedded gateway, at work.
+  void let_backend_go();
   static asio::awaitable<void> complete(asio::awaitable<void> work, task_source<void> source);
   static asio::awaitable<void> create(std::shared_ptr<SandboxState> self, task_source<void> source);
   static asio::awaitable<protocol::Sandbox> fetch(std::shared_ptr<client::Backend> backend, std::string id,

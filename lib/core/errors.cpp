@@ -18,6 +18,7 @@ const ErrorFields& CWSandboxError::fields() const noexcept { return *fields_; }
 
 // Destructors live here so that each class's type information is emitted once, in the library.
 CWSandboxAuthenticationError::~CWSandboxAuthenticationError() = default;
+CWSandboxConfigurationError::~CWSandboxConfigurationError() = default;
 SandboxError::~SandboxError() = default;
 SandboxNotRunningError::~SandboxNotRunningError() = default;
 SandboxUnavailableError::~SandboxUnavailableError() = default;

@@ -40,17 +40,20 @@ class TlsContext {
 namespace {
 
 // The library's own reason ("no such file", "bad base64 decode"); never anything of the file's content.
-[[noreturn]] void refuse_file(const char* what, const std::string& file, const error_code& ec) {
-  throw std::runtime_error(std::string(what) + " \"" + file + "\": " + ec.message());
+[[noreturn]] void refuse_file(TlsFileError::Role role, const char* what, const std::string& file, const error_code& ec) {
+  throw TlsFileError(role, file, std::string(what) + " \"" + file + "\": " + ec.message());
 }
 
 void use_key_pair(asio::ssl::context& context, const std::string& certificate, const std::string& key) {
   error_code ec;
-  if (context.use_certificate_chain_file(certificate, ec); ec) refuse_file("cannot use the TLS certificate", certificate, ec);
+  if (context.use_certificate_chain_file(certificate, ec); ec)
+    refuse_file(TlsFileError::Role::certificate, "cannot use the TLS certificate", certificate, ec);
   const auto& key_file = key.empty() ? certificate : key;
-  if (context.use_private_key_file(key_file, asio::ssl::context::pem, ec); ec) refuse_file("cannot use the TLS key", key_file, ec);
+  if (context.use_private_key_file(key_file, asio::ssl::context::pem, ec); ec)
+    refuse_file(TlsFileError::Role::key, "cannot use the TLS key", key_file, ec);
   if (SSL_CTX_check_private_key(context.native_handle()) != 1)
-    throw std::runtime_error("the TLS key \"" + key_file + "\" does not belong to the certificate \"" + certificate + "\"");
+    throw TlsFileError(TlsFileError::Role::key, key_file,
+                       "the TLS key \"" + key_file + "\" does not belong to the certificate \"" + certificate + "\"");
 }
 
 // Where text is given instead of a file, `what` is all that there is to name.
@@ -350,7 +353,7 @@ std::shared_ptr<TlsContext> make_tls_client_context(const TlsClientOptions& opti
       if (tls->context.set_default_verify_paths(ec); ec)
         throw std::runtime_error("cannot use the system's CA store: " + ec.message());
     } else if (tls->context.load_verify_file(options.ca_file, ec); ec) {
-      refuse_file("cannot use the CA file", options.ca_file, ec);
+      refuse_file(TlsFileError::Role::ca, "cannot use the CA file", options.ca_file, ec);
     }
   }
   tls->context.set_verify_mode(options.verify ? asio::ssl::verify_peer : asio::ssl::verify_none);
@@ -366,7 +369,7 @@ std::shared_ptr<TlsContext> make_tls_server_context(const TlsServerOptions& opti
   if (!options.client_ca_file.empty()) {
     error_code ec;
     if (tls->context.load_verify_file(options.client_ca_file, ec); ec)
-      refuse_file("cannot use the CA file for clients", options.client_ca_file, ec);
+      refuse_file(TlsFileError::Role::ca, "cannot use the CA file for clients", options.client_ca_file, ec);
     // The names go to clients, so that one with several certificates can choose.
     SSL_CTX_set_client_CA_list(tls->context.native_handle(), SSL_load_client_CA_file(options.client_ca_file.c_str()));
     // A session that is resumed has shown its certificate to this context before; OpenSSL wants the context named for that.

@@ -5,15 +5,28 @@
 #include "net/http_client.hpp"
 #include "net/http_server.hpp"
 
+#include <cstdint>
 #include <memory>
+#include <stdexcept>
 #include <string>
+#include <utility>
 
 namespace cwsandbox::net {
 
 /// Certificates and settings, shared by connections of any thread.
 class TlsContext;
 
-/// Throws std::runtime_error that names the file, or the text, that cannot be used.
+/// A file that cannot be used.
+class TlsFileError : public std::runtime_error {
+ public:
+  enum class Role : std::uint8_t { ca, certificate, key };
+  TlsFileError(Role its_role, std::string its_path, const std::string& text)
+      : std::runtime_error(text), role(its_role), path(std::move(its_path)) {}
+  Role role;
+  std::string path;
+};
+
+/// Throws TlsFileError for a file, std::runtime_error that names the text that cannot be used.
 [[nodiscard]] std::shared_ptr<TlsContext> make_tls_client_context(const TlsClientOptions& options);
 [[nodiscard]] std::shared_ptr<TlsContext> make_tls_server_context(const TlsServerOptions& options);
 

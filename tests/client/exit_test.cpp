@@ -46,6 +46,30 @@ TEST_CASE("at exit nothing is left", "[EV-7][SE-11]") {
   }
 }
 
+TEST_CASE("at exit a sandbox elsewhere that is still owned is stopped", "[SE-12]") {
+  const Daemon daemon;
+  const cwsandbox::Client client(daemon.options());
+  const std::vector<std::string> reach{"CWSANDBOX_BASE_URL=" + daemon.url(), "CWSANDBOX_API_KEY=" + daemon.token()};
+  for (const char* how : {"namespace", "stack", "leak", "static"}) {
+    const auto ran = run_program({environment("LEAK_HELPER"), "mark-exit", how}, "", reach);
+    CHECK(ran.out == "ready\n");
+    CHECK(ran.err == "");
+    CHECK(WIFEXITED(ran.status));
+    CHECK(WEXITSTATUS(ran.status) == 0);
+    for (const auto& left : Sandbox::list(client).result()) {
+      INFO(how << ": " << to_string(left.status()));
+      // One that was stopped in its destructor has been told to end, and that is all that exit waits for.
+      CHECK(left.status() == cwsandbox::SandboxStatus::terminating);
+    }
+  }
+  const auto ran = run_program({environment("LEAK_HELPER"), "mark-exit", "released"}, "", reach);
+  CHECK(ran.out == "ready\n");
+  const auto left = Sandbox::list(client).result();
+  REQUIRE(left.size() == 1);
+  CHECK(left.front().status() == cwsandbox::SandboxStatus::running);
+  left.front().stop().result();
+}
+
 TEST_CASE("what a program that was killed left behind goes with the next", "[EV-7]") {
   const TemporaryDirectory directory;
   const std::vector<std::string> places{"XDG_RUNTIME_DIR=" + directory.path(), "TMPDIR=" + directory.path()};

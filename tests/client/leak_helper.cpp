@@ -3,9 +3,23 @@
 #include <cwsandbox/sandbox.hpp>
 
 #include <csignal>
+#include <cstdlib>
 #include <iostream>
 
 #include <unistd.h>
+
+namespace {
+
+cwsandbox::Sandbox at_namespace_scope;
+
+/// Ends the process while a sandbox and a process of it are on the stack.
+[[noreturn]] void exit_from_below(const cwsandbox::Sandbox& sandbox, const cwsandbox::Process& process) {
+  const cwsandbox::Sandbox mine = sandbox;
+  const cwsandbox::Process running = process;
+  std::exit(0);
+}
+
+}  // namespace
 
 int main(int argc, char** argv) {
   const std::string mark = argc > 1 ? argv[1] : "mark";
@@ -19,6 +33,15 @@ int main(int argc, char** argv) {
     if (how == "session") return 0;
     ::kill(::getpid(), SIGTERM);
     for (;;) ::pause();
+  }
+  if (how == "namespace" || how == "stack" || how == "released") {
+    auto made = cwsandbox::Sandbox::run();
+    const auto running = made.exec({"/bin/sh", "-c", "echo ready; sleep 1000; : " + mark});
+    std::cout << *running.std_out().next().result() << std::flush;
+    if (how == "released") made.release();
+    if (how == "stack") exit_from_below(made, running);
+    at_namespace_scope = made;
+    return 0;
   }
   // Static: still reachable at exit, so that a leak checker takes them for wanted.
   static auto* sandbox = new cwsandbox::Sandbox(cwsandbox::Sandbox::run());

@@ -286,7 +286,7 @@ TEST_CASE("a flush does not wait for what was withdrawn", "[SW-18]") {
   last.result();
 }
 
-TEST_CASE("a chunk that nobody has looked at stays in the channel", "[SW-19]") {
+TEST_CASE("a chunk that nobody has looked at stays in the channel", "[SW-20]") {
   Pair pair;
   (void)pair.writer.write("one");
   (void)pair.writer.write("two");
