@@ -118,6 +118,30 @@ std::vector<WaitItem> wait_items(const std::vector<Item>& items) {
   return std::vector<WaitItem>(items.begin(), items.end());
 }
 
+/// Takes the values when somebody looks at them: what nobody has looked at, a stream's item say, stays where it is.
+template <typename T>
+class ResultsState final : public TaskState<std::vector<T>> {
+ public:
+  using TaskState<std::vector<T>>::TaskState;
+  void complete(std::vector<std::shared_ptr<TaskState<T>>> sources) {
+    sources_ = std::move(sources);
+    this->publish(nullptr);
+  }
+
+ private:
+  void first_look() const override {
+    const std::lock_guard lock(mutex_);
+    if (sources_.empty()) return;
+    std::vector<T> values;
+    values.reserve(sources_.size());
+    for (auto& source : sources_) values.push_back(TaskState<T>::take(std::move(source)));
+    sources_.clear();
+    this->value_.emplace(std::move(values));
+  }
+  mutable std::mutex mutex_;
+  mutable std::vector<std::shared_ptr<TaskState<T>>> sources_;
+};
+
 /// Waits for one after the other, in the order of the list: the first failure there is the one that counts (UT-2).
 template <typename Item>
 class InOrder : public std::enable_shared_from_this<InOrder<Item>> {
@@ -144,31 +168,7 @@ class InOrder : public std::enable_shared_from_this<InOrder<Item>> {
 
  private:
   using Items = std::shared_ptr<std::vector<Item>>;
-
-  /// Takes the values when somebody looks at them: what nobody has looked at, a stream's item say, stays where it is.
-  class Results final : public TaskState<Result> {
-   public:
-    using TaskState<Result>::TaskState;
-    void complete(std::vector<std::shared_ptr<TaskState<T>>> sources) {
-      sources_ = std::move(sources);
-      this->publish(nullptr);
-    }
-
-   private:
-    void first_look() const override {
-      if constexpr (!std::is_void_v<T>) {
-        const std::lock_guard lock(mutex_);
-        if (sources_.empty()) return;
-        Result values;
-        values.reserve(sources_.size());
-        for (auto& source : sources_) values.push_back(TaskState<T>::take(std::move(source)));
-        sources_.clear();
-        this->value_.emplace(std::move(values));
-      }
-    }
-    mutable std::mutex mutex_;
-    mutable std::vector<std::shared_ptr<TaskState<T>>> sources_;
-  };
+  using Results = std::conditional_t<std::is_void_v<T>, TaskState<void>, ResultsState<T>>;
 
   [[nodiscard]] Items take() {
     const std::lock_guard lock(mutex_);
@@ -197,10 +197,14 @@ class InOrder : public std::enable_shared_from_this<InOrder<Item>> {
     if (!state_->claim()) return;
     static_cast<void>(take());
     try {
-      std::vector<std::shared_ptr<TaskState<T>>> sources;
-      if constexpr (!std::is_void_v<T>)
+      if constexpr (std::is_void_v<T>) {
+        state_->publish(nullptr);
+      } else {
+        std::vector<std::shared_ptr<TaskState<T>>> sources;
+        sources.reserve(items->size());
         for (Item& item : *items) sources.push_back(std::move(item).state());
-      state_->complete(std::move(sources));
+        state_->complete(std::move(sources));
+      }
     } catch (...) {
       state_->publish(std::current_exception());
     }
