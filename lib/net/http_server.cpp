@@ -478,7 +478,11 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
       const std::string no_host;
       auto initiate = [&secure, &no_host](auto handler) { secure->async_handshake(no_host, IoHandler(std::move(handler))); };
       co_await asio::async_initiate<decltype(token)&, void(error_code)>(initiate, token);
-      if (ec) co_return;
+      if (ec) {
+        // The alert that says what is wrong is to arrive.
+        co_await end_gently(session->transport);
+        co_return;
+      }
       secure.reset();
     }
     bool first = true;

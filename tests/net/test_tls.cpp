@@ -250,6 +250,30 @@ TEST_CASE("a client that does not go through with the handshake is dropped") {
   run(site.context, body);
 }
 
+TEST_CASE("a handshake that fails ends in order, so that what the server says of it arrives") {
+  TlsSite site("IP:127.0.0.1");
+  error_code ec;
+  std::string said;
+  auto body = [&]() -> asio::awaitable<void> {
+    auto raw = co_await Raw::connect(site.context, site.secure);
+    // No hello that there is, and more behind it than the server reads of a handshake.
+    std::string bytes("\x16\x03\x01\x00\x05hello", 10);
+    bytes.append(300'000, 'x');
+    co_await raw.send(std::move(bytes));
+    raw.socket().shutdown(RawSocket::shutdown_send, ec);
+    std::array<char, 512> part{};
+    auto token = asio::redirect_error(asio::use_awaitable, ec);
+    const auto buffer = asio::buffer(part);
+    while (!ec) {
+      const std::size_t n = co_await raw.socket().async_read_some(buffer, token);
+      said.append(part.data(), n);
+    }
+  };
+  run(site.context, body);
+  CHECK(ec == asio::error::eof);       // and not a reset, which may overtake it
+  CHECK(said.substr(0, 1) == "\x15");  // an alert
+}
+
 TEST_CASE("certificates and keys as text are as good as files, and broken ones are named without their text") {
   TlsSite site("DNS:inside.example", -60, 3600, {}, true);
   site.users.issue(site.folder / "user.pem", "DNS:user");

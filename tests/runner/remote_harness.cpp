@@ -12,6 +12,7 @@
 
 #include <algorithm>
 #include <array>
+#include <stdexcept>
 #include <vector>
 
 namespace cwsandbox::test {
@@ -135,6 +136,62 @@ RemoteRunner::RemoteRunner(asio::any_io_executor executor, runner::Runner& inner
 
 asio::awaitable<std::unique_ptr<runner::Sandbox>> RemoteRunner::create(runner::SandboxSpec spec) {
   return create_remote(executor_, *inner_, budget_, links_, std::move(spec));
+}
+
+asio::awaitable<void> RawEnd::send(std::uint32_t stream, std::string message) {
+  std::string head(8, '\0');
+  remote::write_frame_header(head.data(), message.size(), stream);
+  co_await link_->write(head, message);
+}
+
+asio::awaitable<void> RawEnd::send(const remote::Control& control) {
+  std::string message = remote::encode_control(control);
+  auto sending = send(remote::kTunnelStream, std::move(message));
+  co_await std::move(sending);
+}
+
+asio::awaitable<void> RawEnd::send_bytes(std::string bytes) { co_await link_->write(bytes, std::string_view()); }
+
+asio::awaitable<std::optional<std::pair<std::uint32_t, std::string>>> RawEnd::receive() {
+  for (;;) {
+    if (const auto frame = frames_.next()) {
+      std::string message(1, static_cast<char>(frame->channel));
+      message += frame->payload;
+      co_return std::make_optional(std::make_pair(frame->stream, std::move(message)));
+    }
+    std::string_view bytes;
+    try {
+      bytes = co_await link_->read();
+    } catch (const boost::system::system_error&) {
+    }
+    if (bytes.empty()) co_return std::nullopt;
+    stored_ = bytes;
+    frames_.feed(stored_);
+  }
+}
+
+asio::awaitable<remote::Control> RawEnd::receive_control() {
+  auto receiving = receive();
+  const auto got = co_await std::move(receiving);
+  if (!got || got->first != 0 || got->second.front() != 0) throw std::runtime_error("no control came");
+  co_return remote::decode_control(std::string_view(got->second).substr(1));
+}
+
+asio::awaitable<void> RawEnd::drain() {
+  for (;;) {
+    auto receiving = receive();
+    const auto got = co_await std::move(receiving);
+    if (!got) co_return;
+  }
+}
+
+remote::Control hello(std::string session, std::string key) {
+  remote::Control control;
+  control.type = remote::Control::Type::hello;
+  control.session = std::move(session);
+  control.key = std::move(key);
+  control.grace = std::chrono::milliseconds(1000);
+  return control;
 }
 
 }  // namespace cwsandbox::test

@@ -8,10 +8,13 @@
 #include <functional>
 #include <list>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 
 #include "harness.hpp"
+#include "runner/remote/frames.hpp"
+#include "runner/remote/messages.hpp"
 #include "runner/remote/remote_sandbox.hpp"
 #include "runner/remote/sandbox_server.hpp"
 
@@ -50,5 +53,27 @@ class RemoteRunner final : public runner::Runner {
 /// Dials `server` over links that break after what `budget` says.
 [[nodiscard]] remote::Dial dial_to(asio::any_io_executor executor, std::weak_ptr<remote::SandboxServer> server, Budget budget = {},
                                    std::shared_ptr<std::uint64_t> links = nullptr);
+
+/// One end of a link, frame by frame.
+class RawEnd {
+ public:
+  explicit RawEnd(std::unique_ptr<remote::Link> link) : link_(std::move(link)) {}
+  asio::awaitable<void> send(std::uint32_t stream, std::string message);
+  asio::awaitable<void> send(const remote::Control& control);
+  asio::awaitable<void> send_bytes(std::string bytes);
+  /// The next frame's stream, and its channel with its payload; nothing at the end.
+  asio::awaitable<std::optional<std::pair<std::uint32_t, std::string>>> receive();
+  asio::awaitable<remote::Control> receive_control();
+  /// Until the other end closes.
+  asio::awaitable<void> drain();
+  void close() { link_->close(); }
+
+ private:
+  std::unique_ptr<remote::Link> link_;
+  remote::FrameReader frames_;
+  std::string stored_;
+};
+
+[[nodiscard]] remote::Control hello(std::string session, std::string key = kKey);
 
 }  // namespace cwsandbox::test

@@ -13,8 +13,6 @@
 
 #include "remote_harness.hpp"
 #include "runner/local/local_runner.hpp"
-#include "runner/remote/frames.hpp"
-#include "runner/remote/messages.hpp"
 #include "support/catch.hpp"
 
 namespace cwsandbox::test {
@@ -87,70 +85,6 @@ asio::awaitable<std::string> code_of_start(runner::Sandbox& sandbox) {
     co_return error.code();
   }
   co_return std::string("started");
-}
-
-// One end of a link, frame by frame.
-class RawEnd {
- public:
-  explicit RawEnd(std::unique_ptr<remote::Link> link) : link_(std::move(link)) {}
-  asio::awaitable<void> send(std::uint32_t stream, std::string message) {
-    std::string head(8, '\0');
-    remote::write_frame_header(head.data(), message.size(), stream);
-    co_await link_->write(head, message);
-  }
-  asio::awaitable<void> send_bytes(std::string bytes) { co_await link_->write(bytes, std::string_view()); }
-  asio::awaitable<void> send(const Control& control) {
-    std::string message = remote::encode_control(control);
-    auto sending = send(remote::kTunnelStream, std::move(message));
-    co_await std::move(sending);
-  }
-  /// The next frame's stream, and its channel with its payload; nothing at the end.
-  asio::awaitable<std::optional<std::pair<std::uint32_t, std::string>>> receive() {
-    for (;;) {
-      if (const auto frame = frames_.next()) {
-        std::string message(1, static_cast<char>(frame->channel));
-        message += frame->payload;
-        co_return std::make_optional(std::make_pair(frame->stream, std::move(message)));
-      }
-      std::string_view bytes;
-      try {
-        bytes = co_await link_->read();
-      } catch (const boost::system::system_error&) {
-      }
-      if (bytes.empty()) co_return std::nullopt;
-      stored_ = bytes;
-      frames_.feed(stored_);
-    }
-  }
-  asio::awaitable<Control> receive_control() {
-    auto receiving = receive();
-    const auto got = co_await std::move(receiving);
-    if (!got || got->first != 0 || got->second.front() != 0) throw std::runtime_error("no control came");
-    co_return remote::decode_control(std::string_view(got->second).substr(1));
-  }
-  /// Until the other end closes.
-  asio::awaitable<void> drain() {
-    for (;;) {
-      auto receiving = receive();
-      const auto got = co_await std::move(receiving);
-      if (!got) co_return;
-    }
-  }
-  void close() { link_->close(); }
-
- private:
-  std::unique_ptr<remote::Link> link_;
-  remote::FrameReader frames_;
-  std::string stored_;
-};
-
-[[nodiscard]] Control hello(std::string session, std::string key = kKey) {
-  Control control;
-  control.type = Control::Type::hello;
-  control.session = std::move(session);
-  control.key = std::move(key);
-  control.grace = milliseconds(1000);
-  return control;
 }
 
 [[nodiscard]] std::string message(std::uint8_t channel, std::string_view payload) {

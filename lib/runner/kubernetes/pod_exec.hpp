@@ -88,7 +88,7 @@ class ExecLink final : public remote::Link {
   [[nodiscard]] asio::awaitable<void> write(std::string_view head, std::string_view body) override;
   void close() noexcept override { exec_->abort(); }
   /// After the link's end: why, from the program's status and the last of its stderr, printable; empty while unknown.
-  [[nodiscard]] std::string why() const;
+  [[nodiscard]] std::string why() const override;
 
  private:
   std::unique_ptr<PodExec> exec_;

@@ -53,14 +53,22 @@ int fail(const char* what, int error) {
   return n == 1;
 }
 
-// What PID 1 says when it closes the socket: nothing, but to one that it had no place for.
+// What PID 1 says when it is done with us. That it has closed the socket before it read all of it (ECONNRESET) is told before what
+// it has said, and once only; it can also be that it was killed.
 int last_word(int socket, const char* trouble, int error) {
-  char answer = 0;
-  if (::recv(socket, &answer, 1, MSG_DONTWAIT) == 1 && answer == kTooMany) return fail("there are too many connections", 0);
-  return trouble != nullptr ? fail(trouble, error) : 0;
+  char word[1 + kMaxReason + 1] = {};
+  ssize_t n = 0;
+  bool reset = false;
+  do {
+    reset = n < 0 && errno == ECONNRESET;
+    n = ::recv(socket, word, sizeof word - 1, MSG_DONTWAIT);
+  } while (n < 0 && (errno == EINTR || (errno == ECONNRESET && !reset)));
+  if (n > 1 && word[0] == kRefused) return fail(word + 1, 0);
+  if (n == 1 && word[0] == kOver) return 0;
+  return fail(trouble, error);
 }
 
-// Until PID 1 has closed the socket or nobody is left who could write to our stdin.
+// Until PID 1 is done with us or nobody is left who could write to our stdin.
 int wait_for_end(int socket) {
   pollfd fds[2] = {{socket, POLLIN, 0}, {0, POLLRDHUP, 0}};
   for (;;) {
@@ -68,7 +76,7 @@ int wait_for_end(int socket) {
       if (errno == EINTR) continue;
       return fail("cannot wait", errno);
     }
-    if (fds[0].revents != 0) return last_word(socket, nullptr, 0);
+    if (fds[0].revents != 0) return last_word(socket, "the agent has gone", 0);
     if (fds[1].revents != 0) return 0;
   }
 }
@@ -85,7 +93,9 @@ int run_relay() {
   if (!socket) return fail("cannot make a socket", errno);
   ::setsockopt(socket.get(), SOL_SOCKET, SO_SNDTIMEO, &kDeadline, sizeof kDeadline);
   const SocketAddress address;
-  if (::connect(socket.get(), address.get(), address.length) != 0) return fail("there is no agent here", errno);
+  if (::connect(socket.get(), address.get(), address.length) != 0) {
+    return errno == EAGAIN ? fail("the agent takes nobody in", 0) : fail("there is no agent here", errno);
+  }
   ucred peer{};
   socklen_t length = sizeof peer;
   if (::getsockopt(socket.get(), SOL_SOCKET, SO_PEERCRED, &peer, &length) != 0 || peer.pid != 1) {

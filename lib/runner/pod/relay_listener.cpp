@@ -47,6 +47,21 @@ constexpr std::chrono::seconds kHandOver{5};
 constexpr std::chrono::seconds kDrain{1};
 // Bytes after which others get their turn.
 constexpr std::size_t kTurnBytes = 1u << 20;
+// How long accepting rests when this process or the system has run out of something.
+constexpr std::chrono::milliseconds kAcceptRest{100};
+
+// PID 1's last word on a relay; its socket is to be closed then. What the relay has sent is dropped first: a socket that is closed
+// with something unread in it is an error at the other end, and that comes before what was said.
+void dismiss(int socket, char word, std::string_view why = {}) noexcept {
+  char packet[1 + kMaxReason];
+  packet[0] = word;
+  const std::size_t size = std::min(why.size(), kMaxReason);
+  std::memcpy(packet + 1, why.data(), size);
+  static_cast<void>(::send(socket, packet, 1 + size, MSG_NOSIGNAL | MSG_DONTWAIT));
+  ::shutdown(socket, SHUT_RD);  // from here on nothing more gets in
+  char dropped = 0;
+  for (ssize_t n = 1; n > 0 || (n < 0 && errno == EINTR);) n = ::recv(socket, &dropped, 1, MSG_DONTWAIT);
+}
 
 [[nodiscard]] boost::system::system_error failure(int error) {
   return boost::system::system_error(error_code(error, boost::system::system_category()));
@@ -92,14 +107,16 @@ class RelayLink final : public remote::Link {
   asio::awaitable<std::string_view> read() override { return State::read(state_); }
   asio::awaitable<void> write(std::string_view head, std::string_view body) override { return State::write(state_, head, body); }
   void close() noexcept override { state_->close(); }
+  void refuse(std::string_view why) noexcept override { state_->close(kRefused, why); }
 
  private:
   struct State {
     State(const asio::any_io_executor& executor, UniqueFd in_fd, UniqueFd out_fd, UniqueFd relay_fd)
         : in(executor, in_fd.release()), out(executor, out_fd.release()), relay(executor, relay_fd.release()), drain(executor) {}
 
-    void close() noexcept {
+    void close(char word = kOver, std::string_view why = {}) noexcept {
       error_code ignored;
+      if (relay.is_open()) dismiss(relay.native_handle(), word, why);
       for (stream_descriptor* one : {&in, &out, &relay}) one->close(ignored);
       drain.cancel();
     }
@@ -189,19 +206,23 @@ UniqueFd listen_for_relays() {
 class RelayListener::State : public std::enable_shared_from_this<RelayListener::State> {
  public:
   State(const asio::any_io_executor& executor, UniqueFd socket, LinkHandler on_link)
-      : socket_(executor, socket.release()), on_link_(std::move(on_link)) {}
+      : socket_(executor, socket.release()), rest_(executor), on_link_(std::move(on_link)) {}
 
   void wait() {
     socket_.async_wait(stream_descriptor::wait_read, [weak = weak_from_this()](const error_code& ec) {
       const auto self = weak.lock();
       if (!self || ec) return;
-      self->accept_some();
-      self->wait();
+      if (self->accept_some()) {
+        self->wait();
+      } else {
+        self->rest();
+      }
     });
   }
   void close() noexcept {
     error_code ignored;
     socket_.close(ignored);
+    rest_.cancel();
   }
 
  private:
@@ -217,20 +238,30 @@ class RelayListener::State : public std::enable_shared_from_this<RelayListener::
     ~Place() { --(from_outside ? listener->from_outside_ : listener->from_inside_); }
   };
 
-  void accept_some() {
+  void rest() {
+    rest_.expires_after(kAcceptRest);
+    rest_.async_wait([weak = weak_from_this()](const error_code& ec) {
+      const auto self = weak.lock();
+      if (self && !ec) self->wait();
+    });
+  }
+
+  // False when something has run out that others give back meanwhile: the socket stays ready to be accepted from.
+  bool accept_some() {
     for (int i = 0; i < kBacklog; ++i) {
       UniqueFd relay(::accept4(socket_.native_handle(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
-      if (!relay) return;
+      if (!relay) return errno != EMFILE && errno != ENFILE && errno != ENOMEM && errno != ENOBUFS;
       ucred peer{};
       socklen_t length = sizeof peer;
       const bool outside = ::getsockopt(relay.get(), SOL_SOCKET, SO_PEERCRED, &peer, &length) == 0 && is_from_outside(peer.pid);
       if ((outside ? from_outside_ : from_inside_) >= (outside ? kMaxRelays : kMaxFromInside)) {
-        static_cast<void>(::send(relay.get(), &kTooMany, 1, MSG_NOSIGNAL | MSG_DONTWAIT));
+        dismiss(relay.get(), kRefused, "there are too many connections");
         continue;
       }
       auto place = std::make_shared<Place>(shared_from_this(), outside);
       asio::co_spawn(socket_.get_executor(), take(std::move(place), std::move(relay)), asio::detached);
     }
+    return true;
   }
 
   static asio::awaitable<void> take(std::shared_ptr<Place> place, UniqueFd fd) {
@@ -239,7 +270,10 @@ class RelayListener::State : public std::enable_shared_from_this<RelayListener::
     asio::steady_timer deadline(executor, kHandOver);
     deadline.async_wait([weak = std::weak_ptr(relay)](const error_code& ec) {
       error_code ignored;
-      if (const auto late = weak.lock(); late && !ec) late->close(ignored);
+      const auto late = weak.lock();
+      if (!late || ec || !late->is_open()) return;
+      dismiss(late->native_handle(), kRefused, "nothing came in time");
+      late->close(ignored);
     });
     error_code ec;
     auto token = asio::redirect_error(asio::use_awaitable, ec);
@@ -248,10 +282,10 @@ class RelayListener::State : public std::enable_shared_from_this<RelayListener::
     deadline.cancel();
     if (ec || !relay->is_open()) co_return;
     std::array<UniqueFd, 2> fds;
-    if (!receive(relay->native_handle(), fds)) co_return;
+    if (!receive(relay->native_handle(), fds)) co_return dismiss(relay->native_handle(), kRefused, "this is not what a relay says");
     UniqueFd in = nonblocking(std::move(fds[0]), O_RDONLY);
     UniqueFd out = nonblocking(std::move(fds[1]), O_WRONLY);
-    if (!in || !out) co_return;
+    if (!in || !out) co_return dismiss(relay->native_handle(), kRefused, "stdin and stdout cannot be used");
     auto link = std::make_unique<RelayLink>(executor, std::move(in), std::move(out), UniqueFd(relay->release()), place);
     place->listener->on_link_(std::move(link));
   }
@@ -283,6 +317,7 @@ class RelayListener::State : public std::enable_shared_from_this<RelayListener::
   }
 
   stream_descriptor socket_;
+  asio::steady_timer rest_;
   LinkHandler on_link_;
   std::size_t from_outside_ = 0, from_inside_ = 0;
 };

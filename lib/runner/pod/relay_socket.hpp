@@ -24,6 +24,11 @@ struct SocketAddress {
 };
 
 inline constexpr char kHereTheyAre = 'R';  ///< a relay's only byte, with its stdin and stdout
-inline constexpr char kTooMany = 'F';      ///< PID 1's answer when it has enough of them
+
+// PID 1's only packet, when it is done with a relay, begins with one of these. A socket that ends without it means that PID 1 has
+// gone.
+inline constexpr char kOver = 'E';     ///< the connection is over, as it should be
+inline constexpr char kRefused = 'F';  ///< it was not let in; behind this byte it stands why
+inline constexpr std::size_t kMaxReason = 256;
 
 }  // namespace cwsandbox::runner::pod

@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <memory>
+#include <string>
 #include <string_view>
 
 #include "runner/runner.hpp"
@@ -20,6 +21,10 @@ class Link {
   [[nodiscard]] virtual asio::awaitable<void> write(std::string_view head, std::string_view body) = 0;
   /// Operations under way fail, soon. Harmless twice.
   virtual void close() noexcept = 0;
+  /// As `close`, of a link that was not let in: what carries the bytes may be able to say so to the other end.
+  virtual void refuse(std::string_view /*why*/) noexcept { close(); }
+  /// After a read has found the end: why it is there, as far as what carries the bytes has said; printable.
+  [[nodiscard]] virtual std::string why() const { return {}; }
 };
 
 /// Opens a link. Throws RunnerError: "unavailable" is tried again, anything else is the end of the sandbox. Its own deadlines bound

@@ -48,10 +48,11 @@ void ServerState::log(const std::string& line) const {
 // ---- Links ----
 
 void ServerState::accept(std::unique_ptr<Link> link) {
-  if (down_ || !link) return;
+  if (!link) return;
+  if (down_) return link->refuse("the sandbox was given up");
   if (strangers_.size() >= options_.max_strangers) {
     log("a link was closed: too many that have not said who they are");
-    return;
+    return link->refuse("there are too many connections that have not said who they are");
   }
   const auto wire = std::make_shared<Wire>(executor_, std::move(link), options_.hello_deadline, options_.keep_alive);
   strangers_.emplace(wire.get(), wire);

@@ -13,7 +13,8 @@ namespace cwsandbox::runner::remote {
 
 namespace {
 
-// What is being written when a link is closed with a last word may take so long, and the word as long.
+// What is being written when a link is closed with a last word may take so long, and the word as long. So may the other end's, when
+// nothing can be written to it any more.
 constexpr std::chrono::seconds kLastWord{2};
 
 }  // namespace
@@ -45,7 +46,8 @@ asio::awaitable<void> Wire::read_all(std::shared_ptr<Wire> self) {
       const std::string_view bytes = co_await self->link_->read();
       if (self->closed_) break;
       if (bytes.empty()) {
-        why = "the link ended";
+        why = self->link_->why();
+        if (why.empty()) why = "the link ended";
         break;
       }
       self->heard_ = Clock::now();
@@ -88,7 +90,7 @@ void Wire::take(std::string_view bytes) {
 }
 
 void Wire::wake() {
-  if (writing_ || closed_) return;
+  if (writing_ || closed_ || broken_) return;
   writing_ = true;
   write_begun_ = Clock::now();
   asio::co_spawn(executor_, write_all(shared_from_this()), asio::detached);
@@ -143,14 +145,30 @@ asio::awaitable<void> Wire::write_all(std::shared_ptr<Wire> self) {
     if (!ours && peer) peer->on_frame_sent(*self);
     if (ours && self->last_) {
       self->closed_ = true;
-      self->link_->close();
+      self->end_link();
       break;
     }
     if (!why.empty()) break;
   }
   self->writing_ = false;
-  if (!why.empty()) self->close(std::move(why), false);
+  if (!why.empty()) self->on_broken(why);
   self->settle();
+}
+
+// What the other end has said before it closed is still there to be read, and may tell why it did.
+void Wire::on_broken(const std::string& why) {
+  if (closed_) return;
+  if (!reading_ || last_) return close(why, false);
+  broken_ = true;
+  watch(Clock::now() + kLastWord);
+}
+
+void Wire::end_link() noexcept {
+  if (established_) {
+    link_->close();
+  } else {
+    link_->refuse(why_);
+  }
 }
 
 void Wire::close(std::string why) { close(std::move(why), false); }
@@ -163,7 +181,7 @@ void Wire::close(std::string why, bool violated) {
     violated_ = violated;
   }
   timer_.cancel();
-  link_->close();
+  end_link();
   if (reading_ || writing_) return;  // they find it out
   reading_ = true;
   // Not from inside whoever closes it.
@@ -175,6 +193,7 @@ void Wire::close(std::string why, bool violated) {
 
 void Wire::close_with(const Control& last, std::string why) {
   if (closed_ || last_) return;
+  if (broken_) return close(std::move(why), false);
   last_ = encode_control(last);
   why_ = std::move(why);
   watch(Clock::now() + kLastWord);
@@ -192,6 +211,7 @@ void Wire::watch(Clock::time_point when) {
 void Wire::look() {
   const auto now = Clock::now();
   if (last_) return close({}, false);
+  if (broken_) return close("the link broke", false);
   if (!established_) {
     if (now >= begin_ + hello_deadline_) return close("no answer to hello in time", false);
     return watch(begin_ + hello_deadline_);

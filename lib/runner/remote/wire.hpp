@@ -58,9 +58,9 @@ class Wire : public std::enable_shared_from_this<Wire> {
   /// There may be something to write.
   void wake();
   void close(std::string why);
-  /// Behind what is being written a last word, then the end.
+  /// Behind what is being written a last word, then the end. One that was not `established` is refused.
   void close_with(const Control& last, std::string why);
-  [[nodiscard]] bool open() const noexcept { return !closed_ && !last_; }
+  [[nodiscard]] bool open() const noexcept { return !closed_ && !last_ && !broken_; }
 
  private:
   using Clock = std::chrono::steady_clock;
@@ -70,6 +70,8 @@ class Wire : public std::enable_shared_from_this<Wire> {
   void close(std::string why, bool violated);
   void watch(Clock::time_point when);
   void look();
+  void on_broken(const std::string& why);
+  void end_link() noexcept;
   void settle();
 
   asio::any_io_executor executor_;
@@ -83,6 +85,7 @@ class Wire : public std::enable_shared_from_this<Wire> {
   std::optional<std::string> last_;
   std::string why_;
   bool reading_ = false, writing_ = false, established_ = false, closed_ = false, violated_ = false, gone_ = false;
+  bool broken_ = false;  // nothing can be written any more
   bool asked_ = false, ping_due_ = false, pong_due_ = false;
 };
 
