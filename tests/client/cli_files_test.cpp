@@ -106,6 +106,32 @@ TEST_CASE("cp: errors leave nothing half done", "[CL-1]") {
   CHECK(count == 2);
 }
 
+TEST_CASE("what others call their sandboxes does not act on a terminal", "[CL-1]") {
+  // A control sequence introducer of eight bits, DEL, a right-to-left override, an isolate, a mark, a line separator; "é" is
+  // harmless.
+  const std::string tag =
+      "a\xc2\x9b"
+      "31m\x7f\xe2\x80\xae\xe2\x81\xa6\xe2\x80\x8f\xe2\x80\xa8\xd8\x9c\xc3\xa9";
+  const Place place(cwsandbox::SandboxOptions().with_tag(tag));
+  place.sandbox.wait().result();
+  const std::string shown = "a?31m??????\xc3\xa9";
+  CHECK(place.cli({"ls"}).out.find(shown) != std::string::npos);
+  CHECK(place.cli({"get", place.id}).out.find(shown) != std::string::npos);
+  const std::string text = place.cli({"get", place.id, "--output", "json"}).out;
+  CHECK(json::parse(text).at("tags") == json::array({tag}));
+  for (const char* escaped : {"\\u009b", "\\u007f", "\\u202e", "\\u2066", "\\u200f", "\\u2028", "\\u061c", "\xc3\xa9"}) {
+    INFO(escaped);
+    CHECK(text.find(escaped) != std::string::npos);
+  }
+  CHECK(text.find("\xc2\x9b") == std::string::npos);
+  // A text of its own that is no UTF-8: the bytes of C1 alone.
+  const auto wrong = place.cli({"get",
+                                "\x9b"
+                                "31m\xe2\x80\xae"});
+  CHECK(wrong.err.find('\x9b') == std::string::npos);
+  CHECK(wrong.err.find("\xe2\x80\xae") == std::string::npos);
+}
+
 TEST_CASE("ls, get, stop and delete; the JSON field by field", "[CL-1]") {
   const Place place(cwsandbox::SandboxOptions().with_tag("one").with_tag("t\033[31mwo"));
   place.sandbox.wait().result();

@@ -12,6 +12,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <ctime>
+#include <optional>
 #include <stdexcept>
 
 #include <unistd.h>
@@ -24,8 +25,54 @@ using Json = nlohmann::ordered_json;  // fields come in the order in which they 
 
 Format errors = Format::text;
 
-/// Bytes that are no UTF-8 become U+FFFD: JSON knows nothing else.
-std::string dump(const Json& json, int indent) { return json.dump(indent, ' ', false, Json::error_handler_t::replace) + "\n"; }
+/// The character that begins the text: its code point and its bytes. What is no UTF-8 is one byte, and no character.
+struct Character {
+  std::optional<char32_t> code;
+  std::size_t size = 1;
+};
+
+Character first_character(std::string_view text) {
+  const auto byte = [text](std::size_t i) { return static_cast<unsigned char>(text[i]); };
+  const unsigned char lead = byte(0);
+  if (lead < 0x80) return {lead, 1};
+  const std::size_t size = lead >= 0xf0 ? 4 : lead >= 0xe0 ? 3 : 2;
+  if (lead < 0xc2 || lead > 0xf4 || text.size() < size) return {};
+  char32_t code = lead & (0x7fU >> size);
+  for (std::size_t i = 1; i < size; ++i) {
+    if ((byte(i) & 0xc0U) != 0x80) return {};
+    code = code << 6 | (byte(i) & 0x3fU);
+  }
+  constexpr std::array<char32_t, 5> least{0, 0, 0x80, 0x800, 0x10000};
+  if (code < least[size] || code > 0x10ffff || (code >= 0xd800 && code <= 0xdfff)) return {};
+  return {code, size};
+}
+
+/// What a terminal takes for a command (the control characters, also those of eight bits), or what shows text in another order than
+/// it has: a tag of somebody's sandbox must do neither.
+bool acts_on_terminal(char32_t code) {
+  return code < 0x20 || (code >= 0x7f && code <= 0x9f) || code == 0x61c || code == 0x200e || code == 0x200f ||
+         (code >= 0x2028 && code <= 0x202e) || (code >= 0x2066 && code <= 0x2069);
+}
+
+/// Bytes that are no UTF-8 become U+FFFD: JSON knows nothing else. What acts on a terminal is escaped.
+std::string dump(const Json& json, int indent) {
+  const std::string text = json.dump(indent, ' ', false, Json::error_handler_t::replace) + "\n";
+  std::string out;
+  out.reserve(text.size());
+  for (std::string_view rest = text; !rest.empty();) {
+    const Character character = first_character(rest);
+    // Line breaks are the format's own: in a string they are escaped already.
+    if (character.code && *character.code != '\n' && acts_on_terminal(*character.code)) {
+      std::array<char, 8> escape{};
+      std::snprintf(escape.data(), escape.size(), "\\u%04x", static_cast<unsigned>(*character.code));
+      out += escape.data();
+    } else {
+      out += rest.substr(0, character.size);
+    }
+    rest.remove_prefix(character.size);
+  }
+  return out;
+}
 
 bool colours(int fd) {
   const char* no = std::getenv("NO_COLOR");
@@ -140,9 +187,17 @@ void print_error(const std::string& text, const std::string& code) {
 void print_note(const std::string& text) { say(text, ""); }
 
 std::string one_line(std::string_view text) {
-  std::string out(text);
-  for (char& c : out)
-    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = c == '\n' || c == '\r' || c == '\t' ? ' ' : '?';
+  std::string out;
+  out.reserve(text.size());
+  for (std::string_view rest = text; !rest.empty();) {
+    const Character character = first_character(rest);
+    if (character.code && !acts_on_terminal(*character.code)) {
+      out += rest.substr(0, character.size);
+    } else {
+      out += rest.front() == '\n' || rest.front() == '\r' || rest.front() == '\t' ? ' ' : '?';
+    }
+    rest.remove_prefix(character.size);
+  }
   return out;
 }
 
