@@ -4,15 +4,18 @@
 
 #include <fcntl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 #include <set>
 #include <sstream>
 
 #include "room.hpp"
+#include "runner/local/child.hpp"
 #include "support/catch.hpp"
 
 namespace cwsandbox::test {
@@ -60,7 +63,10 @@ TEST_CASE("a process has no privileges and can get none", "[runner][isolation]")
 }
 
 TEST_CASE("even under root, a sandbox is not root", "[runner][isolation]") {
-  if (::geteuid() != 0) return;
+  if (::geteuid() != 0 || runner::local::try_to_become(65534, 65534).error != 0) {
+    WARN("SKIPPED: this is not root, or a root that cannot change users");
+    return;
+  }
   Room in;
   const std::string marker = "4242" + std::to_string(::getpid());
   // It says so when its command line can be seen.
@@ -77,6 +83,25 @@ TEST_CASE("even under root, a sandbox is not root", "[runner][isolation]") {
     CHECK(text.find("Groups:\t \n") != std::string::npos);
   }
   CHECK(found);
+}
+
+TEST_CASE("a sandbox whose user is the gateway's changes nothing of the machine's", "[runner][isolation][one-user]") {
+  runner::local::LocalRunnerOptions options;
+  std::vector<std::string> said;
+  options.log = [&said](const std::string& line) { said.push_back(line); };
+  Room in(options);
+  // Opened only: where that goes, the machine is not to be changed by a test.
+  for (const char* path : {"/proc/sys/kernel/core_pattern", "/proc/sys/vm/swappiness", "/proc/sys/fs/file-max"}) {
+    INFO(path);
+    CHECK(in(std::string("(: >>") + path + ")").exit.value != 0);
+  }
+  // A root that cannot become somebody else is said to be what sandboxes run as, when it is the machine's own.
+  struct stat status{};
+  REQUIRE(::stat("/proc/sys", &status) == 0);
+  const bool as_root = status.st_uid == ::geteuid() && (::geteuid() != 0 || runner::local::try_to_become(65534, 65534).error != 0);
+  const auto says = [](const std::string& line) { return line.find("root's user id") != std::string::npos; };
+  CHECK(std::any_of(said.begin(), said.end(), says) == as_root);
+  CHECK(in("echo kept >/tmp/f && stat -c '%u %g' /tmp/f").out == "1000 1000\n");
 }
 
 TEST_CASE("the host's files are not there", "[runner][isolation]") {

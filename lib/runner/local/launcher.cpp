@@ -2,22 +2,15 @@
 
 #include <fcntl.h>
 #include <linux/nsfs.h>
-#include <poll.h>
-#include <sched.h>
-#include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/utsname.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
@@ -31,10 +24,6 @@ extern "C" {
 extern const char cwsandbox_agent_image[] __attribute__((visibility("hidden")));
 extern const char cwsandbox_agent_image_end[] __attribute__((visibility("hidden")));
 }
-
-#if defined(__clang__) || defined(__GNUC__)
-#define CWSANDBOX_NOT_INSTRUMENTED __attribute__((no_sanitize("address", "undefined", "thread"), noinline))
-#endif
 
 namespace cwsandbox::runner::local {
 
@@ -51,96 +40,7 @@ constexpr const char* kUnavailable = "CWSANDBOX_RUNNER_UNAVAILABLE";
   return {"resource_exhausted", kUnavailable, std::string("cannot start a sandbox: ") + what + ": " + std::strerror(error)};
 }
 
-// ---- The child, between clone and exec ----
-
-// Everything is prepared before, because the child may share this process's memory while other threads run on: only system calls.
-constexpr int kMaxInherited = 32;
-
-struct Plan {
-  const char* program = nullptr;
-  char* const* argv = nullptr;
-  const int* fds = nullptr;  // where 0, 1, 2, … come from
-  int fd_count = 0;
-  const int* doors = nullptr;  // of the group to join
-  std::size_t door_count = 0;
-  const char* oom_score = nullptr;
-  std::size_t oom_score_size = 0;
-  bool drop = false;
-  uid_t uid = 0;
-  gid_t gid = 0;
-};
-
-struct Outcome {
-  int error = 0;
-  const char* step = nullptr;
-};
-
-struct ChildArgument {
-  const Plan* plan = nullptr;
-  Outcome* outcome = nullptr;
-};
-
-struct KernelSigaction {
-  void* handler;
-  unsigned long flags;
-  void* restorer;
-  std::uint64_t mask;
-};
-
-CWSANDBOX_NOT_INSTRUMENTED int child_main(void* data) {
-  const auto* argument = static_cast<const ChildArgument*>(data);
-  const Plan& plan = *argument->plan;
-  static char* const no_environment[] = {nullptr};
-  const char* step = "signals";
-  for (;;) {
-    KernelSigaction standard{};
-    for (int number = 1; number < 65; ++number) {
-      if (number != SIGKILL && number != SIGSTOP) ::syscall(SYS_rt_sigaction, number, &standard, nullptr, sizeof(std::uint64_t));
-    }
-    // Before anything else runs, so that all of it is in there.
-    step = "cgroup";
-    bool joined = true;
-    for (std::size_t i = 0; i < plan.door_count && joined; ++i) joined = ::syscall(SYS_write, plan.doors[i], "0", 1) == 1;
-    if (!joined) break;
-    // When the whole machine runs out of memory, a sandbox goes before what else runs here. Not being able to say so is no reason
-    // to fail.
-    const long score = ::syscall(SYS_openat, AT_FDCWD, "/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
-    if (score >= 0) ::syscall(SYS_write, score, plan.oom_score, plan.oom_score_size);
-    // A Ctrl-C at the gateway's terminal is the gateway's business.
-    step = "setsid";
-    if (::syscall(SYS_setsid) < 0) break;
-    step = "descriptors";
-    bool moved = true;
-    int high[kMaxInherited];
-    // Out of the way first, so that no target is the source of another.
-    for (int i = 0; i < plan.fd_count && moved; ++i) {
-      high[i] = static_cast<int>(::syscall(SYS_fcntl, plan.fds[i], F_DUPFD, 64));
-      moved = high[i] >= 0;
-    }
-    for (int i = 0; i < plan.fd_count && moved; ++i) moved = ::syscall(SYS_dup3, high[i], i, 0) >= 0;
-    if (!moved || ::syscall(SYS_close_range, static_cast<unsigned>(plan.fd_count), ~0u, 0u) != 0) break;
-    if (plan.drop) {
-      // The bare calls: the C library's own would make every thread of this process change its user.
-      step = "setgroups";
-      if (::syscall(SYS_setgroups, 0, nullptr) != 0) break;
-      step = "setresgid";
-      if (::syscall(SYS_setresgid, plan.gid, plan.gid, plan.gid) != 0) break;
-      step = "setresuid";
-      if (::syscall(SYS_setresuid, plan.uid, plan.uid, plan.uid) != 0) break;
-    }
-    ::syscall(SYS_umask, 022);
-    step = "chdir";
-    if (::syscall(SYS_chdir, "/") != 0) break;
-    std::uint64_t none = 0;
-    ::syscall(SYS_rt_sigprocmask, SIG_SETMASK, &none, nullptr, sizeof none);
-    step = "exec";
-    ::syscall(SYS_execve, plan.program, plan.argv, no_environment);
-    break;
-  }
-  argument->outcome->error = errno;
-  argument->outcome->step = step;
-  for (;;) ::syscall(SYS_exit_group, 127);
-}
+// ---- What the sandbox sees ----
 
 // In memory, and all that can be written in a sandbox.
 struct WritablePlace {
@@ -148,86 +48,6 @@ struct WritablePlace {
 };
 constexpr WritablePlace kWritable[] = {{"/dev/shm", "1777"},      {"/tmp", "1777"},       {"/var/tmp", "1777"},
                                        {"/home/sandbox", "0755"}, {"/workspace", "0755"}, {"/run", "0755"}};
-
-class Mapping {
- public:
-  Mapping(std::size_t size, int flags) noexcept : size_(size) {
-    address_ = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, flags | MAP_ANONYMOUS, -1, 0);
-  }
-  Mapping(const Mapping&) = delete;
-  Mapping& operator=(const Mapping&) = delete;
-  ~Mapping() {
-    if (*this) ::munmap(address_, size_);
-  }
-  [[nodiscard]] explicit operator bool() const noexcept { return address_ != MAP_FAILED; }
-  [[nodiscard]] char* begin() const noexcept { return static_cast<char*>(address_); }
-  [[nodiscard]] char* end() const noexcept { return begin() + size_; }
-
- private:
-  std::size_t size_;
-  void* address_;
-};
-
-// Runs `child` until it executes a program or ends. A pidfd of it; the error, and the step where it came, in `outcome`. With a
-// `copy` it does not share this process's memory.
-template <class Argument>
-UniqueFd spawn(int (*child_function)(void*), Argument argument, bool copy, Outcome& outcome) {
-  const Mapping stack(256 << 10, MAP_PRIVATE | MAP_STACK);
-  const Mapping shared(4096, MAP_SHARED);
-  if (!stack || !shared) {
-    outcome = {errno, "mmap"};
-    return {};
-  }
-  auto* reported = new (shared.begin()) Outcome;
-  argument.outcome = reported;
-  const int flags = CLONE_VFORK | CLONE_PIDFD | SIGCHLD | (copy ? 0 : CLONE_VM);
-  sigset_t all, before;
-  sigfillset(&all);
-  ::pthread_sigmask(SIG_SETMASK, &all, &before);
-  int pidfd = -1;
-  const pid_t pid = ::clone(child_function, stack.end(), flags, &argument, &pidfd);
-  const int clone_error = errno;
-  ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
-  if (pid < 0) {
-    outcome = {clone_error, "clone"};
-    return {};
-  }
-  UniqueFd child(pidfd);
-  outcome = *reported;
-  if (outcome.error != 0) {
-    siginfo_t info{};
-    while (::waitid(static_cast<idtype_t>(P_PIDFD), static_cast<id_t>(pidfd), &info, WEXITED) != 0 && errno == EINTR) {
-    }
-    return {};
-  }
-  return child;
-}
-
-// ---- The limit on files ----
-
-// Files in memory count by their bytes, which bubblewrap limits, and by their number, which it does not: so this process sets it
-// from outside, in the sandbox's own namespaces and with no more rights than it has there.
-struct FilesPlan {
-  int user_namespace = -1, mount_namespace = -1;
-  const char* options = nullptr;
-  Outcome* outcome = nullptr;
-};
-
-CWSANDBOX_NOT_INSTRUMENTED int limit_files_main(void* data) {
-  const auto& plan = *static_cast<const FilesPlan*>(data);
-  const char* step = "setns";
-  bool done =
-      ::syscall(SYS_setns, plan.user_namespace, CLONE_NEWUSER) == 0 && ::syscall(SYS_setns, plan.mount_namespace, CLONE_NEWNS) == 0;
-  for (const WritablePlace& place : kWritable) {
-    if (!done) break;
-    step = place.path;
-    done = ::syscall(SYS_mount, nullptr, place.path, nullptr, MS_REMOUNT | MS_NOSUID | MS_NODEV, plan.options) == 0;
-  }
-  if (!done) *plan.outcome = {errno, step};
-  for (;;) ::syscall(SYS_exit_group, 0);
-}
-
-// ---- What the sandbox sees ----
 
 struct SmallFile {
   const char* path;
@@ -350,6 +170,12 @@ void add_host_path(std::vector<std::string>& to, const fs::path& path) {
          (major > 5 || (major == 5 && minor >= 14));
 }
 
+// Root of the first of all user namespaces, whatever its number is here: that one owns this directory.
+[[nodiscard]] bool is_root_of_the_machine() {
+  struct stat status{};
+  return ::stat("/proc/sys", &status) != 0 || status.st_uid == ::geteuid();
+}
+
 // Above this process's own by so much.
 constexpr int kOomScore = 300;
 
@@ -370,7 +196,7 @@ void Launcher::prepare() {
     throw unavailable("sandboxes on this machine need bubblewrap, and the program '" + options_.bwrap + "' was not found. " +
                       kInstall);
   }
-  drop_privileges_ = ::geteuid() == 0;
+  find_user();
   if (!image_) image_ = make_image();
   if (!filters_.calls) filters_ = compile_syscall_filters();
   if (!self_) self_ = open_pidfd(::getpid());
@@ -378,7 +204,7 @@ void Launcher::prepare() {
     throw unavailable("sandboxes on this machine need Linux 5.9 or newer (pidfd_open: " + std::string(std::strerror(errno)) + ")");
 
   if (!groups_) groups_ = std::make_unique<ControlGroups>();
-  own_pid_limits_ = counts_by_namespace();
+  own_pid_limits_ = counts_by_namespace() && !as_root_;  // the kernel does not count root's
   const std::string score = first_word("/proc/self/oom_score_adj");
   oom_score_ = std::to_string(std::min(1000, std::atoi(score.c_str()) + kOomScore));
 
@@ -404,6 +230,24 @@ void Launcher::prepare() {
     }
   }
   prepared_ = true;
+}
+
+void Launcher::find_user() {
+  ChildFailure failure{EPERM, "setuid"};
+  if (::geteuid() == 0) failure = try_to_become(options_.uid, options_.gid);
+  // For anything but these nothing is to be run with more rights than it should have.
+  if (failure.error != 0 && failure.error != EPERM && failure.error != EINVAL) {
+    errno = failure.error;
+    throw out_of(failure.step);
+  }
+  drop_privileges_ = failure.error == 0;
+  as_root_ = !drop_privileges_ && is_root_of_the_machine();
+  if (as_root_) {
+    say("sandboxes have root's user id on this machine, though not its rights, and a read-only /proc: this process is root there "
+        "and "
+        "cannot change users (" +
+        std::string(failure.step) + ": " + std::strerror(failure.error) + ")");
+  }
 }
 
 void Launcher::say(const std::string& what) const {
@@ -448,21 +292,17 @@ void Launcher::limit_files(pid_t agent, const ResourceSpec& resources) {
   const std::string path = "/proc/" + std::to_string(agent) + "/ns/mnt";
   const UniqueFd mounts(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
   const UniqueFd owner(mounts ? ::ioctl(mounts.get(), NS_GET_USERNS) : -1);
-  Outcome outcome;
+  ChildFailure failure;
   if (!owner) {
-    outcome = {errno, "its namespaces"};
+    failure = {errno, "its namespaces"};
   } else {
-    FilesPlan plan;
-    plan.user_namespace = owner.get();
-    plan.mount_namespace = mounts.get();
-    plan.options = options.c_str();
-    // In memory of its own: who enters a namespace that way gets other rights, and the kernel would say so of all who share it.
-    const UniqueFd child = spawn(limit_files_main, plan, true, outcome);
-    if (child && has_ended(child.get(), -1)) static_cast<void>(reap(child.get()));
+    std::vector<const char*> places;
+    for (const WritablePlace& place : kWritable) places.push_back(place.path);
+    failure = remount(owner.get(), mounts.get(), places, options.c_str());
   }
-  if (outcome.error == 0) return;
-  const std::string what = "this machine cannot limit the number of files of a sandbox: " + std::string(outcome.step) + ": " +
-                           std::strerror(outcome.error);
+  if (failure.error == 0) return;
+  const std::string what = "this machine cannot limit the number of files of a sandbox: " + std::string(failure.step) + ": " +
+                           std::strerror(failure.error);
   if (said_files_ != what) say(what);
   said_files_ = what;
 }
@@ -486,6 +326,8 @@ std::vector<std::string> Launcher::arguments(const std::vector<std::string>& cop
     program = "/run/cwsandbox/agent";
     add(to, {"--perms", "0555", "--ro-bind-data", std::to_string(agent::kImageFd), program});
   }
+  // The machine's settings are in there, and root's to change, without any capability.
+  if (as_root_) add(to, {"--remount-ro", "/proc"});
   // What bubblewrap builds on is a tmpfs without a limit that the sandbox's user owns.
   add(to, {"--remount-ro", "/dev", "--remount-ro", "/", "--", program});
   rlimit open{};
@@ -548,7 +390,7 @@ Launched Launcher::launch(const ResourceSpec& resources) {
   for (std::string& word : words) argv.push_back(word.data());
   argv.push_back(nullptr);
 
-  Plan plan;
+  ChildPlan plan;
   plan.program = program_.c_str();
   plan.argv = argv.data();
   plan.fds = fds.data();
@@ -564,21 +406,17 @@ Launched Launcher::launch(const ResourceSpec& resources) {
   }
   plan.doors = doors.data();
   plan.door_count = doors.size();
-  Outcome outcome;
-  ChildArgument child;
-  child.plan = &plan;
-  // Like vfork where nothing but the program changes. A change of user in memory that is shared would make this process
-  // undumpable too.
-  launched.monitor = spawn(child_main, child, plan.drop, outcome);
+  ChildFailure failure;
+  launched.monitor = start_child(plan, failure);
   if (!launched.monitor) {
-    const std::string why = std::string(outcome.step) + ": " + std::strerror(outcome.error);
-    if (outcome.error == EAGAIN || outcome.error == ENOMEM || outcome.error == EMFILE) {
+    const std::string why = std::string(failure.step) + ": " + std::strerror(failure.error);
+    if (failure.error == EAGAIN || failure.error == ENOMEM || failure.error == EMFILE) {
       throw RunnerError("resource_exhausted", kUnavailable, "cannot start a sandbox: " + why);
     }
     prepared_ = false;  // the program may have been replaced
-    if (std::strcmp(outcome.step, "exec") == 0) {
+    if (std::strcmp(failure.step, "exec") == 0) {
       throw unavailable("sandboxes on this machine need bubblewrap, and '" + program_ +
-                        "' cannot be run: " + std::strerror(outcome.error) + ". " + kInstall);
+                        "' cannot be run: " + std::strerror(failure.error) + ". " + kInstall);
     }
     throw unavailable("cannot start bubblewrap: " + why);
   }
@@ -587,8 +425,8 @@ Launched Launcher::launch(const ResourceSpec& resources) {
   return launched;
 }
 
-uid_t Launcher::uid() const noexcept { return ::geteuid() == 0 ? options_.uid : ::geteuid(); }
-gid_t Launcher::gid() const noexcept { return ::geteuid() == 0 ? options_.gid : ::getegid(); }
+uid_t Launcher::uid() const noexcept { return drop_privileges_ ? options_.uid : ::geteuid(); }
+gid_t Launcher::gid() const noexcept { return drop_privileges_ ? options_.gid : ::getegid(); }
 
 bool Launcher::adapt(std::string_view complaint) {
   if (disable_userns_ && complaint.find("disable-userns") != std::string_view::npos) {
@@ -636,30 +474,5 @@ RunnerError Launcher::failure(std::string_view complaint, std::string_view why) 
   }
   return {"failed_precondition", kUnavailable, text, std::move(metadata)};
 }
-
-bool reap(int pidfd) noexcept {
-  siginfo_t info{};
-  for (;;) {
-    if (::waitid(static_cast<idtype_t>(P_PIDFD), static_cast<id_t>(pidfd), &info, WEXITED | WNOHANG) == 0) return info.si_pid != 0;
-    // ECHILD: the program that we live in has waited for all its children, ours too. So it has ended.
-    if (errno != EINTR) return true;
-  }
-}
-
-void kill_pidfd(int pidfd, int number) noexcept {
-  if (pidfd >= 0) ::syscall(SYS_pidfd_send_signal, pidfd, number, nullptr, 0);
-}
-
-bool has_ended(int pidfd, int timeout_ms) noexcept {
-  if (pidfd < 0) return true;
-  pollfd wait{pidfd, POLLIN, 0};
-  for (;;) {
-    const int n = ::poll(&wait, 1, timeout_ms);
-    if (n >= 0) return n > 0;
-    if (errno != EINTR) return true;
-  }
-}
-
-UniqueFd open_pidfd(pid_t pid) noexcept { return UniqueFd(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0))); }
 
 }  // namespace cwsandbox::runner::local

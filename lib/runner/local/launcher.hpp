@@ -9,6 +9,7 @@
 #include <string_view>
 #include <vector>
 
+#include "runner/local/child.hpp"
 #include "runner/local/control_groups.hpp"
 #include "runner/local/local_runner.hpp"
 #include "runner/local/syscall_filter.hpp"
@@ -51,6 +52,8 @@ class Launcher {
 
  private:
   void prepare();
+  /// As whom sandboxes run.
+  void find_user();
   void say(const std::string& what) const;
   [[nodiscard]] GroupLimits group_limits(const ResourceSpec& resources);
   [[nodiscard]] std::uint64_t disk(const ResourceSpec& resources) const noexcept;
@@ -58,9 +61,10 @@ class Launcher {
 
   LocalRunnerOptions options_;
   bool prepared_ = false;
-  bool drop_privileges_ = false;
-  bool image_as_data_ = false;  // the host does not run programs from memory
-  bool disable_userns_ = true;  // bubblewrap ≥ 0.8
+  bool drop_privileges_ = false;  // sandboxes are another user's than this process, which is root
+  bool as_root_ = false;          // they are those of the machine's root, who is nobody else here
+  bool image_as_data_ = false;    // the host does not run programs from memory
+  bool disable_userns_ = true;    // bubblewrap ≥ 0.8
   std::string program_;
   UniqueFd image_;
   SyscallFilters filters_;
@@ -73,12 +77,5 @@ class Launcher {
   std::vector<std::string> system_arguments_;
   std::vector<std::string> copied_;  // files of the host
 };
-
-/// The pid-independent wait for a child of ours: true when it has ended. Never touches other children of this process.
-[[nodiscard]] bool reap(int pidfd) noexcept;
-void kill_pidfd(int pidfd, int number) noexcept;
-/// True when the process behind `pidfd` has ended, within `timeout_ms`.
-[[nodiscard]] bool has_ended(int pidfd, int timeout_ms) noexcept;
-[[nodiscard]] UniqueFd open_pidfd(pid_t pid) noexcept;
 
 }  // namespace cwsandbox::runner::local

@@ -24,7 +24,9 @@ struct LocalLimits {
 struct LocalRunnerOptions {
   std::string bwrap = "bwrap";  ///< program name or path
   LocalLimits limits;
-  std::uint32_t uid = 65534, gid = 65534;       ///< who runs the sandboxes when this process is root: never root
+  /// Who runs the sandboxes when this process is root: never root, unless this process cannot change users (a user namespace of one
+  /// user, no capabilities), which `log` is told when root is that of the machine.
+  std::uint32_t uid = 65534, gid = 65534;
   std::function<void(const std::string&)> log;  ///< a line for the operator, on the executor; may be empty
 };
 
