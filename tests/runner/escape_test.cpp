@@ -50,7 +50,9 @@ std::vector<pid_t> children_of(pid_t pid) {
 std::map<int, std::string> descriptors_of(pid_t pid) {
   std::map<int, std::string> all;
   for (const auto& entry : fs::directory_iterator("/proc/" + std::to_string(pid) + "/fd")) {
-    all[std::atoi(entry.path().filename().c_str())] = fs::read_symlink(entry.path()).native();
+    std::error_code closed_meanwhile;
+    const fs::path target = fs::read_symlink(entry.path(), closed_meanwhile);
+    if (!closed_meanwhile) all[std::atoi(entry.path().filename().c_str())] = target.native();
   }
   return all;
 }
@@ -295,7 +297,12 @@ TEST_CASE("every descriptor of the agent and of bubblewrap has its reason", "[ru
   REQUIRE(monitors.size() == 1);
   const std::vector<pid_t> agents = children_of(monitors.front());
   REQUIRE(agents.size() == 1);
-  const std::map<int, std::string> agent = descriptors_of(agents.front());
+  // The agent closes its ends of the main command's pipes after it has told that it runs.
+  std::map<int, std::string> agent;
+  const auto deadline = std::chrono::steady_clock::now() + kHang;
+  do {
+    agent = descriptors_of(agents.front());
+  } while (agent.size() > 5 && std::chrono::steady_clock::now() < deadline);
   std::set<int> numbers;
   for (const auto& [number, target] : agent) {
     INFO(number << " " << target);
