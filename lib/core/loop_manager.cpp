@@ -1,12 +1,14 @@
 #include <cwsandbox/errors.hpp>
 #include <cwsandbox/loop_manager.hpp>
 
+#include "core/descriptor_limit.hpp"
 #include "core/loop.hpp"
 
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/strand.hpp>
 #include <boost/asio/thread_pool.hpp>
+#include <boost/system/system_error.hpp>
 
 #include <pthread.h>
 #include <signal.h>
@@ -15,6 +17,7 @@
 #include <atomic>
 #include <future>
 #include <stdexcept>
+#include <string>
 #include <thread>
 
 namespace cwsandbox {
@@ -82,7 +85,12 @@ class AdoptedLoop final : public detail::Loop {
 /// An io_context whose pending work can be dropped while handles to it live on.
 class Context : public asio::io_context {
  public:
-  Context() : asio::io_context(1) {}
+  Context() try : asio
+    ::io_context(1) {}
+  catch (const boost::system::system_error& error) {
+    throw CWSandboxError(std::string("cwsandbox: cannot make an event loop: ") + error.what() +
+                         core::descriptor_hint(error.code().value()));
+  }
   using asio::io_context::shutdown;
 };
 

@@ -1,5 +1,6 @@
 #include "net/http_client.hpp"
 
+#include "core/descriptor_limit.hpp"
 #include "net/any_byte_stream.hpp"
 #include "net/http_body.hpp"
 #include "net/http_wire.hpp"
@@ -189,10 +190,13 @@ struct HttpClient::Impl : std::enable_shared_from_this<HttpClient::Impl> {
 
   // ---- Errors -------------------------------------------------------------------------------------------------------------
 
+  static std::string descriptor_hint(const error_code& ec) {
+    return ec.category() == boost::system::system_category() ? core::descriptor_hint(ec.value()) : std::string();
+  }
   [[noreturn]] void fail(const Call& call, Kind kind, const std::string& what, const error_code& ec = {}) const {
     if (call.cancelled) throw boost::system::system_error(asio::error::operation_aborted);
     if (call.timed_out) throw TransportError(Kind::timeout, call.sent, name + ": " + what + ": the deadline has passed");
-    throw TransportError(kind, call.sent, name + ": " + what + (ec ? ": " + ec.message() : std::string()));
+    throw TransportError(kind, call.sent, name + ": " + what + (ec ? ": " + ec.message() + descriptor_hint(ec) : std::string()));
   }
 
   // ---- Connecting ---------------------------------------------------------------------------------------------------------

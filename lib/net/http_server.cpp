@@ -1,5 +1,6 @@
 #include "net/http_server.hpp"
 
+#include "core/descriptor_limit.hpp"
 #include "net/any_byte_stream.hpp"
 #include "net/http_body.hpp"
 #include "net/http_wire.hpp"
@@ -21,6 +22,7 @@
 #include <boost/asio/write.hpp>
 #include <boost/beast/core/flat_buffer.hpp>
 
+#include <fcntl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -48,10 +50,36 @@ constexpr std::size_t kMaxRefusals = 64;
 // What is read at once of a request: little until it turns out to be a large one.
 constexpr std::size_t kSmallRead = 4 * 1024;
 constexpr std::size_t kLargeRead = 64 * 1024;
-// How long accepting rests when the process or the system has run out of something.
+// How long accepting rests when the process or the system has run out of something, and after how long those who wait are told.
 constexpr std::chrono::milliseconds kAcceptRest{100};
+constexpr std::chrono::seconds kAcceptPatience{1};
 
-[[noreturn]] void fail(int error, const std::string& what) { throw std::system_error(error, std::system_category(), what); }
+[[noreturn]] void fail(int error, const std::string& what) {
+  throw std::system_error(error, std::system_category(), what + core::descriptor_hint(error));
+}
+
+// A descriptor that is kept for the day when there is no other: with it, one who waits can be told so.
+class SpareDescriptor {
+ public:
+  SpareDescriptor() { static_cast<void>(take()); }
+  SpareDescriptor(const SpareDescriptor&) = delete;
+  SpareDescriptor& operator=(const SpareDescriptor&) = delete;
+  ~SpareDescriptor() { static_cast<void>(give()); }
+  /// False when there is none.
+  [[nodiscard]] bool take() noexcept {
+    if (fd_ < 0) fd_ = ::open("/dev/null", O_RDONLY | O_CLOEXEC);
+    return fd_ >= 0;
+  }
+  /// False when there is none to give.
+  [[nodiscard]] bool give() noexcept {
+    if (fd_ < 0) return false;
+    ::close(std::exchange(fd_, -1));
+    return true;
+  }
+
+ private:
+  int fd_ = -1;
+};
 
 bool somebody_listens(const std::string& path, const asio::any_io_executor& executor) {
   Socket probe(executor);
@@ -315,19 +343,38 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
   static asio::awaitable<void> accept_loop(std::shared_ptr<Impl> self, std::shared_ptr<Listener> listener) {
     error_code ec;
     auto token = asio::redirect_error(asio::use_awaitable, ec);
+    SpareDescriptor spare;
+    bool given = false;  // what is accepted next takes the descriptor that was kept for it
+    std::optional<Watchdog::Clock::time_point> out_since;
     while (listener->acceptor.is_open()) {
       Socket socket(self->executor);
       co_await listener->acceptor.async_accept(socket, token);
       if (!listener->acceptor.is_open()) break;
+      const bool on_spare = std::exchange(given, false) && !spare.take();
       if (ec == asio::error::connection_aborted || ec == boost::system::errc::protocol_error || ec == asio::error::interrupted)
         continue;
       if (ec && self->make_room()) continue;  // somebody who matters less gives a descriptor back
       if (ec) {
-        // Out of descriptors or memory, most likely: others give some back meanwhile.
+        // Out of descriptors or memory, most likely: others give some back meanwhile. Not for ever, though.
+        if (!out_since) out_since = Watchdog::Clock::now();
+        given = !on_spare && Watchdog::Clock::now() - *out_since >= kAcceptPatience && spare.give();
+        if (given) continue;
         listener->rest.expires_after(kAcceptRest);
         co_await listener->rest.async_wait(token);
+        static_cast<void>(spare.take());
         continue;
       }
+      if (on_spare) {
+        // Behind TLS nothing can be said before a handshake.
+        if (!listener->tls) {
+          auto told = refuse(make_plain_transport(std::move(socket)), "as many files are open here as this gateway may have");
+          co_await std::move(told);
+        }
+        socket.close(ec);
+        static_cast<void>(spare.take());
+        continue;
+      }
+      out_since.reset();
       if (listener->tcp) socket.set_option(asio::ip::tcp::no_delay(true), ec);
       self->admit(std::move(socket), listener->tls);
     }
@@ -339,7 +386,7 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
       if (tls || refusals >= kMaxRefusals) return;
       ++refusals;
       auto self = shared_from_this();
-      asio::co_spawn(executor, refuse(make_plain_transport(std::move(socket))),
+      asio::co_spawn(executor, refuse(make_plain_transport(std::move(socket)), "too many connections"),
                      [self](const std::exception_ptr&) { --self->refusals; });
       return;
     }
@@ -378,8 +425,8 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
     asio::co_spawn(executor, serve(self, session, secure), asio::bind_cancellation_slot(session->cancel.slot(), std::move(ended)));
   }
 
-  static asio::awaitable<void> refuse(std::shared_ptr<Transport> transport) {
-    const auto response = error_response(503, "unavailable", "too many connections");
+  static asio::awaitable<void> refuse(std::shared_ptr<Transport> transport, std::string why) {
+    const auto response = error_response(503, "unavailable", why);
     const auto text = write_response_head(response, false, 11) + response.body;
     AnyByteStream stream(transport);
     error_code ec;

@@ -613,30 +613,64 @@ TEST_CASE("over the limit of connections: 503; a seat is free again when a conne
   run(site.context, body);
 }
 
+namespace {
+
+// No file can be opened by this process while it lives, and there is one socket that was opened before.
+struct NoDescriptors {
+  explicit NoDescriptors(asio::io_context& context) : spare(context) {
+    REQUIRE(::getrlimit(RLIMIT_NOFILE, &before) == 0);
+    spare.open(asio::ip::tcp::v4());
+    rlimit none = before;
+    none.rlim_cur = static_cast<rlim_t>(spare.native_handle()) + 1;
+    REQUIRE(::setrlimit(RLIMIT_NOFILE, &none) == 0);
+  }
+  ~NoDescriptors() { ::setrlimit(RLIMIT_NOFILE, &before); }
+  NoDescriptors(const NoDescriptors&) = delete;
+  NoDescriptors& operator=(const NoDescriptors&) = delete;
+  // Comes in all the same: its descriptor is ours, the server's is missing.
+  asio::awaitable<Raw> connect(ListenAddress to) {
+    const asio::generic::stream_protocol::endpoint at = asio::ip::tcp::endpoint(asio::ip::make_address(to.host), to.port);
+    co_await spare.async_connect(at, asio::use_awaitable);
+    co_return Raw(std::move(spare));
+  }
+  rlimit before{};
+  RawSocket spare;
+};
+
+}  // namespace
+
 TEST_CASE("out of descriptors, the server rests and then goes on") {
   Site site;
   Clients clients(site);
   auto body = [&]() -> asio::awaitable<void> {
     auto waiting = co_await clients.connect("a", "/wait");  // at work, so it does not give way
-    rlimit before{};
-    REQUIRE(::getrlimit(RLIMIT_NOFILE, &before) == 0);
-    RawSocket spare(site.context);
-    spare.open(asio::ip::tcp::v4());
-    // Nothing may be opened now, the connection below comes in all the same: its descriptor is ours, the server's is missing.
-    rlimit none = before;
-    none.rlim_cur = static_cast<rlim_t>(spare.native_handle()) + 1;
-    REQUIRE(::setrlimit(RLIMIT_NOFILE, &none) == 0);
-    const asio::generic::stream_protocol::endpoint to =
-        asio::ip::tcp::endpoint(asio::ip::make_address(site.address.host), site.address.port);
-    co_await spare.async_connect(to, asio::use_awaitable);
-    Raw late(std::move(spare));
+    auto none = std::make_unique<NoDescriptors>(site.context);
+    auto late = co_await none->connect(site.address);
     co_await late.send(kGet);
-    asio::steady_timer turn(site.context, 150ms);
+    asio::steady_timer turn(site.context, 1ms);
     co_await turn.async_wait(asio::use_awaitable);
-    const auto seats = site.server.connections();
-    REQUIRE(::setrlimit(RLIMIT_NOFILE, &before) == 0);
-    CHECK(seats == 1);
+    CHECK(site.server.connections() == 1);
+    none.reset();
     const auto answer = co_await late.read_until("\r\n\r\n");
+    CHECK(answer.find("HTTP/1.1 200") == 0);
+  };
+  run(site.context, body);
+}
+
+TEST_CASE("out of descriptors for long, the server tells those who wait") {
+  Site site;
+  Clients clients(site);
+  auto body = [&]() -> asio::awaitable<void> {
+    auto waiting = co_await clients.connect("a", "/wait");
+    auto none = std::make_unique<NoDescriptors>(site.context);
+    auto late = co_await none->connect(site.address);
+    co_await late.send(kGet);
+    auto answer = co_await late.read_all();
+    CHECK(answer.find("HTTP/1.1 503") == 0);
+    CHECK(answer.find("as many files are open here as this gateway may have") != std::string::npos);
+    CHECK(site.server.connections() == 1);
+    none.reset();
+    answer = co_await exchange(site, "GET / HTTP/1.0\r\n\r\n");
     CHECK(answer.find("HTTP/1.1 200") == 0);
   };
   run(site.context, body);
