@@ -4,6 +4,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <utility>
@@ -105,7 +106,8 @@ void AgentConnection::receive_descriptors(msghdr& message) {
       }
     }
   }
-  if ((message.msg_flags & MSG_CTRUNC) != 0) too_many_ = true;
+  // There is room for all that may come: when not even that many have, this process had no number left for the others.
+  if ((message.msg_flags & MSG_CTRUNC) != 0) (descriptor_count_ == descriptors_.size() ? too_many_ : missing_) = true;
 }
 
 void AgentConnection::on_readable() {
@@ -151,16 +153,19 @@ bool AgentConnection::take_notes() {
       carried = note.detail;
       // The kernel ends a read behind the bytes that carry descriptors, so what has come belongs to this note, all of it; or, when
       // this one announces none, to a note behind it in the same read.
-      if (carried != 0 && carried != descriptor_count_) return false;
+      if (carried != 0 && (missing_ ? carried < descriptor_count_ : carried != descriptor_count_)) return false;
     }
-    const std::span<UniqueFd> given = std::span(descriptors_).first(carried);
+    const std::span<UniqueFd> given = std::span(descriptors_).first(std::min(carried, descriptor_count_));
     on_note_(type, note, given);
     for (UniqueFd& fd : given) fd.reset();
-    if (carried > 0) descriptor_count_ = 0;
+    if (carried > 0) {
+      descriptor_count_ = 0;
+      missing_ = false;
+    }
     if (closed_) return true;
   }
   // A frame is never longer than a note, so what is left is the beginning of one, and there is always room to read on.
-  if (bytes.empty() && descriptor_count_ > 0) return false;
+  if (bytes.empty() && (descriptor_count_ > 0 || missing_)) return false;
   std::memmove(in_.data(), bytes.data(), bytes.size());
   in_used_ = bytes.size();
   return true;

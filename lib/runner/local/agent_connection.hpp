@@ -20,7 +20,8 @@
 namespace cwsandbox::runner::local {
 
 /// Reads notes and the descriptors that come with them, and sends requests. The agent is not trusted: whatever it sends gives
-/// either a note or one call of `on_lost`. Runs on the executor alone; not thread safe.
+/// either a note or one call of `on_lost`. A note comes with fewer descriptors than it announces when this process could not take
+/// more. Runs on the executor alone; not thread safe.
 class AgentConnection : public std::enable_shared_from_this<AgentConnection> {
  public:
   using NoteHandler = std::function<void(agent::Type, const agent::Note&, std::span<UniqueFd>)>;
@@ -63,6 +64,7 @@ class AgentConnection : public std::enable_shared_from_this<AgentConnection> {
   std::array<UniqueFd, agent::kMaxDescriptors> descriptors_;
   std::size_t descriptor_count_ = 0;
   bool too_many_ = false;
+  bool missing_ = false;  // not all that were sent could be taken
   bool passing_credentials_ = true;
 };
 

@@ -6,6 +6,7 @@
 #include <boost/asio/use_awaitable.hpp>
 
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -19,6 +20,7 @@
 #include <exception>
 #include <utility>
 
+#include "core/descriptor_limit.hpp"
 #include "runner/local/agent_connection.hpp"
 #include "runner/local/descriptor_io.hpp"
 #include "runner/local/errno_text.hpp"
@@ -119,6 +121,11 @@ void append(std::string& to, Number number) {
   return {error, stage_name(stage), what + ": " + error_text(error)};
 }
 
+[[nodiscard]] RunnerError untaken(const std::string& program) {
+  return {"resource_exhausted", "CWSANDBOX_RUNNER_UNAVAILABLE",
+          "cannot take the streams of '" + program + "': " + error_text(EMFILE) + core::descriptor_hint(EMFILE)};
+}
+
 [[nodiscard]] ExitInfo exit_info(int status) {
   ExitInfo info;
   info.time = std::chrono::system_clock::now();
@@ -147,6 +154,7 @@ struct AgentSandbox::PendingStart {
   Clock::time_point deadline;
   bool answered = false;
   std::optional<Note> failure;
+  bool untaken = false;  // it has started, and this process had no descriptors left for its streams
   std::array<UniqueFd, agent::kMaxDescriptors> fds;
   std::size_t fd_count = 0;
   std::shared_ptr<ProcessState> process;  // null: failed, or the sandbox has gone
@@ -322,6 +330,11 @@ void AgentSandbox::on_file_done(const Note& note, std::span<UniqueFd> fds) {
   if (pending->answered) return;  // too late
   pending->error = note.value;
   if (!fds.empty()) pending->fd = std::move(fds.front());
+  if (fds.size() < note.detail) {
+    pending->error = EMFILE;
+    abort(note.seq);
+    if (lost_) return;
+  }
   answer(*pending);
 }
 
@@ -394,13 +407,20 @@ void AgentSandbox::on_started(const Note& note, std::span<UniqueFd> fds) {
   if (!came_up_ || found == pending_.end()) return lose("the agent broke the protocol");
   const auto pending = found->second;
   pending_.erase(found);
-  for (std::size_t i = 0; i < fds.size(); ++i) pending->fds[i] = std::move(fds[i]);
-  pending->fd_count = fds.size();
-  pending->process = std::make_shared<ProcessState>();
-  pending->process->seq = note.seq;
-  pending->process->pid = note.pid;
-  pending->process->memory_kills = memory_kills_;
-  processes_.emplace(note.seq, pending->process);
+  const auto process = std::make_shared<ProcessState>();
+  process->seq = note.seq;
+  process->pid = note.pid;
+  process->memory_kills = memory_kills_;
+  processes_.emplace(note.seq, process);
+  if (fds.size() < note.detail) {
+    pending->untaken = true;
+    signal(*process, SIGKILL);
+    if (lost_) return;
+  } else {
+    for (std::size_t i = 0; i < fds.size(); ++i) pending->fds[i] = std::move(fds[i]);
+    pending->fd_count = fds.size();
+    pending->process = process;
+  }
   answer(*pending);
 }
 
@@ -679,6 +699,7 @@ class RunningSandbox final : public Sandbox {
     if (spec.tty) flags |= agent::kWithTty;
     const auto answer = co_await state->request(spec, flags);
     if (answer->failure) throw_failure(*answer->failure, spec, *state);
+    if (answer->untaken) throw untaken(spec.command.front());
     if (!answer->process) throw gone(state->why_lost());
     std::unique_ptr<Process> process = make_process(state, *answer, spec);
     if (!process) {
@@ -752,6 +773,7 @@ asio::awaitable<std::unique_ptr<Sandbox>> AgentSandbox::begin(std::shared_ptr<Ag
   if (answer && answer->failure) {
     throw start_failed(answer->failure->value, static_cast<Stage>(answer->failure->detail), main.command.front(), self->cwd_);
   }
+  if (answer && answer->untaken) throw untaken(main.command.front());
   if (self->came_up_) throw gone(why);
   co_return nullptr;
 }

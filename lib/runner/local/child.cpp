@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -40,7 +41,7 @@ CWSANDBOX_NOT_INSTRUMENTED const char* become(uid_t uid, gid_t gid) {
   return nullptr;
 }
 
-// Those that stand where others are to stand go out of the way first.
+// Those that stand where others are to stand go out of the way first. Any failure means that there may not be so many.
 CWSANDBOX_NOT_INSTRUMENTED bool move_descriptors(const int* fds, int count) {
   int from[kMaxInherited];
   for (int i = 0; i < count; ++i) {
@@ -50,7 +51,7 @@ CWSANDBOX_NOT_INSTRUMENTED bool move_descriptors(const int* fds, int count) {
   for (int i = 0; i < count; ++i) {
     if (::syscall(SYS_dup3, from[i], i, 0) < 0) return false;
   }
-  return ::syscall(SYS_close_range, static_cast<unsigned>(count), ~0u, 0u) == 0;
+  return true;
 }
 
 struct StartArgument {
@@ -80,8 +81,19 @@ CWSANDBOX_NOT_INSTRUMENTED int start_main(void* data) {
     // A Ctrl-C at the gateway's terminal is the gateway's business.
     step = "setsid";
     if (::syscall(SYS_setsid) < 0) break;
+    // The program around us may live with few; bubblewrap is not that program.
+    rlimit files{};
+    if (::syscall(SYS_prlimit64, 0, RLIMIT_NOFILE, nullptr, &files) == 0) {
+      files.rlim_cur = files.rlim_max;
+      ::syscall(SYS_prlimit64, 0, RLIMIT_NOFILE, &files, nullptr);
+    }
     step = "descriptors";
-    if (!move_descriptors(plan.fds, plan.fd_count)) break;
+    if (!move_descriptors(plan.fds, plan.fd_count)) {
+      errno = EMFILE;
+      break;
+    }
+    step = "close_range";
+    if (::syscall(SYS_close_range, static_cast<unsigned>(plan.fd_count), ~0u, 0u) != 0) break;
     if (plan.drop && (step = become(plan.uid, plan.gid)) != nullptr) break;
     ::syscall(SYS_umask, 022);
     step = "chdir";

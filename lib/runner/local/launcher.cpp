@@ -18,6 +18,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "core/descriptor_limit.hpp"
 #include "runner/local/agent_protocol.hpp"
 
 extern "C" {
@@ -35,9 +36,11 @@ constexpr const char* kUnavailable = "CWSANDBOX_RUNNER_UNAVAILABLE";
 
 [[nodiscard]] RunnerError unavailable(const std::string& what) { return {"failed_precondition", kUnavailable, what}; }
 
-[[nodiscard]] RunnerError out_of(const char* what) {
-  const int error = errno;
-  return {"resource_exhausted", kUnavailable, std::string("cannot start a sandbox: ") + what + ": " + std::strerror(error)};
+[[nodiscard]] bool has_run_out(int error) { return error == EAGAIN || error == EMFILE || error == ENFILE || error == ENOMEM; }
+
+[[nodiscard]] RunnerError out_of(const std::string& what, int error = errno) {
+  return {"resource_exhausted", kUnavailable,
+          "cannot start a sandbox: " + what + ": " + std::strerror(error) + core::descriptor_hint(error)};
 }
 
 // ---- What the sandbox sees ----
@@ -200,6 +203,7 @@ void Launcher::prepare() {
   if (!image_) image_ = make_image();
   if (!filters_.calls) filters_ = compile_syscall_filters();
   if (!self_) self_ = open_pidfd(::getpid());
+  if (!self_ && has_run_out(errno)) throw out_of("pidfd_open");
   if (!self_)
     throw unavailable("sandboxes on this machine need Linux 5.9 or newer (pidfd_open: " + std::string(std::strerror(errno)) + ")");
 
@@ -236,10 +240,7 @@ void Launcher::find_user() {
   ChildFailure failure{EPERM, "setuid"};
   if (::geteuid() == 0) failure = try_to_become(options_.uid, options_.gid);
   // For anything but these nothing is to be run with more rights than it should have.
-  if (failure.error != 0 && failure.error != EPERM && failure.error != EINVAL) {
-    errno = failure.error;
-    throw out_of(failure.step);
-  }
+  if (failure.error != 0 && failure.error != EPERM && failure.error != EINVAL) throw out_of(failure.step, failure.error);
   drop_privileges_ = failure.error == 0;
   as_root_ = !drop_privileges_ && is_root_of_the_machine();
   if (as_root_) {
@@ -301,6 +302,7 @@ void Launcher::limit_files(pid_t agent, const ResourceSpec& resources) {
     failure = remount(owner.get(), mounts.get(), places, options.c_str());
   }
   if (failure.error == 0) return;
+  if (has_run_out(failure.error)) throw out_of(failure.step, failure.error);
   const std::string what = "this machine cannot limit the number of files of a sandbox: " + std::string(failure.step) + ": " +
                            std::strerror(failure.error);
   if (said_files_ != what) say(what);
@@ -376,6 +378,7 @@ Launched Launcher::launch(const ResourceSpec& resources) {
   std::vector<std::string> copied;
   for (const std::string& path : copied_) {
     UniqueFd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
+    if (!file && has_run_out(errno)) throw out_of(path);
     struct stat status{};
     // It may have been replaced since; and what not everybody may read is not for a sandbox.
     if (!file || ::fstat(file.get(), &status) != 0 || !S_ISREG(status.st_mode) || (status.st_mode & S_IROTH) == 0) continue;
@@ -409,16 +412,13 @@ Launched Launcher::launch(const ResourceSpec& resources) {
   ChildFailure failure;
   launched.monitor = start_child(plan, failure);
   if (!launched.monitor) {
-    const std::string why = std::string(failure.step) + ": " + std::strerror(failure.error);
-    if (failure.error == EAGAIN || failure.error == ENOMEM || failure.error == EMFILE) {
-      throw RunnerError("resource_exhausted", kUnavailable, "cannot start a sandbox: " + why);
-    }
+    if (has_run_out(failure.error)) throw out_of(failure.step, failure.error);
     prepared_ = false;  // the program may have been replaced
     if (std::strcmp(failure.step, "exec") == 0) {
       throw unavailable("sandboxes on this machine need bubblewrap, and '" + program_ +
                         "' cannot be run: " + std::strerror(failure.error) + ". " + kInstall);
     }
-    throw unavailable("cannot start bubblewrap: " + why);
+    throw unavailable("cannot start bubblewrap: " + std::string(failure.step) + ": " + std::strerror(failure.error));
   }
   if (group) group->close_doors();
   launched.group = std::move(group);

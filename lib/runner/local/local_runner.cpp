@@ -8,9 +8,11 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstring>
 #include <optional>
 #include <utility>
 
+#include "core/descriptor_limit.hpp"
 #include "runner/local/agent_sandbox.hpp"
 #include "runner/local/launcher.hpp"
 
@@ -102,8 +104,13 @@ void State::on_up() {
 // Its number is its own for as long as bubblewrap has not waited for it. When that has happened it needs no watching.
 void State::adopt_agent() {
   if (agent_ || monitor_reaped_ || agent_number() <= 0) return;
-  if (UniqueFd agent = open_pidfd(agent_number()); agent && !has_ended(monitor_->native_handle(), 0)) {
+  UniqueFd agent = open_pidfd(agent_number());
+  const int error = errno;
+  if (agent && !has_ended(monitor_->native_handle(), 0)) {
     agent_.emplace(executor(), agent.release());
+  } else if (!agent && (error == EMFILE || error == ENFILE || error == ENOMEM)) {
+    // One that cannot be watched, nor held to its limits, is none.
+    lose(std::string("it cannot be watched: ") + std::strerror(error) + core::descriptor_hint(error));
   }
 }
 

@@ -16,6 +16,7 @@
 #include <string>
 #include <string_view>
 
+#include "core/descriptor_limit.hpp"
 #include "runner/runner.hpp"
 
 namespace cwsandbox::runner::local {
@@ -132,8 +133,8 @@ constexpr int kNetlinkRoute = 0;
 [[nodiscard]] scmp_arg_cmp has_bit(unsigned argument, std::uint32_t bit) { return {argument, SCMP_CMP_MASKED_EQ, bit, bit}; }
 
 [[noreturn]] void fail(const std::string& what, int error) {
-  throw RunnerError("internal", "CWSANDBOX_RUNNER_UNAVAILABLE",
-                    "cannot make the filter of system calls: " + what + ": " + std::strerror(error));
+  throw RunnerError(error == EMFILE || error == ENFILE ? "resource_exhausted" : "internal", "CWSANDBOX_RUNNER_UNAVAILABLE",
+                    "cannot make the filter of system calls: " + what + ": " + std::strerror(error) + core::descriptor_hint(error));
 }
 
 class Filter {

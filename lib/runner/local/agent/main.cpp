@@ -7,9 +7,11 @@
 
 #include <cstdlib>
 
+#include "core/standard_streams.hpp"
 #include "runner/local/agent/agent.hpp"
 #include "runner/local/agent_protocol.hpp"
 
+using namespace cwsandbox;
 using namespace cwsandbox::runner::local::agent;
 
 void cwsandbox::runner::local::agent::leave(int status) {
@@ -20,7 +22,7 @@ void cwsandbox::runner::local::agent::leave(int status) {
 // The arguments: how many files a program may have open, and how many processes there may be (0: any number).
 int main(int argc, char** argv) {
   // First of all: programs in the sandbox run as the same user, and must neither trace this process nor open its descriptors.
-  if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) != 0) leave(3);
+  if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) != 0 || !core::fill_standard_streams()) leave(3);
   prctl(PR_SET_NAME, "cwsandbox-agent", 0, 0, 0);
   if (!prepare_process()) leave(3);
   if (syscall(SYS_close_range, static_cast<unsigned>(kImageFd), ~0u, 0u) != 0) leave(3);
