@@ -1,4 +1,6 @@
 // cwsandboxd: the gateway as a daemon. Options, signals and log lines; everything else is in lib/.
+#include "core/descriptor_limit.hpp"
+#include "core/standard_streams.hpp"
 #include "gateway/gateway.hpp"
 #include "net/endpoint.hpp"
 #ifdef CWSANDBOX_KUBERNETES
@@ -41,6 +43,8 @@ namespace net = cwsandbox::net;
 
 constexpr int kFailed = 1;
 constexpr int kUsage = 2;
+// Half of them are for connections; the start of a sandbox takes up to 48 for a moment.
+constexpr std::size_t kDescriptors = 128;
 constexpr std::size_t kMaxTokenFile = 1024 * 1024;
 
 constexpr const char* kFooter = R"(Example:
@@ -205,15 +209,10 @@ std::size_t allowed_connections(std::size_t wanted) {
   rlimit limit{};
   if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return wanted;
   const rlim_t needed = 2 * static_cast<rlim_t>(wanted);
-  if (limit.rlim_cur != RLIM_INFINITY && limit.rlim_cur < needed) {
-    rlimit raised = limit;
-    raised.rlim_cur = limit.rlim_max == RLIM_INFINITY ? needed : std::min(needed, limit.rlim_max);
-    if (raised.rlim_cur > limit.rlim_cur && ::setrlimit(RLIMIT_NOFILE, &raised) == 0) limit = raised;
-  }
   if (limit.rlim_cur == RLIM_INFINITY || limit.rlim_cur >= needed) return wanted;
   const auto allowed = std::max<std::size_t>(1, static_cast<std::size_t>(limit.rlim_cur / 2));
-  spdlog::warn("at most {} connections at once, not {}: this process may have {} open files (ulimit -n)", allowed, wanted,
-               static_cast<unsigned long long>(limit.rlim_cur));
+  spdlog::warn("at most {} connections at once, not {}: this process may have {} open files (RLIMIT_NOFILE, ulimit -n)", allowed,
+               wanted, static_cast<unsigned long long>(limit.rlim_cur));
   return allowed;
 }
 
@@ -343,6 +342,7 @@ void add_kubernetes_options(CLI::App& app, Settings& settings) {
 #endif
 
 int serve(const Settings& settings) {
+  if (const std::string lack = cwsandbox::core::lack_of_descriptors(kDescriptors); !lack.empty()) throw std::runtime_error(lack);
   gateway::GatewayOptions options;
   if (!settings.token_file.empty()) options.tokens = read_tokens(settings.token_file, ReadFrom::anything);
   options.no_token = settings.no_token;
@@ -415,6 +415,8 @@ int serve(const Settings& settings) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  if (!cwsandbox::core::fill_standard_streams()) return kFailed;
+  cwsandbox::core::raise_descriptor_limit();
   Settings settings;
   CLI::App app("The cwsandbox gateway: serves sandboxes of this machine over HTTP and WebSocket.", "cwsandboxd");
   app.footer(kFooter);

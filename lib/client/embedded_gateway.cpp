@@ -2,6 +2,7 @@
 #include "client/embedded_gateway.hpp"
 
 #include "client/rpc.hpp"
+#include "core/descriptor_limit.hpp"
 #include "gateway/gateway.hpp"
 #include "runner/local/local_runner.hpp"
 
@@ -15,6 +16,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <stdexcept>
 #include <string_view>
 
 #include <dirent.h>
@@ -28,6 +30,8 @@ namespace cwsandbox::client {
 
 namespace {
 
+// What the start of a sandbox takes for a moment (32 to bubblewrap at most), with the gateway's own and a few connections.
+constexpr std::size_t kDescriptors = 48;
 constexpr const char kSocketName[] = "/gateway.sock";
 constexpr const char kLockName[] = "/lock";
 constexpr const char kNewLockName[] = "/lock.new";
@@ -116,6 +120,7 @@ struct Running : std::enable_shared_from_this<Running> {
   void start() {
     if (stopping) return;
     try {
+      if (const std::string lack = core::lack_of_descriptors(kDescriptors); !lack.empty()) throw std::runtime_error(lack);
       gateway::GatewayOptions options;
       options.tokens.push_back(token);
       gateway = std::make_unique<gateway::Gateway>(executor, runner::local::make_local_runner(executor), std::move(options));

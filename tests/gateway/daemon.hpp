@@ -5,7 +5,9 @@
 #include "support/catch.hpp"
 
 #include <fcntl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -79,11 +81,22 @@ struct Daemon {
     arguments.insert(arguments.end(), more.begin(), more.end());
     if (!shell.empty()) arguments.insert(arguments.begin(), {"/bin/sh", "-c", shell + "; exec \"$@\"", "sh"});
     child = std::make_unique<Child>(arguments, dir.path("log"));
-    REQUIRE(eventually([&] { return log().find("listening on unix:" + address.path) != std::string::npos; }));
+    const bool silent = shell.find("2>&-") != std::string::npos;
+    const std::string listening = "listening on unix:" + address.path;
+    REQUIRE(eventually([&] { return silent ? listens() : log().find(listening) != std::string::npos; }));
   }
   void write_tokens(const std::string& text) const {
     std::ofstream(dir.path("token")) << text;
     ::chmod(dir.path("token").c_str(), 0600);
+  }
+  bool listens() const {
+    sockaddr_un to{};
+    to.sun_family = AF_UNIX;
+    address.path.copy(to.sun_path, sizeof to.sun_path - 1);
+    const int fd = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    const bool connected = ::connect(fd, reinterpret_cast<const sockaddr*>(&to), sizeof to) == 0;
+    ::close(fd);
+    return connected;
   }
   std::string log() const { return read_file(dir.path("log")); }
   Answer call(const std::string& method, const Json& body, const std::string& token = kToken) const {

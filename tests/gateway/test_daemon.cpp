@@ -3,11 +3,13 @@
 #include "gateway_support.hpp"
 #include "support/catch.hpp"
 
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <csignal>
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
 
 using namespace gateway_test;
@@ -101,6 +103,59 @@ TEST_CASE("a second signal ends cwsandboxd at once, and its sandboxes with it", 
   daemon.child->signal(SIGINT);
   CHECK(daemon.child->wait() == 130);
   CHECK(eventually([&] { return processes_with(marker) == 0; }));
+}
+
+TEST_CASE("cwsandboxd serves and stops with its standard streams closed", "[gateway][daemon][CL-8]") {
+  for (const std::string closed : {"exec <&-", "exec >&-", "exec <&- >&-", "exec 2>&-", "exec <&- >&- 2>&-"}) {
+    CAPTURE(closed);
+    Daemon daemon({}, closed);
+    const std::string id = daemon.sandbox();
+    const Answer ran = daemon.call("Exec", {{"sandboxId", id}, {"command", {"sh", "-c", "cat; echo out"}}});
+    CHECK(ran.json()["stdout"] == "b3V0Cg==");
+    for (const int fd : {0, 1, 2}) {
+      const std::string target =
+          std::filesystem::read_symlink("/proc/" + std::to_string(daemon.child->pid()) + "/fd/" + std::to_string(fd)).native();
+      const bool was_closed = closed.find(fd == 0 ? "<&-" : fd == 1 ? " >&-" : "2>&-") != std::string::npos;
+      if (was_closed) CHECK(target == "/dev/null");
+    }
+    daemon.child->signal(SIGTERM);
+    CHECK(daemon.child->wait() == 0);
+  }
+}
+
+TEST_CASE("cwsandboxd with few open files says what it lacks, and takes as many as it may", "[gateway][daemon][CL-9]") {
+  TempDir dir;
+  std::ofstream(dir.path("token")) << kToken << "\n";
+  ::chmod(dir.path("token").c_str(), 0600);
+  int refused = 0;
+  for (const int limit : {4, 5, 6, 8, 12, 16, 24, 32, 48, 64, 96, 120}) {
+    CAPTURE(limit);
+    std::vector<std::string> arguments = {"/bin/sh",
+                                          "-c",
+                                          "ulimit -n " + std::to_string(limit) + "; exec \"$@\"",
+                                          "sh",
+                                          program(),
+                                          "--listen",
+                                          "unix:" + dir.path("socket"),
+                                          "--token-file",
+                                          dir.path("token")};
+    const std::string log = dir.path("log-" + std::to_string(limit));
+    Child child(arguments, log);
+    const int code = child.wait();
+    const std::string said = read_file(log);
+    if (code == 127 && said.find("loading shared libraries") != std::string::npos) continue;  // it does not get as far as that
+    CHECK(code == 1);
+    ++refused;
+    CHECK_THAT(said, Contains("cwsandboxd: 128 more open files are needed") && Contains("RLIMIT_NOFILE"));
+  }
+  CHECK(refused >= 6);
+  rlimit limit{};
+  REQUIRE(::getrlimit(RLIMIT_NOFILE, &limit) == 0);
+  Daemon daemon({}, "ulimit -Sn 50");
+  static_cast<void>(daemon.sandbox());
+  rlimit its{};
+  REQUIRE(::prlimit(daemon.child->pid(), RLIMIT_NOFILE, nullptr, &its) == 0);
+  CHECK(its.rlim_cur == limit.rlim_max);
 }
 
 TEST_CASE("nothing is left when cwsandboxd is killed", "[gateway][daemon][P8]") {

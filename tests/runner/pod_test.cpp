@@ -335,6 +335,8 @@ TEST_CASE("the program for pods says what is wrong", "[pod]") {
   CHECK(refused.err == "cwsandbox-agent: stdin and stdout must be pipes or sockets\n");
   const Directory directory;
   const std::string errors = directory.path + "/errors";
+  CHECK(run_here("connect <&- >&- 2>" + errors) == 1);  // its own socket must not stand where stdin should
+  CHECK(content_of(errors) == "cwsandbox-agent: stdin and stdout must be pipes or sockets\n");
   CHECK(run_here("connect 2>" + errors + " </dev/null | cat") == 0);
   CHECK(std::system(("echo | " + std::string(std::getenv("CWSANDBOX_POD_AGENT")) + " connect 2>" + errors + " | cat").c_str()) ==
         0);

@@ -12,6 +12,9 @@
 #include "terminal_mode.hpp"
 #include "time.hpp"
 
+#include "core/descriptor_limit.hpp"
+#include "core/standard_streams.hpp"
+
 #include <cwsandbox/cwsandbox.hpp>
 
 #include <cstdlib>
@@ -280,6 +283,9 @@ int run_command(const cwsandbox::Client& client, const Arguments& arguments, con
   return ls(client, arguments, signals);
 }
 
+// Its loop, its signals, what it waits for, some connections, and files that it copies.
+constexpr std::size_t kDescriptors = 32;
+
 int run_main(int argc, char** argv) {
   Arguments arguments;
   if (const auto code = parse(argc, argv, arguments)) return *code;
@@ -292,6 +298,12 @@ int run_main(int argc, char** argv) {
                   "invalid_argument");
       return kOwnError;
     }
+  }
+
+  cwsandbox::core::raise_descriptor_limit();
+  if (const auto lack = cwsandbox::core::lack_of_descriptors(kDescriptors); !lack.empty()) {
+    print_error(lack, "resource_exhausted");
+    return kOwnError;
   }
 
   // On a terminal, signals that concern it are taken in order, too. A program that is stopped or hung up gives it back first.
@@ -316,6 +328,7 @@ int run_main(int argc, char** argv) {
 }  // namespace cli
 
 int main(int argc, char** argv) {
+  if (!cwsandbox::core::fill_standard_streams()) return cli::kOwnError;
   try {
     return cli::run_main(argc, argv);
   } catch (const std::exception& error) {

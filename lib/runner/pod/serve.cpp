@@ -10,16 +10,17 @@
 
 #include <fcntl.h>
 #include <signal.h>
-#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstddef>
 #include <cstdio>
 #include <exception>
 #include <system_error>
 #include <utility>
 
+#include "core/descriptor_limit.hpp"
 #include "runner/local/agent/agent.hpp"
 #include "runner/local/unique_fd.hpp"
 #include "runner/pod/pod_runner.hpp"
@@ -32,6 +33,8 @@ namespace {
 
 constexpr const char* kTerminationLog = "/dev/termination-log";  // what the kubelet shows in the container's status
 constexpr int kNobodyKnows = 255;
+// Its loop and its agent, a gateway that comes with some links, and a few processes with their pipes at both ends.
+constexpr std::size_t kDescriptors = 64;
 // For those who have not seen the end when the pod is being deleted, or when there was no beginning.
 constexpr std::chrono::seconds kShortFarewell{8};
 // Beyond what the server itself waits for.
@@ -183,10 +186,9 @@ int serve(ServeOptions options) {
     (*log)("cannot be PID 1: there is no /dev/null");
     return kNobodyKnows;
   }
-  rlimit files{};
-  if (::getrlimit(RLIMIT_NOFILE, &files) == 0) {
-    files.rlim_cur = files.rlim_max;
-    static_cast<void>(::setrlimit(RLIMIT_NOFILE, &files));
+  if (const std::string lack = core::lack_of_descriptors(kDescriptors); !lack.empty()) {
+    (*log)("cannot serve a sandbox: " + lack);
+    return kNobodyKnows;
   }
   try {
     // Not destroyed: the loop's end is the process's, and the agent's thread has no other.
