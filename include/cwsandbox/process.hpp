@@ -114,7 +114,7 @@ class CWSANDBOX_EXPORT ProcessResult {
   /// Somebody else, a process in the background, still held stdout when the drain time was over (ExecOptions::with_drain): it may
   /// write more, which nobody gets (EX-19).
   bool stdout_left_open = false;
-  bool stderr_left_open = false;  ///< the same of stderr
+  bool stderr_left_open = false;                     ///< the same of stderr
   std::vector<std::string> command;                  ///< the caller's argv (PR-6)
   std::chrono::system_clock::time_point started_at;  ///< by the gateway's clock; the epoch when unknown
   std::chrono::system_clock::time_point ended_at;    ///< by the same clock; the epoch when unknown

@@ -231,8 +231,9 @@ TEST_CASE("what a command leaves in the background does not keep it", "[gateway]
   CHECK(outcome.exit["code"] == 0);
   CHECK(names(outcome.exit) == kNone);
 
-  // One that writes on and on.
-  request = start(id, {"sh", "-c", "yes 2>/dev/null & exit 4"});
+  // One that writes on and on, and has let go of stderr before the command ends.
+  run(server, start(id, {"mkfifo", "/tmp/up"}));
+  request = start(id, {"sh", "-c", "(exec 2>/dev/null; echo >/tmp/up; exec yes) & read line </tmp/up; exit 4"});
   request["drainMs"] = 50;
   outcome = run(server, request);
   CHECK(outcome.exit["code"] == 4);
