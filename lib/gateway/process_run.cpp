@@ -439,7 +439,9 @@ void ProcessRun::take(const ProcessEnd::Steps& steps) {
     end_timer_.expires_after(steps.arm);
     end_timer_.async_wait([weak = weak_from_this()](error_code ec) {
       const auto run = weak.lock();
-      if (!ec && run && run->phase_ == Phase::running) run->take(run->end_.timer());
+      if (ec || !run || run->phase_ != Phase::running) return;
+      // It may have been armed anew when this call was on its way already: that one's time has not come.
+      if (run->end_timer_.expiry() <= std::chrono::steady_clock::now()) run->take(run->end_.timer());
     });
   }
   if (steps.settle) settle();
