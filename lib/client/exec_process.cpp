@@ -1096,7 +1096,9 @@ void ExecProcess::end(Outcome outcome, const protocol::ExitStatus* status, const
   } else {
     const auto source = std::move(*source_);
     const auto failure = error ? error(result) : nullptr;
-    const auto& callback = options_.stats_callback();
+    // Let go of, or a callback that holds this very process would keep both for ever.
+    const auto callback = options_.stats_callback();
+    options_.with_stats_callback(nullptr);
     if (!callback) {
       if (failure)
         source.set_exception(failure);

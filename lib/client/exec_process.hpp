@@ -141,7 +141,7 @@ class ExecProcess final : public detail::ProcessControl, public ExecOwner, publi
   void fail(const std::exception_ptr& error);
 
   const LoopManager loop_;
-  const ExecOptions options_;
+  ExecOptions options_;  // as given, but for the stats callback, which goes once it has run
   asio::any_io_executor strand_;
   std::shared_ptr<ExecCounters> counters_;
   protocol::StartRequest request_;
