@@ -1,5 +1,6 @@
 // cwsandbox sh on a real terminal: a pty of which this test holds both ends.
 #include "on_terminal.hpp"
+#include "support/sanitizers.hpp"
 
 #include <csignal>
 #include <fstream>
@@ -15,16 +16,8 @@ namespace {
 // Signals that a program does not ask for. The thread sanitizer takes most of them for a fault of the line that runs and calls
 // their handlers at once: of one from outside that may be while it holds a lock of its own, for which the handler then waits for
 // ever.
-#if defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-#define CWSANDBOX_TEST_THREAD_SANITIZER
-#endif
-#endif
-#ifdef CWSANDBOX_TEST_THREAD_SANITIZER
-constexpr int kUnasked[] = {SIGQUIT, SIGXCPU};
-#else
-constexpr int kUnasked[] = {SIGQUIT, SIGXCPU, SIGSEGV, SIGABRT, SIGBUS};
-#endif
+const std::vector<int> kUnasked =
+    test_support::kThreadSanitizer ? std::vector{SIGQUIT, SIGXCPU} : std::vector{SIGQUIT, SIGXCPU, SIGSEGV, SIGABRT, SIGBUS};
 
 }  // namespace
 

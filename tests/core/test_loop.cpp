@@ -1,5 +1,6 @@
 // LoopManager: the lazy thread, adopting an executor, fork and exit.
 #include "support/catch.hpp"
+#include "support/sanitizers.hpp"
 
 #include <cwsandbox/loop_manager.hpp>
 #include <cwsandbox/task.hpp>
@@ -122,12 +123,10 @@ TEST_CASE("many threads block at once", "[EV-4]") {
 TEST_CASE("adopting an executor starts no thread", "[EV-6]") { CHECK(fresh("adopt") == 0); }
 
 TEST_CASE("blocking on an executor that nobody can run throws", "[EV-2]") {
-#if defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-  WARN("SKIPPED: the thread sanitizer has a thread of its own, which might run the executor for all that can be known");
-  return;
-#endif
-#endif
+  if (test_support::kThreadSanitizer) {
+    WARN("SKIPPED: the thread sanitizer has a thread of its own, which might run the executor for all that can be known");
+    return;
+  }
   CHECK(fresh("nobody-runs") == 0);
 }
 

@@ -231,10 +231,11 @@ TEST_CASE("what a command leaves in the background does not keep it", "[gateway]
   CHECK(outcome.exit["code"] == 0);
   CHECK(names(outcome.exit) == kNone);
 
-  // One that writes on and on, and has let go of stderr before the command ends. That nobody has it now is told on a way of its own, so
-  // the drain is long for the slowest, and what is written meanwhile little.
+  // One that writes on and on, and has let go of stderr before the command ends. That nobody has it now is told on a way of its
+  // own, so the drain is long for the slowest, and what is written meanwhile little.
   run(server, start(id, {"mkfifo", "/tmp/up"}));
-  request = start(id, {"sh", "-c", "(exec 2>/dev/null; echo >/tmp/up; while :; do echo y; sleep 0.02; done) & read line </tmp/up; exit 4"});
+  request = start(
+      id, {"sh", "-c", "(exec 2>/dev/null; echo >/tmp/up; while :; do echo y; sleep 0.02; done) & read line </tmp/up; exit 4"});
   request["drainMs"] = 2000;
   outcome = run(server, request);
   CHECK(outcome.exit["code"] == 4);
