@@ -149,7 +149,10 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
     give_back(session);
     if (seat.account != account) {
       if (account && account->connections >= limits.max_client_connections && !make_room_of(account)) return false;
-      if (account) account->memory.set_limit(limits.max_client_memory - limits.max_client_memory / 4);
+      if (account) {
+        account->memory.set_limit(limits.max_client_memory - limits.max_client_memory / 4);
+        account->memory.make_part_of(client_memory);
+      }
       seat.assign(std::move(account));
     }
     move_to(session, seat.account ? working : strangers);
@@ -162,10 +165,6 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
     if (!seat.counted) return false;
     if (seat.account) {
       if (!seat.account->memory.take(bytes)) return false;
-      if (!client_memory->take(bytes)) {
-        seat.account->memory.give(bytes);
-        return false;
-      }
       session.payer = seat.account;
     } else {
       while (!stranger_memory.take(bytes)) {
@@ -183,7 +182,6 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
     const std::size_t bytes = std::exchange(session.held, 0);
     if (session.payer) {
       session.payer->memory.give(bytes);
-      client_memory->give(bytes);
       session.payer.reset();
     } else {
       stranger_memory.give(bytes);
@@ -934,7 +932,8 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
     }
     move_to(*session, self->working);  // it is the owner's now
     session->watchdog->expires_after(self->limits.header_timeout);
-    decision.limits.memory = self->client_memory;
+    const auto& account = session->seat->account;
+    decision.limits.memory = account ? std::shared_ptr<MemoryPool>(account, &account->memory) : self->client_memory;
     auto result = co_await accept_websocket(session->transport, request->target, reader.all_headers(), decision.subprotocol,
                                             decision.limits, session->seat);
     session->watchdog->disarm();

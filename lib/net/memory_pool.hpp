@@ -3,10 +3,13 @@
 
 #include <cstddef>
 #include <limits>
+#include <memory>
+#include <utility>
 
 namespace cwsandbox::net {
 
-/// A number of bytes that may be taken and must be given back. Not thread safe.
+/// A number of bytes that may be taken and must be given back. It may be part of a larger pool: what is taken of the part counts in
+/// the whole, too. Not thread safe.
 class MemoryPool {
  public:
   MemoryPool() = default;
@@ -15,17 +18,24 @@ class MemoryPool {
   MemoryPool& operator=(const MemoryPool&) = delete;
 
   void set_limit(std::size_t limit) noexcept { limit_ = limit; }
+  /// Precondition: nothing is taken, or it is part of that one already.
+  void make_part_of(std::shared_ptr<MemoryPool> whole) noexcept { whole_ = std::move(whole); }
   [[nodiscard]] bool take(std::size_t bytes) noexcept {
     if (bytes > limit_ || used_ > limit_ - bytes) return false;
+    if (whole_ && !whole_->take(bytes)) return false;
     used_ += bytes;
     return true;
   }
-  void give(std::size_t bytes) noexcept { used_ -= bytes; }
+  void give(std::size_t bytes) noexcept {
+    used_ -= bytes;
+    if (whole_) whole_->give(bytes);
+  }
   [[nodiscard]] std::size_t used() const noexcept { return used_; }
 
  private:
   std::size_t limit_ = std::numeric_limits<std::size_t>::max();
   std::size_t used_ = 0;
+  std::shared_ptr<MemoryPool> whole_;
 };
 
 }  // namespace cwsandbox::net

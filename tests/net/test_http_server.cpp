@@ -583,6 +583,40 @@ TEST_CASE("messages of WebSockets that are not complete count too", "[P10]") {
   run(site.context, body);
 }
 
+TEST_CASE("one client's unfinished messages leave the others their part", "[P10]") {
+  ServerLimits limits;
+  limits.max_client_memory = 1024 * 1024;
+  Site site(limits);
+  Clients clients(site);
+  auto body = [&]() -> asio::awaitable<void> {
+    // A frame of 300 KiB that lacks its last byte: masked with zeros, as RFC 6455, section 5.2 has it.
+    const std::string head{'\x82', '\xff', 0, 0, 0, 0, 0, '\x04', '\xb0', 0, 0, 0, 0, 0};
+    const std::string frame = head + std::string(300 * 1024 - 1, 'x');
+    std::vector<std::unique_ptr<Raw>> flood;
+    for (int i = 0; i < 4; ++i) {
+      flood.push_back(std::make_unique<Raw>(co_await Raw::connect(site.context, site.address)));
+      co_await flood.back()->send(
+          "GET / HTTP/1.1\r\nHost: x\r\nX-Client: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+          "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n");
+      const auto answer = co_await flood.back()->read_until("\r\n\r\n");
+      REQUIRE(answer.find("HTTP/1.1 101") == 0);
+      co_await flood.back()->send(frame);
+    }
+    // They do not fit into the part of one client, which is three quarters: at least one is at its end, and the others wait.
+    co_await wait_for(site.context,
+                      [&] { return !std::all_of(flood.begin(), flood.end(), [](auto& raw) { return still_open(*raw); }); });
+    CHECK(clients.accounts["a"]->memory.used() > 256 * 1024);
+    CHECK(clients.accounts["a"]->memory.used() <= 768 * 1024);
+    Raw other = co_await Raw::connect(site.context, site.address);
+    co_await other.send(Clients::request("b", "/", 240 * 1024));
+    const auto answer = co_await other.read_until("\r\n\r\n245760");
+    CHECK(answer.find("HTTP/1.1 200") == 0);
+    flood.clear();
+    co_await wait_for(site.context, [&] { return clients.accounts["a"]->memory.used() == 0; });
+  };
+  run(site.context, body);
+}
+
 TEST_CASE("over the limit of connections: 503; a seat is free again when a connection ends, a WebSocket's too") {
   ServerLimits limits;
   limits.max_connections = 2;

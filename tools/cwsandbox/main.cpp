@@ -115,14 +115,18 @@ class Command {
   std::optional<cwsandbox::ShellOptions> shell_;
 };
 
+/// Waits until a sandbox is gone of which nothing is used any more: there is no time for its traps.
+void stop_unused(const Sandbox& sandbox, const Signals& signals) {
+  auto options = cwsandbox::StopOptions().with_grace_period(std::chrono::seconds(0)).with_missing_ok();
+  const auto stopped = sandbox.stop(std::move(options));
+  wait_or_signal(stopped, signals);
+}
+
 int run_in_new(const cwsandbox::Client& client, const Arguments& arguments, const Signals& signals) {
   const Command command(arguments);
   const auto sandbox = Sandbox::run(client, sandbox_options(arguments));
   const int code = command.run(sandbox, signals);
-  // Nothing of it is used any more: no time for its traps.
-  auto stop = cwsandbox::StopOptions().with_grace_period(std::chrono::seconds(0)).with_missing_ok();
-  const auto stopped = sandbox.stop(std::move(stop));
-  wait_or_signal(stopped, signals);
+  stop_unused(sandbox, signals);
   return code;
 }
 
@@ -142,7 +146,11 @@ int run_detached(const cwsandbox::Client& client, const Arguments& arguments, co
   // Given up before it runs, by an error or a signal, it is stopped: nobody would know its id.
   result_or_signal(sandbox.wait(), signals);
   const int code = print(created_text(*sandbox.sandbox_id(), arguments.format()));
-  if (code == 0) sandbox.release();
+  if (code == 0) {
+    sandbox.release();
+  } else {
+    stop_unused(sandbox, signals);
+  }
   return code;
 }
 
