@@ -88,6 +88,7 @@ ExecProcess::ExecProcess(std::shared_ptr<Context> context, ExecTable& table, std
       StreamHost(request),
       context_(std::move(context)),
       table_(&table),
+      windows_(std::shared_ptr<net::MemoryPool>(this->sandbox()->owner(), &this->sandbox()->owner()->memory)),
       attempt_(request.attempt),
       orphan_timer_(context_->executor),
       hold_timer_(context_->executor),
@@ -101,6 +102,20 @@ ExecProcess::~ExecProcess() = default;
 
 void ExecProcess::wake() {
   if (connection_) connection_->pump();
+}
+
+std::optional<protocol::StatusError> ExecProcess::reserve(const protocol::ResumeRequest& request) {
+  const auto more = [this](Channel channel, std::uint64_t limit, std::uint64_t received) {
+    return std::max(stream_.outbound(channel).window(), limit - std::min(limit, received)) - protocol::kDefaultWindow;
+  };
+  const std::uint64_t bytes = more(Channel::std_out, request.stdout_limit, request.stdout_received) +
+                              more(Channel::std_err, request.stderr_limit, request.stderr_received);
+  if (windows_.grow_to(static_cast<std::size_t>(bytes))) return std::nullopt;
+  return to_status_error(ServiceError("resource_exhausted", reason::kCapacityExhausted,
+                                      "window: there is no memory for more than " + std::to_string(protocol::kDefaultWindow) +
+                                          " bytes of an output, with what else is held for you here")
+                             .with_retry(std::chrono::seconds(1))
+                             .error());
 }
 
 void ExecProcess::attach_first(const std::shared_ptr<ExecConnection>& connection) {
@@ -120,6 +135,10 @@ void ExecProcess::attach(const std::shared_ptr<ExecConnection>& connection, cons
       refuse(*connection, *error);
       return;
     }
+  }
+  if (const auto error = reserve(how.request)) {
+    refuse(*connection, *error);
+    return;
   }
   attempt_ = how.request.attempt;
   if (!connection_) {
@@ -144,10 +163,7 @@ void ExecProcess::attach_now(const std::shared_ptr<ExecConnection>& connection, 
     error = stream_.on_reconnected(how.request);
   } else {
     error = stream_.on_reconnected(0, 0, false);
-    if (!error) {
-      stream_.outbound(Channel::std_out).set_limit(how.request.stdout_limit);
-      stream_.outbound(Channel::std_err).set_limit(how.request.stderr_limit);
-    }
+    if (!error) stream_.grant(how.request.stdout_limit, how.request.stderr_limit);
   }
   if (error) {
     refuse(*connection, *error);
@@ -636,6 +652,10 @@ void ExecTable::on_start(const std::shared_ptr<ExecConnection>& connection, cons
     spec.tty_width = request.tty_width;
     spec.tty_height = request.tty_height;
     auto process = std::make_shared<ExecProcess>(context_, *this, std::move(sandbox), request);
+    if (const auto error = process->reserve({})) {
+      refuse(connection, request, *error);
+      return;
+    }
     processes_.emplace(key, process);
     process->attach_first(connection);
     process->start(std::move(spec));

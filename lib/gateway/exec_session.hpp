@@ -93,6 +93,8 @@ class ExecProcess final : public ProcessRun, public StreamHost {
 
  private:
   friend class ExecTable;
+  /// Counts what larger windows than the usual take in the part of its owner. An error: there is not so much left.
+  [[nodiscard]] std::optional<protocol::StatusError> reserve(const protocol::ResumeRequest& request);
   void attach_now(const std::shared_ptr<ExecConnection>& connection, const Attach& how);
   void become_orphan();
   void refuse(ExecConnection& connection, const protocol::StatusError& error) const;
@@ -112,6 +114,7 @@ class ExecProcess final : public ProcessRun, public StreamHost {
   std::shared_ptr<ExecConnection> connection_;
   std::shared_ptr<ExecConnection> next_;  // waits for connection_ to let go
   Attach next_how_;
+  net::MemoryShare windows_;
   std::uint64_t attempt_ = 0;  // of the newest connection seen
   asio::steady_timer orphan_timer_, hold_timer_;
   bool holding_ends_ = false;

@@ -85,12 +85,13 @@ void Sandboxes::on_found(const runner::Found& found) {
   if (known) {
     // A request of before was repeated where nobody knew any more what had become of it: there is another sandbox of this id.
     if (kept.view.status.create_time <= known->view().status.create_time) return;
-    std::erase(ended_, known);
+    ended_bytes_ -= std::erase(ended_, known) * known->bytes_;
     forget(*known);
   }
   kept.view.status.state = State::creating;
   auto record =
       std::make_shared<SandboxRecord>(context_, *this, tokens_->owner_of_key(kept.owner), std::move(kept.view), kept.fingerprint);
+  record->bytes_ = found.record.size();
   record->adoption_ = SandboxRecord::Adoption::none;
   insert(record);
   record->arm_lifetime();

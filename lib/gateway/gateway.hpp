@@ -62,7 +62,10 @@ struct GatewayOptions {
   std::size_t max_used_ids = 4096;
   std::size_t max_sandboxes = 1000;
   std::size_t max_processes_per_sandbox = 4096;
-  std::size_t max_remembered = 1000;  ///< ended sandboxes that Get and List still know
+  /// Ended sandboxes that Get and List still know, and bytes of what was asked for them; beyond either the oldest of the owner that
+  /// has the most of it is forgotten.
+  std::size_t max_remembered = 1000;
+  std::size_t max_remembered_bytes = 32 * 1024 * 1024;
   /// The main command of a sandbox that asks for none.
   std::vector<std::string> default_command = {"/bin/sh", "-c", "trap \"exit 0\" TERM INT; sleep infinity & wait"};
   /// Between SIGTERM and SIGKILL when the request does not say.

@@ -25,6 +25,10 @@ namespace {
 
 constexpr std::int32_t kDefaultPage = 100;
 constexpr std::int32_t kMaxPage = 1000;
+// A page has no more, but for one sandbox: an answer is built at once.
+constexpr std::size_t kMaxPageBytes = 1024 * 1024;
+// Without its files. A durable one's is bounded by what can be kept with it.
+constexpr std::size_t kMaxSandbox = 256 * 1024;
 // Each is a descriptor of this process; a process may have 1024 where nobody has said otherwise.
 constexpr std::size_t kMaxEndedLogFiles = 128;
 
@@ -447,18 +451,23 @@ std::shared_ptr<SandboxRecord> Sandboxes::make(const std::shared_ptr<Owner>& own
   spec.id = asked.sandbox_id;
   if (const auto lifetime = asked.status.effective_max_lifetime_seconds; lifetime > 0)
     spec.max_lifetime = std::chrono::seconds(lifetime);
+  std::size_t bytes = 0;
   if (durable_) {
     KeptRecord kept;
     kept.owner = owner->key;
     kept.fingerprint = fingerprint;
     kept.view = asked;
     spec.record = to_text(kept);
-    if (spec.record.size() > kMaxKeptRecord) {
-      throw invalid_field("sandbox.spec", "takes " + std::to_string(spec.record.size()) + " bytes without its files, at most " +
-                                              std::to_string(kMaxKeptRecord) + " can be kept");
-    }
+    bytes = spec.record.size();
+  } else {
+    bytes = protocol::to_json(asked).size();
+  }
+  if (const std::size_t most = durable_ ? kMaxKeptRecord : kMaxSandbox; bytes > most) {
+    throw invalid_field("sandbox.spec", "takes " + std::to_string(bytes) + " bytes without its files, at most " +
+                                            std::to_string(most) + " can be kept");
   }
   auto record = std::make_shared<SandboxRecord>(context_, *this, owner, std::move(asked), fingerprint);
+  record->bytes_ = bytes;
   if (durable_) {
     Offered offered;
     offered.record = record;
@@ -533,6 +542,7 @@ protocol::ListSandboxesResponse Sandboxes::list(const std::shared_ptr<Owner>& ow
   protocol::ListSandboxesResponse response;
   if (!request.volume_ids.empty()) return response;  // no sandbox of this gateway has a volume
   const Position* last = nullptr;
+  std::size_t bytes = 0;
   for (auto at = by_position_.upper_bound(after); at != by_position_.end(); ++at) {
     if (at->second->owner() != owner) continue;
     const protocol::Sandbox& sandbox = at->second->view();
@@ -545,11 +555,12 @@ protocol::ListSandboxesResponse Sandboxes::list(const std::shared_ptr<Owner>& ow
     const bool tagged = std::all_of(request.tags.begin(), request.tags.end(),
                                     [&tags](const std::string& t) { return std::find(tags.begin(), tags.end(), t) != tags.end(); });
     if (!tagged) continue;
-    if (response.sandboxes.size() == static_cast<std::size_t>(page)) {
+    if (response.sandboxes.size() == static_cast<std::size_t>(page) || bytes >= kMaxPageBytes) {
       response.next_page_token = mark + to_text(*last);
       break;
     }
     response.sandboxes.push_back(sandbox);
+    bytes += at->second->bytes_;
     last = &at->first;
   }
   return response;
@@ -579,12 +590,26 @@ protocol::DeleteSandboxResponse Sandboxes::remove(const std::shared_ptr<Owner>& 
 void Sandboxes::on_ended(SandboxRecord& record) {
   if (active_ > 0) --active_;
   ended_.push_back(record.shared_from_this());
-  while (ended_.size() > context_->options.max_remembered) {
-    const auto oldest = std::move(ended_.front());
-    ended_.pop_front();
-    forget(*oldest);
+  ended_bytes_ += record.bytes_;
+  for (;;) {
+    const bool too_many = ended_.size() > context_->options.max_remembered;
+    if (!too_many && ended_bytes_ <= context_->options.max_remembered_bytes) break;
+    forget_one(too_many);
   }
   trim_logs();
+}
+
+// Who has many that have ended, or large ones, does not drive out another's few.
+void Sandboxes::forget_one(bool by_count) {
+  std::map<const Owner*, std::size_t> held;
+  for (const auto& record : ended_) held[record->owner().get()] += by_count ? 1 : record->bytes_;
+  const auto most = std::max_element(held.begin(), held.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
+  const auto at =
+      std::find_if(ended_.begin(), ended_.end(), [&most](const auto& record) { return record->owner().get() == most->first; });
+  const auto oldest = *at;
+  ended_.erase(at);
+  ended_bytes_ -= oldest->bytes_;
+  forget(*oldest);
 }
 
 void Sandboxes::forget(const SandboxRecord& record) {
@@ -629,6 +654,7 @@ void Sandboxes::drop_all() noexcept {
   by_request_.clear();
   offered_.clear();
   ended_.clear();
+  ended_bytes_ = 0;
   by_position_.clear();
   active_ = 0;
   found_.notify();

@@ -103,6 +103,7 @@ class SandboxRecord : public std::enable_shared_from_this<SandboxRecord> {
   protocol::Sandbox view_;
   std::optional<Digest> fingerprint_;
   std::string request_key_;              // in Sandboxes::by_request_
+  std::size_t bytes_ = 0;                // about what it takes in memory, and in an answer
   bool making_ = false;                  // our own creation is under way
   std::optional<ServiceError> refusal_;  // it never came to be
   // Of one that another gateway has created, or this one in a former life.
@@ -171,6 +172,7 @@ class Sandboxes {
 
   void on_ended(SandboxRecord& record);
   void forget(const SandboxRecord& record);
+  void forget_one(bool by_count);
   void trim_logs();
   std::shared_ptr<Context> context_;
   std::shared_ptr<runner::Runner> runner_;  // shared: a creation under way may outlive the gateway
@@ -181,6 +183,7 @@ class Sandboxes {
   // By id_of_request(); with a durable runner that is the sandbox's id.
   std::unordered_map<std::string, std::shared_ptr<SandboxRecord>> by_request_;
   std::deque<std::shared_ptr<SandboxRecord>> ended_;  // oldest first
+  std::size_t ended_bytes_ = 0;
   std::chrono::system_clock::time_point last_create_time_{};
   std::size_t active_ = 0;
 

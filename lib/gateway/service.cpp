@@ -104,11 +104,12 @@ class CollectedRun final : public ProcessRun {
                std::size_t max_bytes)
       : ProcessRun(context, std::move(sandbox), "exec-" + random_hex(6), program, limits),
         ended_(context->executor),
+        memory_(std::shared_ptr<net::MemoryPool>(this->sandbox()->owner(), &this->sandbox()->owner()->memory)),
         max_bytes_(max_bytes) {}
 
   [[nodiscard]] static asio::awaitable<void> done(std::shared_ptr<CollectedRun> self,
                                                   std::chrono::steady_clock::time_point deadline) {
-    while (!self->status_ && !self->error_ && std::chrono::steady_clock::now() < deadline)
+    while (!self->status_ && !self->error_ && !self->no_memory_ && std::chrono::steady_clock::now() < deadline)
       co_await self->ended_.wait_until(deadline);
   }
 
@@ -116,6 +117,7 @@ class CollectedRun final : public ProcessRun {
   std::optional<protocol::ConnectError> error_;
   std::array<std::string, 2> kept_;
   std::array<std::uint64_t, 2> produced_{};
+  bool no_memory_ = false;  ///< its owner's part is used up
 
  protected:
   std::size_t room(Output) override { return BufferPool::kSize; }
@@ -123,7 +125,14 @@ class CollectedRun final : public ProcessRun {
   void on_output(Output output, std::string chunk) override {
     const auto i = static_cast<std::size_t>(output);
     produced_[i] += chunk.size();
-    kept_[i].append(chunk, 0, std::min(chunk.size(), max_bytes_ - kept_[i].size()));
+    const std::size_t more = std::min(chunk.size(), max_bytes_ - kept_[i].size());
+    if (more == 0 || no_memory_) return;
+    if (!memory_.grow_to(kept_[0].size() + kept_[1].size() + more)) {
+      no_memory_ = true;
+      ended_.notify();
+      return;
+    }
+    kept_[i].append(chunk, 0, more);
   }
   void on_output_end(Output, bool) override {}
   void on_stdin_consumed(std::size_t, std::uint64_t) override {}
@@ -139,6 +148,7 @@ class CollectedRun final : public ProcessRun {
 
  private:
   runner::TimedWaiters ended_;
+  net::MemoryShare memory_;
   std::size_t max_bytes_;
 };
 
@@ -185,6 +195,12 @@ asio::awaitable<protocol::ExecResponse> exec(std::shared_ptr<Context> context, s
   co_await CollectedRun::done(run, deadline);
 
   if (run->error_) throw ServiceError(*run->error_);
+  if (run->no_memory_) {
+    throw ServiceError("resource_exhausted", reason::kCapacityExhausted,
+                       "there is no memory left for the output of this command, with what else is held for you here; it was killed",
+                       {{"sandbox_id", sandbox->id()}})
+        .with_retry(std::chrono::seconds(1));
+  }
   if (!run->status_) {
     if (context->dropped) throw shutting_down();
     throw ServiceError("deadline_exceeded", reason::kCommandTimeout, "the command did not end in time and was killed",

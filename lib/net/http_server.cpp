@@ -48,6 +48,7 @@ constexpr std::size_t kMaxSkippedBody = 64 * 1024;
 // Connections over the limit that are being told so, at once; further ones are just closed.
 constexpr std::size_t kMaxRefusals = 64;
 // What is read at once of a request: little until it turns out to be a large one.
+constexpr std::size_t kSmallAnswer = 64 * 1024;  // up to this they are not counted
 constexpr std::size_t kSmallRead = 4 * 1024;
 constexpr std::size_t kLargeRead = 64 * 1024;
 // How long accepting rests when the process or the system has run out of something, and after how long those who wait are told.
@@ -178,11 +179,12 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
     return true;
   }
 
-  void give_back(Session& session) noexcept {
-    const std::size_t bytes = std::exchange(session.held, 0);
+  void give_back(Session& session, std::size_t most = std::numeric_limits<std::size_t>::max()) noexcept {
+    const std::size_t bytes = std::min(session.held, most);
+    session.held -= bytes;
     if (session.payer) {
       session.payer->memory.give(bytes);
-      session.payer.reset();
+      if (session.held == 0) session.payer.reset();
     } else {
       stranger_memory.give(bytes);
     }
@@ -475,6 +477,13 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
 
   static asio::awaitable<bool> answer(std::shared_ptr<Impl> self, std::shared_ptr<Session> session, HttpResponse response,
                                       bool keep_alive, unsigned version, bool head_only) {
+    // What nobody reads is held as what nobody sends the end of. Errors are small: they are always said.
+    std::size_t charged = response.body.size() > kSmallAnswer ? response.body.size() : 0;
+    if (charged > 0 && !self->charge(*session, charged)) {
+      if (!session->seat->counted) co_return false;
+      charged = 0;
+      response = error_response(503, "unavailable", "too many answers wait here until they are read; try again later");
+    }
     std::string head;
     bool sound = true;
     try {
@@ -487,7 +496,9 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
       head = write_response_head(response, keep_alive, version);
     }
     if (head_only || response.status == 204 || response.status == 304) response.body.clear();
-    co_return co_await send(self, session, std::move(head), std::move(response.body));
+    const bool sent = co_await send(self, session, std::move(head), std::move(response.body));
+    self->give_back(*session, charged);
+    co_return sent;
   }
 
   // The last answer on this connection.

@@ -38,4 +38,27 @@ class MemoryPool {
   std::shared_ptr<MemoryPool> whole_;
 };
 
+/// What one thing holds of a pool. It goes back when this goes.
+class MemoryShare {
+ public:
+  MemoryShare() = default;
+  explicit MemoryShare(std::shared_ptr<MemoryPool> pool) noexcept : pool_(std::move(pool)) {}
+  MemoryShare(const MemoryShare&) = delete;
+  MemoryShare& operator=(const MemoryShare&) = delete;
+  ~MemoryShare() {
+    if (pool_) pool_->give(held_);
+  }
+  /// Takes what is missing to `bytes`; gives nothing back. False, and nothing is taken, when the pool has not as much left.
+  [[nodiscard]] bool grow_to(std::size_t bytes) noexcept {
+    if (bytes <= held_) return true;
+    if (pool_ && !pool_->take(bytes - held_)) return false;
+    held_ = bytes;
+    return true;
+  }
+
+ private:
+  std::shared_ptr<MemoryPool> pool_;
+  std::size_t held_ = 0;
+};
+
 }  // namespace cwsandbox::net

@@ -26,8 +26,8 @@ StatusError replay_gap(const char* name, std::uint64_t wanted, const OutboundStr
 ExecServerStream::ExecServerStream(const StartRequest& request, std::uint64_t stdin_window)
     : id_(request.id),
       std_in_(request.use_stdin ? std::clamp(stdin_window, kInitialStdinWindow, kMaxWindow) : 0),
-      std_out_(request.stdout_limit),
-      std_err_(request.stderr_limit),
+      std_out_(request.stdout_limit, std::max(request.stdout_limit, kDefaultWindow)),
+      std_err_(request.stderr_limit, std::max(request.stderr_limit, kDefaultWindow)),
       use_stdin_(request.use_stdin) {}
 
 OutboundStream& ExecServerStream::outbound(Channel stream) noexcept { return stream == Channel::std_err ? std_err_ : std_out_; }
@@ -114,9 +114,17 @@ std::optional<StatusError> ExecServerStream::refuses(std::uint64_t stdout_receiv
 
 std::optional<StatusError> ExecServerStream::on_reconnected(const ResumeRequest& request) {
   if (auto error = on_reconnected(request.stdout_received, request.stderr_received, true)) return error;
-  std_out_.set_limit(request.stdout_limit);
-  std_err_.set_limit(request.stderr_limit);
+  grant(request.stdout_limit, request.stderr_limit);
   return std::nullopt;
+}
+
+void ExecServerStream::grant(std::uint64_t stdout_limit, std::uint64_t stderr_limit) noexcept {
+  const auto set = [](OutboundStream& stream, std::uint64_t limit) {
+    stream.widen(limit - std::min(limit, stream.acknowledged()));
+    stream.set_limit(limit);
+  };
+  set(std_out_, stdout_limit);
+  set(std_err_, stderr_limit);
 }
 
 // ---- messages that come ----

@@ -80,11 +80,11 @@ void OutboundStream::on_sent() noexcept {
 
 bool OutboundStream::on_window(std::uint64_t received, std::uint64_t limit) {
   if (received > sent_) return false;
-  limit_ = std::max(limit_, limit);
   if (received > acknowledged_) {
     acknowledged_ = received;
     release();
   }
+  set_limit(limit);
   return true;
 }
 

@@ -152,7 +152,8 @@ struct OutMessage {
 /// The sending half of one byte stream: keeps what the peer has not said it received, never passes the peer's limit.
 class OutboundStream {
  public:
-  explicit OutboundStream(std::uint64_t limit) noexcept : limit_(limit) {}
+  /// \param window how far beyond what the peer has received its limit is taken for true
+  explicit OutboundStream(std::uint64_t limit, std::uint64_t window = kMaxWindow) noexcept : window_(window), limit_(limit) {}
 
   /// Appends bytes. Precondition: not finished. Empty chunks are dropped. No copy, unless the chunk is small or would waste
   /// more than half of its storage: such bytes join the last chunk, so that memory stays in proportion to bytes.
@@ -178,7 +179,13 @@ class OutboundStream {
   [[nodiscard]] bool can_rewind(std::uint64_t received) const noexcept { return received >= acknowledged_ && received <= sent_; }
   /// The peer wants no more of it, sent or not: frees everything but what is in flight. Acknowledges nothing.
   void discard() noexcept;
-  void set_limit(std::uint64_t limit) noexcept { limit_ = limit > limit_ ? limit : limit_; }
+  void set_limit(std::uint64_t limit) noexcept {
+    const std::uint64_t most = acknowledged_ + window_;
+    if (limit > most) limit = most;
+    if (limit > limit_) limit_ = limit;
+  }
+  [[nodiscard]] std::uint64_t window() const noexcept { return window_; }
+  void widen(std::uint64_t window) noexcept { window_ = window > window_ ? window : window_; }
   /// What comes follows on `offset` bytes that somebody else sent. Precondition: nothing was pushed.
   void start_at(std::uint64_t offset) noexcept { released_ = acknowledged_ = sent_ = end_ = cursor_offset_ = offset; }
 
@@ -203,7 +210,7 @@ class OutboundStream {
   std::deque<std::string> chunks_;  // bytes from released_ on; after abandon() the last may hold more than end_ says
   std::vector<std::string> spares_;
   std::size_t most_spares_ = 1;
-  std::uint64_t released_ = 0, acknowledged_ = 0, sent_ = 0, end_ = 0, limit_;
+  std::uint64_t released_ = 0, acknowledged_ = 0, sent_ = 0, end_ = 0, window_, limit_;
   std::uint64_t pinned_ = 0, pinned_end_ = 0;  // the run in flight; valid while in_flight_
   std::size_t cursor_ = 0;                     // index of a chunk at or before sent_, and its offset
   std::uint64_t cursor_offset_ = 0;
@@ -446,6 +453,9 @@ class ExecServerStream {
                                                           bool is_resume);
   /// The same for a whole request, with the limits that it grants.
   [[nodiscard]] std::optional<StatusError> on_reconnected(const ResumeRequest& request);
+  /// How far each output may be sent now. The first word of a connection says it, and how much is held from then on of what the
+  /// client has not received: as far as that limit lies ahead, or kDefaultWindow. Later words move it no farther ahead.
+  void grant(std::uint64_t stdout_limit, std::uint64_t stderr_limit) noexcept;
   /// What stands against a resume now, or nothing. Changes nothing.
   [[nodiscard]] std::optional<StatusError> refuses(const ResumeRequest& request) const;
 

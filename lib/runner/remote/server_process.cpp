@@ -73,10 +73,7 @@ void ServerStream::on_message(const Frame& frame) {
   if (const auto* start = std::get_if<protocol::StartRequest>(&first)) {
     if (start->id != machine_.id()) throw Violation("stream " + std::to_string(stream()) + ": another process's start");
     error = machine_.on_reconnected(0, 0, false);
-    if (!error) {
-      machine_.outbound(Channel::std_out).set_limit(start->stdout_limit);
-      machine_.outbound(Channel::std_err).set_limit(start->stderr_limit);
-    }
+    if (!error) machine_.grant(start->stdout_limit, start->stderr_limit);
   } else {
     error = machine_.on_reconnected(std::get<protocol::ResumeRequest>(first));
   }
