@@ -76,6 +76,19 @@ asio::awaitable<void> deadline(Client client) {
   // end snippet
 }
 
+// snippet: values
+asio::awaitable<void> values(Client client) {
+  using namespace asio::experimental::awaitable_operators;
+  auto sandbox = Sandbox::run(client);
+  auto process = sandbox.exec(argv("sh", "-c", "sleep 0.1; echo first"));
+  asio::steady_timer timer(co_await asio::this_coro::executor, 60s);
+  auto first = co_await (process.std_out().next().async_get(asio::use_awaitable) || timer.async_wait(asio::use_awaitable));
+  if (first.index() == 0) std::cout << *std::get<0>(first);  // the chunk; the timer was dropped
+  ProcessResult result = co_await process.async_get(asio::use_awaitable);
+  std::cout << *result.returncode << '\n';
+}
+// end snippet
+
 }  // namespace
 
 int main() {
@@ -85,10 +98,18 @@ int main() {
   asio::io_context context;
   asio::co_spawn(context, on_the_default_loop(), rethrow);
   context.run();
-  for (auto* part : {tokens, deadline}) {
+  for (auto* part : {tokens, deadline, values}) {
     context.restart();
     asio::co_spawn(context, part(Client(context.get_executor())), rethrow);
     context.run();
+  }
+
+  {
+    // snippet: future
+    auto sandbox = Sandbox::run();
+    std::future<ProcessResult> later = sandbox.exec({"echo", "from a future"}).async_get(asio::use_future);
+    std::cout << later.get().std_out;
+    // end snippet
   }
 
   // snippet: slot

@@ -100,6 +100,27 @@ int main() {
     // end snippet
   }
   {
+    // snippet: pipe
+    auto numbers = sandbox.exec({"seq", "1000"}, ExecOptions().with_capture(Capture::none()));
+    auto sum = sandbox.exec({"awk", "{ s += $1 } END { print s }"}, ExecOptions().with_stdin());
+    auto bytes = pipe(numbers.std_out(), sum.std_in()).result();  // to the end of seq's output; then awk's input is closed
+    std::cout << bytes << " bytes, sum " << sum.result().std_out;
+    std::cout << sandbox.sh("seq 1000 | tail -n 1").result().std_out;   // the same within the sandbox: by its shell
+    std::cout << sandbox.check_output({"echo", "only this"}).result();  // throws for an exit other than 0
+    // end snippet
+  }
+  {
+    // snippet: with-timeout
+    auto slow = sandbox.exec({"sh", "-c", "sleep 0.5; echo late"});
+    try {
+      std::cout << *with_timeout(slow.std_out().next(), 50ms).result();
+    } catch (const TimeoutError& error) {
+      std::cout << error.what() << '\n';
+    }
+    std::cout << *slow.std_out().next().result();  // it has lost nothing
+    // end snippet
+  }
+  {
     // snippet: none
     auto dump = sandbox.exec({"head", "-c", "5000000", "/dev/zero"}, ExecOptions().with_capture(Capture::none()));
     std::uint64_t bytes = 0;

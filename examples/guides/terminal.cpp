@@ -4,6 +4,7 @@
 #include <iostream>
 
 using namespace cwsandbox;
+using namespace std::chrono_literals;
 
 int main() {
   auto sandbox = Sandbox::run();
@@ -14,6 +15,15 @@ int main() {
     std::string screen = shell.output().read_all().result();  // what the terminal shows: echo, prompt, output, all in one
     std::cout << (screen.find("30 100") != std::string::npos) << '\n';
     std::cout << *shell.result().returncode << '\n';
+    // end snippet
+  }
+  {
+    // snippet: expect
+    auto shell = sandbox.shell(ShellOptions().with_command({"sh"}).with_env("PS1", "ready> "));
+    expect(shell.output(), "ready> ", 30s).result();
+    shell.input().write("echo $((6 * 7))\n").result();
+    std::string answer = expect(shell.output(), "ready> ", 30s).result();  // echo, answer and the next prompt
+    std::cout << (answer.find("\n42\r\n") != std::string::npos) << '\n';
     // end snippet
   }
   {

@@ -9,6 +9,7 @@
 #include <cwsandbox/errors.hpp>
 #include <cwsandbox/exec_options.hpp>
 #include <cwsandbox/files.hpp>
+#include <cwsandbox/io.hpp>
 #include <cwsandbox/logs.hpp>
 #include <cwsandbox/loop_manager.hpp>
 #include <cwsandbox/process.hpp>

@@ -168,6 +168,15 @@ class CWSANDBOX_EXPORT Sandbox {
   /// %Output that such a server cuts short ends for readers, and with Capture::all() for the result too, in
   /// SandboxStreamTruncatedError.
   [[nodiscard]] Process exec(std::vector<std::string> command, ExecOptions options = ExecOptions()) const;
+  /// `exec` of `sh -c script`: pipes, globs, variables. What comes from elsewhere does not belong into `script` but into `exec`'s
+  /// arguments or the environment. The sandbox must have a shell: with none, the process fails with ENOENT (EX-2).
+  [[nodiscard]] Process sh(std::string script, ExecOptions options = ExecOptions()) const;
+  /// Runs a command and gives what it wrote to stdout, as far as `options` keep it (by default all).
+  /// \throws from the task: SandboxExecutionError for an exit other than 0, as with ExecOptions::with_check, which is on whatever
+  /// `options` say; its `result()` has both outputs. Else as `exec`.
+  /// \par Cancellation
+  /// Of the task, or its last handle that goes: cancels the process.
+  [[nodiscard]] task<Output> check_output(std::vector<std::string> command, ExecOptions options = ExecOptions()) const;
   /// Runs a shell, or another command, on a terminal of its own; returns at once, like `exec`. The client sets no timeout (TS-6).
   /// \throws std::invalid_argument for a size below 1 or above 65535, and as `exec` does.
   [[nodiscard]] TerminalSession shell(ShellOptions options = ShellOptions()) const;

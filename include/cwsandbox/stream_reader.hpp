@@ -20,6 +20,7 @@ class LineReader;
 
 namespace detail {
 
+struct ReaderParts;
 struct LineBuffer;  // what was read for lines and is not given out yet
 
 /// What all readers of one stream share.
@@ -188,6 +189,7 @@ class StreamReader {
 
  private:
   friend class LineReader;
+  friend struct detail::ReaderParts;
   using State = detail::ReaderState<T>;
   [[nodiscard]] State& state() const {
     if (!state_) throw std::invalid_argument("cwsandbox: an empty StreamReader");

@@ -54,6 +54,8 @@ class CWSANDBOX_EXPORT TaskStateBase : public std::enable_shared_from_this<TaskS
     note_look();
     if (error_) std::rethrow_exception(error_);
   }
+  /// The same for whoever passes it on: that is no look.
+  [[nodiscard]] std::exception_ptr peek_error() const noexcept { return done() ? error_ : nullptr; }
   /// Whether anybody has looked at the outcome, which is more than to wait for it.
   [[nodiscard]] bool looked_at() const noexcept { return looked_at_.load(std::memory_order_acquire); }
   bool cancel();
@@ -67,6 +69,8 @@ class CWSANDBOX_EXPORT TaskStateBase : public std::enable_shared_from_this<TaskS
   [[nodiscard]] bool add_resumer(std::coroutine_handle<> coroutine);
   /// Called by the completing thread, ahead of every waiter; at once when done already.
   void add_continuation(std::function<void()> continuation);
+  /// Somebody waits, by a continuation say: calls the wait hook.
+  void note_wait();
 
   // the producer's side
   /// The first to claim completes the task; false: somebody has.
@@ -90,7 +94,6 @@ class CWSANDBOX_EXPORT TaskStateBase : public std::enable_shared_from_this<TaskS
 
  private:
   struct Impl;
-  void note_wait();
   std::shared_ptr<Loop> loop_;
   std::unique_ptr<Impl> impl_;  // waiters, lock and condition: only made when somebody has to wait
   std::atomic<bool> claimed_{false};
@@ -203,6 +206,62 @@ struct WaitInitiation {
   [[nodiscard]] executor_type get_executor() const noexcept { return state->home(); }
 };
 
+/// What a wait that was cut short throws.
+[[nodiscard]] CWSANDBOX_EXPORT std::exception_ptr wait_error(boost::system::error_code error);
+
+/// The signature of a handler that gets the outcome itself.
+template <typename T>
+struct ValueSignature {
+  static_assert(std::is_default_constructible_v<T>,
+                "task<T>::async_get needs a T that can be default constructed: it stands beside an error");
+  using type = void(std::exception_ptr, T);
+};
+template <>
+struct ValueSignature<void> {
+  using type = void(std::exception_ptr);
+};
+
+/// Turns a handler of the outcome into one of a wait. The value is taken when it is called, and not when the wait was cut short.
+template <typename State, typename T, typename Handler>
+struct ValueHandler {
+  Handler handler;
+  std::shared_ptr<State> state;
+  std::shared_ptr<void> guard;
+  void operator()(boost::system::error_code error) {
+    // A process that nobody else holds goes with its guard: not ahead of the look at its outcome.
+    auto from = std::move(state);
+    auto keep = std::move(guard);
+    std::exception_ptr failure;
+    if (error) failure = wait_error(error);
+    if constexpr (std::is_void_v<T>) {
+      if (!failure) failure = from->error();
+      from.reset();
+      keep.reset();
+      std::move(handler)(std::move(failure));
+    } else {
+      std::optional<T> value;
+      try {
+        if (!failure) value.emplace(State::take(std::move(from)));
+      } catch (...) {
+        failure = std::current_exception();
+      }
+      from.reset();
+      keep.reset();
+      std::move(handler)(std::move(failure), value ? std::move(*value) : T());
+    }
+  }
+};
+
+/// What begins a wait for the value.
+template <typename State, typename T>
+struct ValueInitiation : WaitInitiation<State> {
+  template <typename Handler>
+  void operator()(Handler&& handler) const {
+    using Wrapped = ValueHandler<State, T, std::decay_t<Handler>>;
+    add_waiter(*this->state, Wrapped{std::forward<Handler>(handler), this->state, this->guard}, this->guard);
+  }
+};
+
 /// An already completed task<void> that all share, so that the common case of `write` allocates nothing.
 [[nodiscard]] CWSANDBOX_EXPORT const std::shared_ptr<TaskState<void>>& completed_state();
 
@@ -243,6 +302,7 @@ class ResumeAwaiter {
 /// - `async_wait(token)` takes any completion token with the signature `void(error_code)`, then `get()` gives the value.
 ///   The error_code only tells whether the wait itself was cut short (`operation_aborted`), which a wait that is cancelled before
 ///   its handler has run always is.
+/// - `async_get(token)` is the same with the value: `void(std::exception_ptr, T)`, for `use_future`, `||`, groups and so on.
 /// - A wait of any kind, and what begins one later (`deferred`), keeps what it waits for: the process of a `Process` that was a
 ///   temporary goes on until the wait is over.
 ///
@@ -316,6 +376,15 @@ class task : public detail::TaskTag {
   template <typename CompletionToken>
   auto async_wait(CompletionToken&& token) const {
     return asio::async_initiate<CompletionToken, void(boost::system::error_code)>(Initiation{checked(), guard_}, token);
+  }
+  /// Completes with `void(std::exception_ptr, T)`, or `void(std::exception_ptr)` for task<void>, when the task has completed: its
+  /// value as `co_await task` gives it, or its error and a T that was default constructed, which every T must allow. Everything
+  /// else is as with `async_wait`: a wait that was cancelled before its handler has run takes nothing (SR-14), and its error is
+  /// then `boost::system::system_error` with `operation_aborted`, while CancelledError means that the operation was cancelled.
+  template <typename CompletionToken>
+  auto async_get(CompletionToken&& token) const {
+    using Get = detail::ValueInitiation<state_type, T>;
+    return asio::async_initiate<CompletionToken, typename detail::ValueSignature<T>::type>(Get{{checked(), guard_}}, token);
   }
   /// A task is itself an asynchronous operation of Asio's kind.
   template <typename CompletionToken>
@@ -423,3 +492,19 @@ template <typename T>
 [[nodiscard]] inline task<void> make_ready_task() { return task<void>(detail::completed_state()); }
 
 }  // namespace cwsandbox
+
+namespace boost::asio {
+
+/// What is associated with a handler of a value (executor, allocator, cancellation slot) is associated with its wait.
+template <template <typename, typename> class Associator, typename State, typename T, typename Handler, typename DefaultCandidate>
+struct associator<Associator, cwsandbox::detail::ValueHandler<State, T, Handler>, DefaultCandidate>
+    : Associator<Handler, DefaultCandidate> {
+  static auto get(const cwsandbox::detail::ValueHandler<State, T, Handler>& handler) noexcept {
+    return Associator<Handler, DefaultCandidate>::get(handler.handler);
+  }
+  static auto get(const cwsandbox::detail::ValueHandler<State, T, Handler>& handler, const DefaultCandidate& candidate) noexcept {
+    return Associator<Handler, DefaultCandidate>::get(handler.handler, candidate);
+  }
+};
+
+}  // namespace boost::asio

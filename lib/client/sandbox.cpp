@@ -71,6 +71,25 @@ task<void> Sandbox::remove(const Client& client, std::string sandbox_id, bool mi
 Process Sandbox::exec(std::vector<std::string> command, ExecOptions options) const {
   return checked(state_)->exec(std::move(command), std::move(options));
 }
+Process Sandbox::sh(std::string script, ExecOptions options) const {
+  return exec({"sh", "-c", std::move(script)}, std::move(options));
+}
+task<Output> Sandbox::check_output(std::vector<std::string> command, ExecOptions options) const {
+  const Process process = exec(std::move(command), std::move(options.with_check()));
+  auto output = std::make_shared<detail::TaskState<Output>>(process.state()->loop());
+  // The hook has the process, and goes with the task: a process whose output nobody can get any more is not kept.
+  output->set_cancel_hook([process] { return process.cancel(); });
+  process.state()->note_wait();
+  process.state()->add_continuation([weak = std::weak_ptr(output), ended = process.state().get()] {
+    const auto waiting = weak.lock();
+    if (!waiting || !waiting->claim()) return;
+    if (auto error = ended->error())
+      waiting->publish(std::move(error));
+    else
+      waiting->store(ended->value().std_out);
+  });
+  return task<Output>(std::move(output));
+}
 TerminalSession Sandbox::shell(ShellOptions options) const { return checked(state_)->shell(options); }
 Process Sandbox::attach(std::string process_id, AttachOptions options) const {
   return checked(state_)->attach(std::move(process_id), options);

@@ -9,6 +9,7 @@
 #include <boost/asio/post.hpp>
 #include <boost/asio/prefer.hpp>
 #include <boost/asio/system_executor.hpp>
+#include <boost/system/system_error.hpp>
 
 #include <algorithm>
 #include <condition_variable>
@@ -242,6 +243,10 @@ const std::shared_ptr<TaskState<void>>& completed_state() {
 
 std::exception_ptr abandoned_error() {
   return std::make_exception_ptr(CancelledError("The operation was given up before it completed"));
+}
+
+std::exception_ptr wait_error(boost::system::error_code error) {
+  return std::make_exception_ptr(boost::system::system_error(error));
 }
 
 std::exception_ptr cancelled_error() { return std::make_exception_ptr(CancelledError("The operation was cancelled")); }
