@@ -90,8 +90,8 @@ class ReaderState : public std::enable_shared_from_this<ReaderState<T>> {
   [[nodiscard]] Poll poll(Item& item, bool for_lines);
   [[nodiscard]] bool poll_lines(Item& item);
   void pump(const std::shared_ptr<Pending>& pending, bool claimed);
-  /// Claims the one that waits, for the stream. Null: nobody waits.
-  [[nodiscard]] std::shared_ptr<Pending> claim_waiting();
+  /// Claims the one that waits, for the stream; given one, that one alone. Null: nobody waits.
+  [[nodiscard]] std::shared_ptr<Pending> claim_waiting(const Pending* only = nullptr);
 
   std::weak_ptr<Pending> pending_;  // weak: a next() that nobody waits for any more takes no item
   std::deque<Returned> returned_;   // ahead of what the source gives
@@ -271,11 +271,11 @@ std::shared_ptr<typename ReaderState<T>::Pending> ReaderState<T>::next(bool for_
 }
 
 template <typename T>
-std::shared_ptr<typename ReaderState<T>::Pending> ReaderState<T>::claim_waiting() {
+std::shared_ptr<typename ReaderState<T>::Pending> ReaderState<T>::claim_waiting(const Pending* only) {
   std::shared_ptr<Pending> waiting;  // ends outside the lock
   const std::lock_guard lock(mutex);
   waiting = pending_.lock();
-  if (!waiting || !waiting->claim()) return nullptr;
+  if (!waiting || (only != nullptr && waiting.get() != only) || !waiting->claim()) return nullptr;
   waiting->from_stream = true;
   return waiting;
 }
@@ -328,8 +328,9 @@ void ReaderState<T>::pump(const std::shared_ptr<Pending>& pending, bool claimed)
       // The task owns the reader while it waits, and the source owns neither: what nobody waits for any more is freed.
       source->arm([weak_self = this->weak_from_this(), weak = std::weak_ptr(pending), claimed] {
         const auto self = weak_self.lock();
-        if (!self) return;
-        if (const auto waiting = claimed ? weak.lock() : self->claim_waiting()) self->pump(waiting, true);
+        const auto mine = weak.lock();
+        // Only this one: a later next() may be asking the source itself just now, and of two items the older would come back last.
+        if (self && mine && (claimed || self->claim_waiting(mine.get()))) self->pump(mine, true);
       });
       return;
     }

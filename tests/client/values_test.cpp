@@ -241,6 +241,33 @@ TEST_CASE("with_timeout leaves nothing on a context that it has left", "[OR-10]"
   CHECK(done);
 }
 
+TEST_CASE("expects that are cut short at any time lose no byte and mix none up", "[SR-15][SR-14]") {
+  const Made made;
+  std::string wanted, seen;
+  for (int i = 0; i < 400; ++i) wanted += std::to_string(i) + (i % 10 == 9 ? "$" : ",");
+  std::thread writer([&] {
+    for (std::size_t at = 0; at < wanted.size(); at += 3) {
+      std::this_thread::sleep_for(std::chrono::microseconds(at % 5 * 60));
+      made.send(wanted.substr(at, 3));
+    }
+    made.channel->finish();
+  });
+  for (int turn = 0;; ++turn) {
+    try {
+      const auto waiting = expect(made.reader, "$", std::chrono::microseconds(50 + turn % 11 * 100));
+      if (turn % 3 == 0) waiting.cancel();
+      seen += waiting.result();
+    } catch (const TimeoutError&) {
+    } catch (const CancelledError&) {
+    } catch (const SandboxExecutionError&) {
+      break;
+    }
+  }
+  writer.join();
+  seen += made.reader.read_all().result();
+  CHECK(seen == wanted);
+}
+
 TEST_CASE("expect gives what came up to the text, and leaves the rest", "[SR-15]") {
   const Made made;
   made.send("one pro");
