@@ -60,6 +60,40 @@ TEST_CASE("writeline appends a newline and encodes", "[SW-2]") {
   CHECK(pair.drain() == std::string("a\0\n\0", 4));
 }
 
+TEST_CASE("writeline knows encodings by the names that Python has for them", "[SW-2]") {
+  Pair pair;
+  const auto sent = [&](std::string_view text, const char* encoding) {
+    INFO(encoding);
+    CHECK_NOTHROW((void)pair.writer.writeline(text, encoding));
+    return pair.drain();
+  };
+  for (const char* name : {"utf-8-sig", "UTF_8_SIG", "utf_8_sig"})
+    CHECK(sent("a\xC3\xBC", name) ==
+          "\xEF\xBB\xBF"
+          "a\xC3\xBC\n");
+  for (const char* name : {"U8", "utf", "cp65001", "utf_8"}) CHECK(sent("\xC3\xBC", name) == "\xC3\xBC\n");
+  for (const char* name : {"8859", "latin", "latin_1", "L1", "iso_8859_1_1987"}) CHECK(sent("\xC3\xBC", name) == "\xFC\n");
+  for (const char* name : {"1252", "cp1252", "windows_1252"}) CHECK(sent("\xE2\x82\xAC", name) == "\x80\n");
+  for (const char* name : {"l9", "iso8859_15", "latin9"}) CHECK(sent("\xE2\x82\xAC", name) == "\xA4\n");
+  for (const char* name : {"mac_roman", "macroman", "Mac-Roman"}) CHECK(sent("\xC3\xBC", name) == "\x9F\n");
+  for (const char* name : {"shift_jis", "shiftjis", "932", "ms-kanji"}) CHECK(sent("\xE3\x81\x82", name) == "\x82\xA0\n");
+  for (const char* name : {"euc_jp", "ujis"}) CHECK(sent("\xE3\x81\x82", name) == "\xA4\xA2\n");
+  for (const char* name : {"gb2312", "chinese", "936"}) CHECK(sent("\xE4\xB8\xAD", name) == "\xD6\xD0\n");
+  for (const char* name : {"big5hkscs", "hkscs", "big5_tw"}) CHECK(sent("\xE4\xB8\xAD", name) == "\xA4\xA4\n");
+  for (const char* name : {"korean", "ks_c_5601_1987", "949"}) CHECK(sent("\xEA\xB0\x80", name) == "\xB0\xA1\n");
+  CHECK(sent("a", "utf_16_le") == std::string("a\0\n\0", 4));
+  for (const char* name : {"mac_greek", "99999", "rot13", "-"}) {
+    INFO(name);
+    try {
+      (void)pair.writer.writeline("x", name);
+      FAIL("an encoding that there is none of");
+    } catch (const std::invalid_argument& error) {
+      CHECK(std::string(error.what()) == "unknown encoding '" + std::string(name) + "'");
+    }
+  }
+  CHECK(pair.drain().empty());
+}
+
 TEST_CASE("writeline refuses what cannot be encoded and sends nothing", "[SW-2]") {
   Pair pair;
   CHECK_THROWS_AS(pair.writer.writeline("x", "no-such-encoding"), std::invalid_argument);
