@@ -135,6 +135,13 @@ int main() {
     // end snippet
   }
   {
+    // snippet: text
+    auto nap = sandbox.exec(argv("sh", "-c", "sleep $1; echo rested", "sh", 0.1)).result();
+    std::string said = nap.std_out;
+    if (nap.std_out.starts_with("rested")) std::cout << nap << ": " << said;  // exited, exit code 0: rested
+    // end snippet
+  }
+  {
     // snippet: drain
     auto start = sandbox.exec({"sh", "-c", "sleep 60 & echo started"}, ExecOptions().with_drain(100ms)).result();
     std::cout << start.std_out << "exit code " << *start.returncode

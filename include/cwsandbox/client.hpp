@@ -167,6 +167,11 @@ class CWSANDBOX_EXPORT Client {
   Client();
   /// From the environment, on the caller's executor; starts no thread (EV-6).
   explicit Client(asio::any_io_executor executor);
+  ///@{
+  /// By address, as ClientOptions::with_base_url takes it: `Client("unix:/run/cwsandboxd.sock")`. The rest is from the environment.
+  explicit Client(const std::string& base_url);
+  explicit Client(const char* base_url);  ///< throws std::invalid_argument for a null pointer, too
+  ///@}
   /// From options; what they leave open comes from the environment.
   explicit Client(ClientOptions options);
 

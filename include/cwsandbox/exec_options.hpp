@@ -12,18 +12,44 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
 namespace cwsandbox {
 
-/// A command from its parts: `argv("ls", "-l")`. The same as a braced list, and works inside `co_await` with GCC 12, which does not
+namespace detail {
+
+/// The shortest text that reads back as the same number, in no locale.
+[[nodiscard]] CWSANDBOX_EXPORT std::string number_text(float number);
+[[nodiscard]] CWSANDBOX_EXPORT std::string number_text(double number);
+
+template <typename Part>
+std::string argv_part(Part&& part) {
+  using Plain = std::remove_cv_t<std::remove_reference_t<Part>>;
+  // What is an integer only by its representation is none: 'a' would be "97", true "1".
+  constexpr bool is_letter = std::is_same_v<Plain, bool> || std::is_same_v<Plain, char> || std::is_same_v<Plain, wchar_t> ||
+                             std::is_same_v<Plain, char8_t> || std::is_same_v<Plain, char16_t> || std::is_same_v<Plain, char32_t>;
+  if constexpr (std::is_constructible_v<std::string, Part> && !std::is_null_pointer_v<Plain>)
+    return std::string(std::forward<Part>(part));
+  else if constexpr (std::is_same_v<Plain, float> || std::is_same_v<Plain, double>)
+    return number_text(part);
+  else if constexpr (std::is_integral_v<Plain> && !is_letter)
+    return std::to_string(part);
+  else
+    static_assert(sizeof(Plain) == 0, "cwsandbox::argv: every part is a string, an integer, a float or a double");
+}
+
+}  // namespace detail
+
+/// A command from its parts, strings and numbers: `argv("sleep", 0.5)`. Numbers are written in no locale, a float or double by the
+/// shortest text that reads back as the same. The same as a braced list, and works inside `co_await` with GCC 12, which does not
 /// compile a braced list there.
 template <typename... Parts>
 [[nodiscard]] std::vector<std::string> argv(Parts&&... parts) {
   std::vector<std::string> command;
   command.reserve(sizeof...(parts));
-  (command.emplace_back(std::forward<Parts>(parts)), ...);
+  (command.push_back(detail::argv_part(std::forward<Parts>(parts))), ...);
   return command;
 }
 

@@ -23,6 +23,8 @@ enum class Outcome : std::uint8_t {
 };
 /// "exited", "signaled" and so on.
 [[nodiscard]] CWSANDBOX_EXPORT std::string_view to_string(Outcome outcome) noexcept;
+/// The same text.
+CWSANDBOX_EXPORT std::ostream& operator<<(std::ostream& out, Outcome outcome);
 
 /// What ended a process, where that was not its own doing: not to be scored as the program's.
 enum class EndReason : std::uint8_t {
@@ -37,6 +39,8 @@ enum class EndReason : std::uint8_t {
 };
 /// "none", "timeout", "sandbox_stopped" and so on.
 [[nodiscard]] CWSANDBOX_EXPORT std::string_view to_string(EndReason reason) noexcept;
+/// The same text.
+CWSANDBOX_EXPORT std::ostream& operator<<(std::ostream& out, EndReason reason);
 
 /// Where a process is (PR-10).
 enum class ProcessStatus : std::uint8_t {
@@ -51,6 +55,8 @@ enum class ProcessStatus : std::uint8_t {
 };
 /// "starting", "running" and so on.
 [[nodiscard]] CWSANDBOX_EXPORT std::string_view to_string(ProcessStatus status) noexcept;
+/// The same text.
+CWSANDBOX_EXPORT std::ostream& operator<<(std::ostream& out, ProcessStatus status);
 
 namespace detail {
 class OutputStorage;
@@ -72,6 +78,19 @@ class CWSANDBOX_EXPORT Output {
   [[nodiscard]] std::string str() const { return std::string(view()); }
   /// The same as `view()`.
   operator std::string_view() const noexcept { return view(); }  // NOLINT(google-explicit-constructor)
+  /// The same as `str()`: `std::string text = result.std_out`.
+  operator std::string() const { return str(); }  // NOLINT(google-explicit-constructor)
+  ///@{
+  /// As those of `std::string_view`, over the bytes kept.
+  static constexpr std::size_t npos = std::string_view::npos;
+  [[nodiscard]] std::size_t find(std::string_view text, std::size_t from = 0) const noexcept { return view().find(text, from); }
+  [[nodiscard]] bool contains(std::string_view text) const noexcept { return find(text) != npos; }
+  [[nodiscard]] bool starts_with(std::string_view text) const noexcept { return view().starts_with(text); }
+  [[nodiscard]] bool ends_with(std::string_view text) const noexcept { return view().ends_with(text); }
+  [[nodiscard]] std::string substr(std::size_t from, std::size_t count = npos) const {
+    return std::string(view().substr(from, count));
+  }
+  ///@}
   /// Bytes kept.
   [[nodiscard]] std::size_t size() const noexcept { return view().size(); }
   /// Whether nothing is kept.
@@ -89,6 +108,12 @@ class CWSANDBOX_EXPORT Output {
   friend bool operator==(const Output& a, std::string_view b) noexcept { return a.view() == b; }
   friend bool operator==(const Output& a, const Output& b) noexcept { return a.view() == b.view(); }
   friend CWSANDBOX_EXPORT std::ostream& operator<<(std::ostream& out, const Output& output);
+  ///@{
+  /// The bytes kept, put together with other text.
+  friend std::string operator+(const Output& a, std::string_view b) { return a.str().append(b); }
+  friend std::string operator+(std::string_view a, const Output& b) { return std::string(a).append(b.view()); }
+  friend std::string operator+(const Output& a, const Output& b) { return a.str().append(b.view()); }
+  ///@}
 
   /// For the library's own parts.
   explicit Output(std::shared_ptr<const detail::OutputStorage> storage) noexcept;
@@ -121,6 +146,10 @@ class CWSANDBOX_EXPORT ProcessResult {
 
   /// It exited by itself, with 0.
   [[nodiscard]] bool ok() const noexcept { return outcome == Outcome::exited && returncode == 0; }
+  /// One line for people: "exited, exit code 3", "signaled by 9 (out_of_memory)", "lost, no exit code". Its form may change.
+  [[nodiscard]] std::string summary() const;
+  /// Prints `summary()`.
+  friend CWSANDBOX_EXPORT std::ostream& operator<<(std::ostream& out, const ProcessResult& result);
 };
 
 /// What becomes of the connection of a process that is detached from.
@@ -173,6 +202,8 @@ class CWSANDBOX_EXPORT Process : public task<ProcessResult> {
   /// Called once per process, before anybody sees the result: see ExecOptions::with_stats_callback (PR-12).
   using StatsCallback = cwsandbox::StatsCallback;
 
+  /// Empty: to be assigned to. `valid()` is false, and what asks for more throws std::invalid_argument.
+  Process() noexcept = default;
   /// From parts of your own, for fakes.
   /// \throws std::invalid_argument for an empty task or reader.
   Process(task<ProcessResult> result, std::vector<std::string> command, StreamReader<std::string> std_out,
@@ -187,8 +218,8 @@ class CWSANDBOX_EXPORT Process : public task<ProcessResult> {
   [[nodiscard]] std::optional<int> poll() const;
   /// The exit code, or empty while it is not known, which may be for ever; never throws (PR-5).
   [[nodiscard]] std::optional<int> returncode() const;
-  /// What the caller asked to run.
-  [[nodiscard]] const std::vector<std::string>& command() const noexcept { return *command_; }
+  /// What the caller asked to run; nothing for an empty one.
+  [[nodiscard]] const std::vector<std::string>& command() const noexcept;
 
   /// Blocks until it ends; the exit code. Errors as `result()` (PR-2).
   int wait() const;

@@ -31,6 +31,8 @@ enum class SandboxStatus : std::uint8_t {
 };
 /// "running", "completed" and so on.
 [[nodiscard]] CWSANDBOX_EXPORT std::string_view to_string(SandboxStatus status) noexcept;
+/// The same text.
+CWSANDBOX_EXPORT std::ostream& operator<<(std::ostream& out, SandboxStatus status);
 /// completed, failed or terminated: it changes no more.
 [[nodiscard]] constexpr bool is_terminal(SandboxStatus status) noexcept { return status >= SandboxStatus::completed; }
 

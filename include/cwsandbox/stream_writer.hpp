@@ -7,6 +7,8 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <type_traits>
+#include <vector>
 
 namespace cwsandbox {
 
@@ -93,10 +95,22 @@ class CWSANDBOX_EXPORT StreamWriter {
   task<void> write(std::span<const std::byte> data) const;
   task<void> write(std::string_view data) const;
   task<void> write(const char* text) const;  ///< throws std::invalid_argument for a null pointer
+  template <typename Byte>
+    requires(std::is_same_v<Byte, char> || std::is_same_v<Byte, unsigned char>)
+  task<void> write(const std::vector<Byte>& data) const {
+    return write(std::as_bytes(std::span<const Byte>(data)));
+  }
+  /// What is a string_view as well as a string, as Output is.
+  template <typename Text>
+    requires(std::is_class_v<Text> && std::is_convertible_v<const Text&, std::string_view>)
+  task<void> write(const Text& text) const {
+    return write(static_cast<std::string_view>(text));
+  }
   ///@}
   /// The same without a copy for up to 64 KiB.
   task<void> write(std::string&& data) const;
-  /// Appends a line feed, then encodes `text` (UTF-8) in `encoding`, any name that iconv knows (SW-2).
+  /// Appends a line feed, then encodes `text` (UTF-8) in `encoding`, by a name of
+  /// iconv's or of Python's (SW-2).
   /// \throws std::invalid_argument for an unknown encoding or a text that it cannot hold; nothing is sent then.
   task<void> writeline(std::string_view text, const std::string& encoding = "utf-8") const;
   /// Completes when the process's pipe has everything that was written before (SW-18), also when it has ended since; fails when the

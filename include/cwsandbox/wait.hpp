@@ -241,6 +241,13 @@ template <typename Item, typename = typename Item::value_type>
   return all->start();
 }
 
+/// The same: `results({p, q})`.
+template <typename Item>
+  requires std::is_base_of_v<detail::TaskTag, Item>
+[[nodiscard]] auto results(std::initializer_list<Item> items) {
+  return results(std::vector<Item>(items));
+}
+
 /// Waits until `num_returns` of the items have completed, or the time is up, and says which (UT-3). `items` are sandboxes, tasks,
 /// processes, or `WaitItem`s, which mix them. A sandbox is waited for until it runs, the rest until it is complete (UT-4).
 ///

@@ -387,6 +387,9 @@ void register_auth_mode(const std::string& name, AuthProvider provider) {
 
 Client::Client() : Client(ClientOptions()) {}
 Client::Client(asio::any_io_executor executor) : Client(ClientOptions().with_executor(std::move(executor))) {}
+Client::Client(const std::string& base_url) : Client(ClientOptions().with_base_url(base_url)) {}
+Client::Client(const char* base_url)
+    : Client(std::string(base_url ? base_url : throw std::invalid_argument("cwsandbox: the base URL is a null pointer"))) {}
 Client::Client(ClientOptions options) {
   const auto settings = client::make_settings(options);
   if (options.loop().adopted())

@@ -4,6 +4,8 @@
 #include "client/sandbox_state.hpp"
 #include "core/spawn.hpp"
 
+#include <ostream>
+
 namespace cwsandbox {
 
 std::string_view to_string(SandboxStatus status) noexcept {
@@ -29,6 +31,8 @@ std::string_view to_string(SandboxStatus status) noexcept {
   }
   return "unspecified";
 }
+
+std::ostream& operator<<(std::ostream& out, SandboxStatus status) { return out << to_string(status); }
 
 using detail::SandboxState;
 

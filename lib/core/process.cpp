@@ -3,6 +3,7 @@
 #include "core/output_buffer.hpp"
 #include "core/process_status.hpp"
 
+#include <charconv>
 #include <ostream>
 #include <stdexcept>
 
@@ -92,6 +93,18 @@ ProcessStatus status_of(Outcome outcome) noexcept {
 
 }  // namespace core
 
+namespace detail {
+namespace {
+template <typename Number>
+std::string shortest(Number number) {
+  char text[64];  // a long double takes less than half of it
+  return std::string(text, std::to_chars(text, text + sizeof text, number).ptr);
+}
+}  // namespace
+std::string number_text(float number) { return shortest(number); }
+std::string number_text(double number) { return shortest(number); }
+}  // namespace detail
+
 Output::Output() = default;
 Output::Output(std::string_view text) {
   auto storage = std::make_shared<detail::OutputStorage>();
@@ -108,6 +121,24 @@ std::uint64_t Output::dropped() const noexcept { return received() - view().size
 std::uint64_t Output::received() const noexcept { return storage_ ? storage_->received : 0; }
 std::uint64_t Output::produced() const noexcept { return storage_ ? storage_->produced : 0; }
 std::ostream& operator<<(std::ostream& out, const Output& output) { return out << output.view(); }
+
+std::ostream& operator<<(std::ostream& out, Outcome outcome) { return out << to_string(outcome); }
+std::ostream& operator<<(std::ostream& out, EndReason reason) { return out << to_string(reason); }
+std::ostream& operator<<(std::ostream& out, ProcessStatus status) { return out << to_string(status); }
+
+std::string ProcessResult::summary() const {
+  std::string text(to_string(outcome));
+  // The code of a death by signal is 128 + n by convention only: the signal says it.
+  if (signal)
+    text += (outcome == Outcome::signaled ? " by " : ", signal ") + std::to_string(*signal);
+  else if (returncode)
+    text += ", exit code " + std::to_string(*returncode);
+  else
+    text += ", no exit code";
+  if (reason != EndReason::none) text.append(" (").append(to_string(reason)).append(")");
+  return text;
+}
+std::ostream& operator<<(std::ostream& out, const ProcessResult& result) { return out << result.summary(); }
 
 namespace {
 
@@ -175,14 +206,25 @@ std::shared_ptr<const ProcessResult> final_result(const detail::TaskState<Proces
   }
 }
 
+void check_not_empty(const Process& process) {
+  if (!process.valid()) throw std::invalid_argument("cwsandbox: an empty Process");
+}
+
 }  // namespace
 
+const std::vector<std::string>& Process::command() const noexcept {
+  static const std::vector<std::string> nothing;
+  return command_ ? *command_ : nothing;
+}
+
 std::optional<int> Process::returncode() const {
+  if (!valid()) return std::nullopt;
   const auto result = final_result(*state());
   return result ? result->returncode : std::nullopt;
 }
 
 std::optional<int> Process::poll() const {
+  check_not_empty(*this);
   if (!done()) return std::nullopt;
   if (const auto known = returncode()) return known;
   return code_of(result());
@@ -196,6 +238,7 @@ int Process::code_of(const ProcessResult& result) {
 int Process::wait() const { return code_of(result()); }
 
 ProcessStatus Process::status() const {
+  check_not_empty(*this);
   if (control_) return control_->status();
   if (!done()) return ProcessStatus::running;
   if (const auto result = final_result(*state())) return core::status_of(result->outcome);
@@ -209,11 +252,13 @@ ProcessStatus Process::status() const {
 }
 
 void Process::signal(std::string_view name) const {
+  check_not_empty(*this);
   if (!control_) throw SandboxExecutionError("Cannot signal: this Process was made from a plain task");
   control_->signal(name);
 }
 
 task<std::uint64_t> Process::pid() const {
+  check_not_empty(*this);
   if (control_) return task<std::uint64_t>(control_->pid().state(), guard());
   task_source<std::uint64_t> source;
   source.set_exception(std::make_exception_ptr(SandboxExecutionError("No pid: this Process was made from a plain task")));
@@ -223,6 +268,7 @@ task<std::uint64_t> Process::pid() const {
 const std::string& Process::id() const noexcept { return control_ ? control_->id() : no_id; }
 
 void Process::detach(Detach how) const {
+  check_not_empty(*this);
   if (control_) control_->detach(how);
 }
 
