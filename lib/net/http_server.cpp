@@ -482,7 +482,9 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
     if (charged > 0 && !self->charge(*session, charged)) {
       if (!session->seat->counted) co_return false;
       charged = 0;
-      response = error_response(503, "unavailable", "too many answers wait here until they are read; try again later");
+      // Not "unavailable", which says that nothing was done.
+      response =
+          error_response(429, "resource_exhausted", "the request was carried out, but too many answers wait here to be read");
     }
     std::string head;
     bool sound = true;

@@ -617,6 +617,43 @@ TEST_CASE("one client's unfinished messages leave the others their part", "[P10]
   run(site.context, body);
 }
 
+TEST_CASE("answers that nobody reads count in their client's part", "[P10]") {
+  ServerLimits limits;
+  limits.max_client_memory = 64 * 1024 * 1024;
+  Site site(limits);
+  Clients clients(site);
+  // More than the sockets between them hold.
+  constexpr std::size_t kLarge = 20 * 1024 * 1024;
+  site.hooks.on_request = [](const HttpRequest&) -> asio::awaitable<HttpResponse> {
+    HttpResponse out;
+    out.body.assign(kLarge, 'x');
+    co_return out;
+  };
+  auto body = [&]() -> asio::awaitable<void> {
+    std::vector<std::unique_ptr<Raw>> readers;
+    for (int i = 0; i < 2; ++i) {
+      readers.push_back(std::make_unique<Raw>(co_await Raw::connect(site.context, site.address)));
+      co_await readers.back()->send(Clients::request("a"));
+    }
+    co_await wait_for(site.context, [&] { return clients.accounts["a"] && clients.accounts["a"]->memory.used() == 2 * kLarge; });
+    Raw third = co_await Raw::connect(site.context, site.address);
+    co_await third.send(Clients::request("a"));
+    const auto refused = co_await third.read_until("\r\n\r\n");
+    CHECK(refused.find("HTTP/1.1 429") == 0);
+    Raw other = co_await Raw::connect(site.context, site.address);
+    co_await other.send(Clients::request("b"));
+    const auto served = co_await other.read_until("\r\n\r\n");
+    CHECK(served.find("HTTP/1.1 200") == 0);
+    // What was read, or whose reader has gone, is given back.
+    const auto head = co_await readers[0]->read_until("\r\n\r\n");
+    const auto all = co_await readers[0]->read_exactly(kLarge);
+    CHECK(all.size() == kLarge);
+    readers[1].reset();
+    co_await wait_for(site.context, [&] { return clients.accounts["a"]->memory.used() == 0; });
+  };
+  run(site.context, body);
+}
+
 TEST_CASE("over the limit of connections: 503; a seat is free again when a connection ends, a WebSocket's too") {
   ServerLimits limits;
   limits.max_connections = 2;
