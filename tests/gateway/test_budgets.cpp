@@ -47,8 +47,9 @@ TEST_CASE("what is asked for a sandbox is bounded, and so is a page of a list", 
     const Answer page = server.call("ListSandboxes", {{"pageSize", 1000}, {"pageToken", token}});
     REQUIRE(page.status == 200);
     CHECK(page.body.size() < kMiB + 256 * kKiB);
-    for (const auto& sandbox : page.json()["sandboxes"]) seen.push_back(sandbox["sandboxId"]);
-    token = page.json().value("nextPageToken", "");
+    const Json list = page.json();
+    for (const auto& sandbox : list["sandboxes"]) seen.push_back(sandbox["sandboxId"]);
+    token = list.value("nextPageToken", "");
   } while (!token.empty() && ++pages < 20);
   CHECK(seen == ids);
   CHECK(pages >= 1);
@@ -133,7 +134,7 @@ TEST_CASE("a window that is larger than the usual counts in its owner's part", "
   refused.send(kStart, start(id, {"echo", "usual"}));
   CHECK(refused.to_exit().out == "usual\n");
   peers.front()->send(kSignal, Json{{"type", "cancel"}});
-  CHECK(peers.front()->to_exit().exit["outcome"] == "signaled");
+  CHECK(peers.front()->to_exit().exit["outcome"] == "cancelled");
   peers.front()->send(kStart, asks_for_windows(start(id, {"echo", "large"}), 4 * kMiB));
   CHECK(peers.front()->to_exit().out == "large\n");
 }
