@@ -108,14 +108,14 @@ class CWSANDBOX_EXPORT Output {
   friend bool operator==(const Output& a, std::string_view b) noexcept { return a.view() == b; }
   friend bool operator==(const Output& a, const Output& b) noexcept { return a.view() == b.view(); }
   friend CWSANDBOX_EXPORT std::ostream& operator<<(std::ostream& out, const Output& output);
-  ///@{
-  /// The bytes kept, put together with other text.
+
+  // The bytes kept, put together with other text.
   friend std::string operator+(const Output& a, std::string_view b) { return a.str().append(b); }
   friend std::string operator+(std::string_view a, const Output& b) { return std::string(a).append(b.view()); }
   friend std::string operator+(const Output& a, const Output& b) { return a.str().append(b.view()); }
-  ///@}
 
-  /// For the library's own parts.
+  /// For the library's own parts:
+  /// what they have kept.
   explicit Output(std::shared_ptr<const detail::OutputStorage> storage) noexcept;
 
  private:
@@ -148,7 +148,7 @@ class CWSANDBOX_EXPORT ProcessResult {
   [[nodiscard]] bool ok() const noexcept { return outcome == Outcome::exited && returncode == 0; }
   /// One line for people: "exited, exit code 3", "signaled by 9 (out_of_memory)", "lost, no exit code". Its form may change.
   [[nodiscard]] std::string summary() const;
-  /// Prints `summary()`.
+  // Prints `summary()`.
   friend CWSANDBOX_EXPORT std::ostream& operator<<(std::ostream& out, const ProcessResult& result);
 };
 
