@@ -148,6 +148,7 @@ class Expecting : public std::enable_shared_from_this<Expecting> {
       self->stop();
       waiting->publish(self->timed_out());
     };
+    stepping_ = std::this_thread::get_id();  // from before the first moment when the timer's thread may look
     if (seconds_ > 0) timer_ = start_timer(result->default_executor(), seconds_, expired);
     result->set_cancel_hook([self = shared_from_this(), weak_result] {
       const auto waiting = weak_result.lock();
@@ -156,7 +157,6 @@ class Expecting : public std::enable_shared_from_this<Expecting> {
       waiting->publish(cancelled_error());
       return true;
     });
-    stepping_ = std::this_thread::get_id();
     advance(*result, reader_.next());
     if (!(seconds_ > 0)) expired();
     return task<std::string>(std::move(result));
