@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <limits>
 
 namespace cwsandbox {
 
@@ -111,13 +112,15 @@ std::string shown(std::string_view bytes) {
   return text + '"';
 }
 
-/// The task of an expect(). One that goes without anybody having looked at it gives its bytes back.
-class Expected final : public TaskState<std::string> {
+constexpr double kNoLimit = std::numeric_limits<double>::infinity();
+
+/// The task of an expect() or read_all(). One that goes without anybody having looked at it gives its bytes back.
+class Gathered final : public TaskState<std::string> {
  public:
-  explicit Expected(std::shared_ptr<TextState> stream) : TaskState(stream->loop.loop()), stream_(std::move(stream)) {}
-  Expected(const Expected&) = delete;
-  Expected& operator=(const Expected&) = delete;
-  ~Expected() override {
+  explicit Gathered(std::shared_ptr<TextState> stream) : TaskState(stream->loop.loop()), stream_(std::move(stream)) {}
+  Gathered(const Gathered&) = delete;
+  Gathered& operator=(const Gathered&) = delete;
+  ~Gathered() override {
     if (done() && !looked_at() && value_) stream_->give_back(std::move(*value_), nullptr);
   }
 
@@ -125,21 +128,22 @@ class Expected final : public TaskState<std::string> {
   const std::shared_ptr<TextState> stream_;
 };
 
-/// One expect() under way. Owned by its task: when nobody waits for that any more, what it has read goes back.
-class Expecting : public std::enable_shared_from_this<Expecting> {
+/// One expect() under way, or, for an empty text, a read_all(). Owned by its task: when nobody waits for that any more, what it has
+/// read goes back.
+class Gathering : public std::enable_shared_from_this<Gathering> {
  public:
-  Expecting(StreamReader<std::string> reader, std::string text, double seconds, std::size_t max_bytes)
+  Gathering(StreamReader<std::string> reader, std::string text, double seconds, std::size_t max_bytes)
       : reader_(std::move(reader)),
         stream_(ReaderParts::state(reader_)),
         text_(std::move(text)),
         seconds_(seconds),
         max_bytes_(max_bytes) {}
-  Expecting(const Expecting&) = delete;
-  Expecting& operator=(const Expecting&) = delete;
-  ~Expecting() { stop(); }
+  Gathering(const Gathering&) = delete;
+  Gathering& operator=(const Gathering&) = delete;
+  ~Gathering() { stop(); }
 
   task<std::string> start() {
-    auto result = std::make_shared<Expected>(stream_);
+    auto result = std::make_shared<Gathered>(stream_);
     const std::weak_ptr weak_result(result);
     auto expired = [weak = weak_from_this(), weak_result] {
       const auto self = weak.lock();
@@ -149,7 +153,7 @@ class Expecting : public std::enable_shared_from_this<Expecting> {
       waiting->publish(self->timed_out());
     };
     stepping_ = std::this_thread::get_id();  // from before the first moment when the timer's thread may look
-    if (seconds_ > 0) timer_ = start_timer(result->default_executor(), seconds_, expired);
+    if (seconds_ > 0 && seconds_ < kNoLimit) timer_ = start_timer(result->default_executor(), seconds_, expired);
     result->set_cancel_hook([self = shared_from_this(), weak_result] {
       const auto waiting = weak_result.lock();
       if (!waiting || !waiting->claim()) return false;
@@ -164,7 +168,7 @@ class Expecting : public std::enable_shared_from_this<Expecting> {
 
  private:
   /// Goes on with a chunk, by the one thread that steps, until there is none.
-  void advance(Expected& result, Step next) {
+  void advance(Gathered& result, Step next) {
     std::exception_ptr error;
     try {
       while (!error) {
@@ -178,12 +182,17 @@ class Expecting : public std::enable_shared_from_this<Expecting> {
         auto chunk = TextState::Pending::take(std::move(next).state());
         next = {};
         if (!chunk) {
+          if (text_.empty()) return found(result, collected_.size());
           error = std::make_exception_ptr(
               SandboxExecutionError("The stream ended before " + shown(text_) + " came; the last of it: " + shown(collected_)));
           break;
         }
         const auto from = collected_.size() < text_.size() ? 0 : collected_.size() - text_.size() + 1;
         collected_ += *chunk;
+        if (text_.empty()) {
+          next = reader_.next();
+          continue;
+        }
         if (const auto at = collected_.find(text_, from); at != std::string::npos) return found(result, at + text_.size());
         if (collected_.size() > max_bytes_) {
           error = std::make_exception_ptr(std::length_error("cwsandbox: " + shown(text_) + " has not come within max_bytes, " +
@@ -201,7 +210,7 @@ class Expecting : public std::enable_shared_from_this<Expecting> {
     if (mine) result.publish(error);
   }
 
-  void found(Expected& result, std::size_t end) {
+  void found(Gathered& result, std::size_t end) {
     if (!result.claim()) return leave();
     std::string rest = collected_.substr(end);
     collected_.resize(end);
@@ -213,7 +222,7 @@ class Expecting : public std::enable_shared_from_this<Expecting> {
   }
 
   /// Leaves it to whoever brings the chunk. False: it was stopped meanwhile.
-  bool park(Expected& result, const Step& next) {
+  bool park(Gathered& result, const Step& next) {
     {
       const std::lock_guard lock(mutex_);
       if (over_) return false;
@@ -222,7 +231,7 @@ class Expecting : public std::enable_shared_from_this<Expecting> {
     }
     // From here on others may have it in hands.
     next.state()->add_continuation(
-        [weak = weak_from_this(), weak_result = std::weak_ptr(std::static_pointer_cast<Expected>(result.shared_from_this()))] {
+        [weak = weak_from_this(), weak_result = std::weak_ptr(std::static_pointer_cast<Gathered>(result.shared_from_this()))] {
           const auto self = weak.lock();
           const auto waiting = weak_result.lock();
           if (!self || !waiting) return;
@@ -309,7 +318,12 @@ class Expecting : public std::enable_shared_from_this<Expecting> {
 task<std::string> expect(const StreamReader<std::string>& reader, std::string text, double seconds, std::size_t max_bytes) {
   if (text.empty()) throw std::invalid_argument("cwsandbox: expect(): the text is empty");
   if (text.size() > max_bytes) throw std::invalid_argument("cwsandbox: expect(): the text is longer than max_bytes");
-  return std::make_shared<Expecting>(reader, std::move(text), seconds, max_bytes)->start();
+  return std::make_shared<Gathering>(reader, std::move(text), seconds, max_bytes)->start();
+}
+
+task<std::string> read_all(StreamReader<std::string> reader, std::shared_ptr<ReaderState<std::string>> /*state*/) {
+  constexpr auto kAnySize = std::numeric_limits<std::size_t>::max();
+  return std::make_shared<Gathering>(std::move(reader), std::string(), kNoLimit, kAnySize)->start();
 }
 
 namespace {

@@ -241,6 +241,30 @@ TEST_CASE("with_timeout leaves nothing on a context that it has left", "[OR-10]"
   CHECK(done);
 }
 
+TEST_CASE("read_all that is cancelled at any time loses no byte and mixes none up", "[SR-14]") {
+  const Made made;
+  std::string wanted;
+  for (int i = 0; i < 2000; ++i) wanted += std::to_string(i) + ",";
+  std::jthread writer([&] {
+    for (std::size_t at = 0; at < wanted.size(); at += 3) {
+      if (at % 7 == 0) std::this_thread::sleep_for(std::chrono::microseconds(at % 5 * 20));
+      made.send(wanted.substr(at, 3));
+    }
+    made.channel->finish();
+  });
+  std::string seen;
+  for (int turn = 0;; ++turn) {
+    const auto all = made.reader.read_all();
+    std::this_thread::sleep_for(std::chrono::microseconds(turn % 11 * 30));
+    if (!all.cancel()) {
+      seen = all.result();
+      break;
+    }
+  }
+  writer.join();
+  CHECK(seen == wanted);
+}
+
 TEST_CASE("expects that are cut short at any time lose no byte and mix none up", "[SR-15][SR-14]") {
   const Made made;
   std::string wanted, seen;
