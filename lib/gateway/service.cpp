@@ -104,7 +104,7 @@ class CollectedRun final : public ProcessRun {
                std::size_t max_bytes)
       : ProcessRun(context, std::move(sandbox), "exec-" + random_hex(6), program, limits),
         ended_(context->executor),
-        memory_(std::shared_ptr<net::MemoryPool>(this->sandbox()->owner(), &this->sandbox()->owner()->memory)),
+        memory_(std::in_place, std::shared_ptr<net::MemoryPool>(this->sandbox()->owner(), &this->sandbox()->owner()->memory)),
         max_bytes_(max_bytes) {}
 
   [[nodiscard]] static asio::awaitable<void> done(std::shared_ptr<CollectedRun> self,
@@ -127,8 +127,11 @@ class CollectedRun final : public ProcessRun {
     produced_[i] += chunk.size();
     const std::size_t more = std::min(chunk.size(), max_bytes_ - kept_[i].size());
     if (more == 0 || no_memory_) return;
-    if (!memory_.grow_to(kept_[0].size() + kept_[1].size() + more)) {
+    if (!memory_->grow_to(kept_[0].size() + kept_[1].size() + more)) {
+      // Nobody gets any of it, and the command may take its time to end.
       no_memory_ = true;
+      kept_ = {};
+      memory_.reset();
       ended_.notify();
       return;
     }
@@ -148,7 +151,7 @@ class CollectedRun final : public ProcessRun {
 
  private:
   runner::TimedWaiters ended_;
-  net::MemoryShare memory_;
+  std::optional<net::MemoryShare> memory_;  // until there is no more
   std::size_t max_bytes_;
 };
 

@@ -83,8 +83,8 @@ constexpr const char* kRelays =
          "asleep() { for p in $(" +
          kRelays + "); do cat /proc/$p/stat; done | grep -c ') S '; }; ";
 }
-// Every relay that has ended has said why, with an exit code that tells it; and so many of them because there was no place.
-void check_refused(Pod& pod, std::size_t least) {
+// Every relay that has ended has said why, with an exit code that tells it. How many of them because there was no place.
+std::size_t check_refused(Pod& pod, std::size_t least) {
   std::istringstream said(pod("for i in $(ls /tmp/ended); do echo \"$(cat /tmp/code-$i) $(cat /tmp/err-$i)\"; done").out);
   std::size_t ended = 0, refused = 0;
   for (std::string line; std::getline(said, line);) {
@@ -94,7 +94,7 @@ void check_refused(Pod& pod, std::size_t least) {
     if (line == "1 cwsandbox-agent: there are too many connections") ++refused;
   }
   CHECK(ended >= least);
-  CHECK(refused > 0);
+  return refused;
 }
 
 // Whatever the directory of the tests is.
@@ -213,8 +213,8 @@ TEST_CASE("programs in a pod cannot keep its gateway out", "[pod][hostile]") {
   runner::ProcessSpec spec = command(sh(relays(40) + "until [ $(ended) -ge 32 ]; do sleep 0.05; done; echo full; wait"));
   auto attack = run(pod.loop, pod.sandbox->start(spec));
   REQUIRE(run(pod.loop, read_line(attack->std_out())) == "full");
-  // Those that were let in are put out when they have said nothing for a while, which this may have taken.
-  check_refused(pod, 32);
+  // Those that were let in are put out when they have said nothing for a while, which this may have taken: of all, on a slow day.
+  static_cast<void>(check_refused(pod, 32));
   auto other = remote_sandbox(pod.loop.get_executor(), pod.container);
   run(pod.loop, other->attach(kHang));
   CHECK(run(pod.loop, exec_sh(*other, "echo in")).out == "in\n");
@@ -231,7 +231,7 @@ TEST_CASE("a relay that is not let in says why, whatever comes first", "[pod]") 
       sh(relays(12) + "until [ $(grep -c ' 02 .* @cwsandbox-agent' /proc/net/unix) -ge 12 ] && [ $(asleep) -ge 12 ]; do "
                       "sleep 0.01; done; kill -CONT 1; until [ $(ended) -ge 4 ]; do sleep 0.01; done"));
   CHECK(all.code == 0);
-  check_refused(pod, 4);
+  CHECK(check_refused(pod, 4) > 0);
 }
 
 TEST_CASE("another gateway finds a pod's sandbox as it is", "[pod]") {
