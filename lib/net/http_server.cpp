@@ -47,8 +47,9 @@ using Acceptor = asio::basic_socket_acceptor<asio::generic::stream_protocol>;
 constexpr std::size_t kMaxSkippedBody = 64 * 1024;
 // Connections over the limit that are being told so, at once; further ones are just closed.
 constexpr std::size_t kMaxRefusals = 64;
+// Answers up to this size are not counted.
+constexpr std::size_t kSmallAnswer = 64 * 1024;
 // What is read at once of a request: little until it turns out to be a large one.
-constexpr std::size_t kSmallAnswer = 64 * 1024;  // up to this they are not counted
 constexpr std::size_t kSmallRead = 4 * 1024;
 constexpr std::size_t kLargeRead = 64 * 1024;
 // How long accepting rests when the process or the system has run out of something, and after how long those who wait are told.
@@ -477,8 +478,9 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
 
   static asio::awaitable<bool> answer(std::shared_ptr<Impl> self, std::shared_ptr<Session> session, HttpResponse response,
                                       bool keep_alive, unsigned version, bool head_only) {
+    const auto bodiless = [&] { return head_only || response.status == 204 || response.status == 304; };
     // What nobody reads is held as what nobody sends the end of. Errors are small: they are always said.
-    std::size_t charged = response.body.size() > kSmallAnswer ? response.body.size() : 0;
+    std::size_t charged = !bodiless() && response.body.size() > kSmallAnswer ? response.body.size() : 0;
     if (charged > 0 && !self->charge(*session, charged)) {
       if (!session->seat->counted) co_return false;
       charged = 0;
@@ -497,7 +499,7 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
       response = error_response(500, "internal", "internal error");
       head = write_response_head(response, keep_alive, version);
     }
-    if (head_only || response.status == 204 || response.status == 304) response.body.clear();
+    if (bodiless()) response.body.clear();
     const bool sent = co_await send(self, session, std::move(head), std::move(response.body));
     self->give_back(*session, charged);
     co_return sent;
