@@ -1,4 +1,4 @@
-// The figures B1 to B6, B8 to B13, through the public API, against the gateway that the environment names
+// The figures B1 to B6, B8 to B14, through the public API, against the gateway that the environment names
 // (CWSANDBOX_BASE_URL, CWSANDBOX_API_KEY).
 //
 //   bench-figures stdout BYTES [CHUNK]      written in pieces of CHUNK by dd, without it by head: MB/s
@@ -13,6 +13,9 @@
 //   bench-figures file-read FILE PID        FILE out of a sandbox, to FILE.copy: the same
 //   bench-figures create N                  median in µs, from the call until the sandbox runs
 //   bench-figures list N PID                with N sandboxes there: median in ms of processor time of the gateway for listing them
+//   bench-figures bystander N               99th percentiles in µs: of N execs, of N/4 files of 1 MiB into a sandbox and back, of
+//   N/10
+//                                           creations; that nothing is lost meanwhile, of a process held open all the time neither
 //   bench-figures logs N                    the main command prints N lines, 100,000 a second: lines missed, lines a second
 //
 // Prints numbers, nothing else. One thread runs everything here, as it would in an Asio application.
@@ -262,6 +265,49 @@ asio::awaitable<Numbers> create(Client client, std::size_t count) {
   co_return Numbers(1, median(times));
 }
 
+asio::awaitable<Numbers> bystander(Client client, std::size_t count) {
+  auto sandbox = co_await warm_sandbox(client);
+  ExecOptions options;
+  options.with_stdin();
+  auto held = sandbox.exec(argv("cat"), options);
+  co_await held.std_in()->write(std::string_view("before "));
+  Numbers figures;
+  const auto add = [&figures](Numbers& times) { figures.push_back(percentile(times, 0.99)); };
+  Numbers times;
+  for (std::size_t i = 0; i < count; ++i) {
+    const auto began = Clock::now();
+    co_await run_true(sandbox);
+    times.push_back(micros_since(began));
+  }
+  add(times);
+  times.clear();
+  std::string content(1 << 20, 'x');
+  for (std::size_t i = 0; i < std::max<std::size_t>(1, count / 4); ++i) {
+    content.replace(0, 8, std::to_string(10000000 + i));
+    const auto began = Clock::now();
+    co_await sandbox.write_file("/workspace/file", content);
+    const auto back = co_await sandbox.read_file("/workspace/file");
+    times.push_back(micros_since(began));
+    must_be(back == content, "a file came back as another");
+  }
+  add(times);
+  times.clear();
+  for (std::size_t i = 0; i < std::max<std::size_t>(1, count / 10); ++i) {
+    const auto began = Clock::now();
+    auto another = Sandbox::run(client);
+    co_await another.wait();
+    times.push_back(micros_since(began));
+    co_await another.stop();
+  }
+  add(times);
+  co_await held.std_in()->write(std::string_view("after"));
+  co_await held.std_in()->close();
+  auto result = co_await held;
+  must_be(result.ok() && result.std_out.str() == "before after", "a process that was held open lost something");
+  co_await sandbox.stop();
+  co_return figures;
+}
+
 /// Processor time of all threads of a process, in milliseconds. /proc/PID/stat has it in hundredths of a second only.
 double processor_ms(const std::string& pid) {
   double ns = 0;
@@ -329,6 +375,7 @@ asio::awaitable<Numbers> choose(Client client, std::vector<std::string> argument
   if (what == "file-write" || what == "file-read") return copy_file(client, arguments.at(1), what == "file-write", arguments.at(2));
   if (what == "create") return create(client, number(1));
   if (what == "list") return list(client, number(1), arguments.at(2));
+  if (what == "bystander") return bystander(client, number(1));
   if (what == "logs") return logs(client, number(1));
   throw std::invalid_argument("unknown figure: " + what);
 }

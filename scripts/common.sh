@@ -5,10 +5,12 @@ jobs=$(nproc 2>/dev/null || echo 2)
 say() { printf '\n== %s\n' "$*"; }
 die() { printf '%s: %s\n' "$(basename -- "$0")" "$*" >&2; exit 1; }
 
-# configure DIR OPTION…: a build directory with exactly these options; nothing happens when it has them already.
+# configure DIR OPTION…: a build directory with exactly these options; nothing happens when it has them already. Four source files are
+# compiled as one, which takes half the time where all are to be compiled; with CWSANDBOX_FILES_PER_UNIT=1, one that changed takes less.
 configure() {
   dir=$1
   shift
+  set -- "$@" "-Dfiles_per_unit=${CWSANDBOX_FILES_PER_UNIT:-4}"
   wanted="${CXX-} $*"
   if [ -f "$dir/build.ninja" ] && [ "$(cat "$dir/.cwsandbox-options" 2>/dev/null)" = "$wanted" ]; then
     return 0
@@ -35,6 +37,18 @@ clang_cxx() {
     fi
   done
   return 1
+}
+
+# as_root COMMAND…
+as_root() {
+  if [ "$(id -u)" = 0 ]; then
+    "$@"
+  elif command -v sudo >/dev/null 2>&1; then
+    sudo "$@"
+  else
+    die "not root, and there is no sudo. As root, run:
+  $*"
+  fi
 }
 
 # copy_tree DIR: what belongs to the project, as it is now, without what was built.

@@ -11,7 +11,7 @@ int main() {
   {
     // snippet: command
     try {
-      sandbox.exec({"sh", "-c", "echo so far; sleep 60"}, ExecOptions().with_timeout(2s).with_grace_period(1s)).result();
+      sandbox.exec({"sh", "-c", "echo so far; sleep 60"}, ExecOptions().with_timeout(2s).with_grace_period(0.5s)).result();
     } catch (const SandboxCommandTimeoutError& error) {
       std::cout << error.result()->std_out;  // what it had written until then
     }
@@ -52,6 +52,17 @@ int main() {
     }
     auto again = sandbox.attach(id);  // and can be taken over by its id, from another program too
     again.cancel();
+    // end snippet
+  }
+  {
+    // snippet: take-over
+    auto first = sandbox.exec({"sh", "-c", "echo one; echo two; sleep 3600"}, ExecOptions().with_capture(Capture::none()));
+    std::cout << *first.std_out().next_line().result() << '\n';
+    auto next = sandbox.attach(first.id(), AttachOptions().with_offsets(first.std_out().offset()));  // behind what was read
+    std::cout << *next.std_out().next_line().result() << '\n';
+    next.pid().result();  // it is ours, and the gateway has said what it is
+    std::cout << next.command().back() << '\n';
+    next.cancel();
     // end snippet
   }
   {

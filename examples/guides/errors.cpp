@@ -68,4 +68,16 @@ int main() {
     }
     // end snippet
   }
+  {
+    // snippet: observe
+    Client client(ClientOptions()
+                      .with_trace([](const TraceEvent& event) {
+                        if (event.kind == TraceEvent::Kind::exec) std::cout << event.operation << ' ' << event.outcome << '\n';
+                      })
+                      .with_logger([](LogLevel level, std::string_view line) {
+                        if (level >= LogLevel::warning) std::cerr << to_string(level) << ": " << line << '\n';
+                      }));
+    Sandbox::run(client).exec({"sh", "-c", "exit 3"}).result();
+    // end snippet
+  }
 }

@@ -34,6 +34,10 @@ asio::awaitable<void> streams(Sandbox sandbox) {
   co_await out.done;  // now the file has its name
   // end snippet
 
+  // snippet: append
+  co_await sandbox.write_file("/workspace/data/numbers", "100000\n", WriteFileOptions().with_append());
+  // end snippet
+
   // snippet: read-stream
   auto in = sandbox.read_file_stream("/workspace/data/numbers");
   std::uint64_t bytes = 0;
@@ -41,6 +45,13 @@ asio::awaitable<void> streams(Sandbox sandbox) {
   in.close();  // earlier: ends the transfer
   // end snippet
   std::cout << bytes << '\n';
+
+  // snippet: read-lines
+  auto lines = sandbox.read_lines("/workspace/data/numbers");
+  int odd = 0;
+  while (auto line = co_await lines.next()) odd += (line->back() - '0') % 2;
+  // end snippet
+  std::cout << odd << " odd\n";
 }
 
 asio::awaitable<void> copies(Sandbox sandbox) {
@@ -69,12 +80,28 @@ asio::awaitable<void> tree(Sandbox sandbox) {
   // end snippet
 }
 
+asio::awaitable<void> watch(Sandbox sandbox) {
+  // snippet: watch
+  co_await sandbox.make_directory("/workspace/out");
+  auto events = co_await sandbox.watch("/workspace/out");  // nothing is missed from here on
+  auto job = sandbox.exec(argv("sh", "-c", "echo 42 >result.tmp; mv result.tmp result"), ExecOptions().with_cwd("/workspace/out"));
+  while (auto event = co_await events.next()) {
+    if (event->kind == FileEventKind::overflow) std::cout << "some are missing: look with list_files()\n";
+    if (event->kind == FileEventKind::renamed) std::cout << event->old_name << " is now " << event->name << '\n';
+    if (event->name == "result") break;
+  }
+  events.close();  // as the last copy going does
+  // end snippet
+  co_await job;
+}
+
 asio::awaitable<void> all(Client client) {
   auto sandbox = Sandbox::run(client);
   co_await whole(sandbox);
   co_await streams(sandbox);
   co_await copies(sandbox);
   co_await tree(sandbox);
+  co_await watch(sandbox);
 }
 
 }  // namespace

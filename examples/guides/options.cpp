@@ -45,4 +45,10 @@ int main() {
   Client client(ClientOptions().with_base_url("https://sandboxes.example.com").with_auth_mode("corporate"));
   std::cout << client.base_url() << '\n';
   // end snippet
+
+  // snippet: proxy
+  ClientOptions settings;
+  settings.with_base_url("https://sandboxes.example.com").with_proxy("http://user:pass%20word@proxy.example.com:3128");
+  Client behind(settings);
+  // end snippet
 }

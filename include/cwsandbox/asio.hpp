@@ -23,6 +23,11 @@
 
 namespace cwsandbox::detail {
 
+/// The handler of a coroutine that waits on the usual executor.
+using AwaitHandler = asio::detail::awaitable_async_op_handler<void(boost::system::error_code), asio::any_io_executor>;
+/// Made into a waiter once, in the library: a user's file has none of that to compile.
+CWSANDBOX_EXPORT void add_waiter(TaskStateBase& state, AwaitHandler&& handler, std::shared_ptr<void> keep);
+
 /// Starts the wait of one `co_await`; kept apart so that Asio's own implementation does the suspending.
 template <typename State>
 struct AwaitOperationHolder {

@@ -26,6 +26,8 @@ class Source {
   virtual void close() = 0;
   /// Somebody reads: called before each read.
   virtual void on_read() {}
+  /// Where its first item stands in what it is a part of, in bytes. Final once there has been an item.
+  [[nodiscard]] virtual std::uint64_t origin() const { return 0; }
 };
 
 }  // namespace detail

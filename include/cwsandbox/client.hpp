@@ -2,7 +2,9 @@
 /// Client and ClientOptions: where sandboxes run, and how to reach that place.
 #pragma once
 
+#include <cwsandbox/duration.hpp>
 #include <cwsandbox/loop_manager.hpp>
+#include <cwsandbox/trace.hpp>
 
 #include <chrono>
 #include <functional>
@@ -69,17 +71,27 @@ class CWSANDBOX_EXPORT ClientOptions {
   /// Where the work is done; default: the shared background thread.
   ClientOptions& with_loop(LoopManager loop) & { return loop_ = std::move(loop), *this; }
   /// Limit of one request, default 300 s.
-  ClientOptions& with_request_timeout(std::chrono::milliseconds timeout) & { return request_timeout_ = timeout, *this; }
+  ClientOptions& with_request_timeout(Duration timeout) & {
+    return request_timeout_ = detail::to_milliseconds(timeout, "request timeout"), *this;
+  }
   /// Limit of resolving, connecting and TLS together, default 10 s.
-  ClientOptions& with_connect_timeout(std::chrono::milliseconds timeout) & { return connect_timeout_ = timeout, *this; }
+  ClientOptions& with_connect_timeout(Duration timeout) & {
+    return connect_timeout_ = detail::to_milliseconds(timeout, "connect timeout"), *this;
+  }
   /// How long a failing request is tried again, counted from its first failure; default 30 s, 0 for not at all (RT-2).
-  ClientOptions& with_retry_budget(std::chrono::milliseconds budget) & { return retry_budget_ = budget, *this; }
+  ClientOptions& with_retry_budget(Duration budget) & {
+    return retry_budget_ = detail::to_milliseconds(budget, "retry budget"), *this;
+  }
   /// How long the connection of a process may stay lost before the process counts as lost; default 60 s, 0 for not at all. Within
   /// it processes go on from the exact byte, and nobody sees anything but time pass.
-  ClientOptions& with_resume_grace(std::chrono::milliseconds grace) & { return resume_grace_ = grace, *this; }
+  ClientOptions& with_resume_grace(Duration grace) & {
+    return resume_grace_ = detail::to_milliseconds(grace, "resume grace"), *this;
+  }
   /// How long the connection of a process may be silent before it is taken for lost and replaced; default 60 s. Pings go out at
   /// half of it, so that only a peer that is gone, or stopped, is that silent.
-  ClientOptions& with_idle_timeout(std::chrono::milliseconds timeout) & { return idle_timeout_ = timeout, *this; }
+  ClientOptions& with_idle_timeout(Duration timeout) & {
+    return idle_timeout_ = detail::to_milliseconds(timeout, "idle timeout"), *this;
+  }
   /// Certificates that are trusted instead of the system's: a PEM file.
   ClientOptions& with_ca_file(std::string path) & { return ca_file_ = std::move(path), *this; }
   /// A certificate that identifies this client: PEM files.
@@ -88,22 +100,34 @@ class CWSANDBOX_EXPORT ClientOptions {
   }
   /// Off: the server's certificate is not checked. For tests only.
   ClientOptions& with_verify(bool on) & { return verify_ = on, *this; }
+  /// The proxy that an `http:` or `https:` gateway is reached through, `http://[USER[:PASSWORD]@]HOST[:PORT]` (percent-encoded,
+  /// port 80), whatever the environment says and wherever the gateway is; empty: none. See Client, Proxies (NW-2).
+  ClientOptions& with_proxy(std::string url) & { return proxy_ = std::move(url), *this; }
 
+  /// Told of every request, process, retry and resume as it happens. Clients with one share no connections with others.
+  ClientOptions& with_trace(TraceCallback callback) & { return trace_ = std::move(callback), *this; }
+  /// Gets the same as lines for people, and warnings: a key that goes over plain `http:` to another machine, certificates that are
+  /// not checked. Without it the library writes nothing anywhere.
+  ClientOptions& with_logger(Logger logger) & { return logger_ = std::move(logger), *this; }
+
+  ClientOptions&& with_trace(TraceCallback callback) && { return std::move(with_trace(std::move(callback))); }
+  ClientOptions&& with_logger(Logger logger) && { return std::move(with_logger(std::move(logger))); }
   ClientOptions&& with_base_url(std::string url) && { return std::move(with_base_url(std::move(url))); }
   ClientOptions&& with_api_key(std::string key) && { return std::move(with_api_key(std::move(key))); }
   ClientOptions&& with_auth_mode(std::string name) && { return std::move(with_auth_mode(std::move(name))); }
   ClientOptions&& with_executor(asio::any_io_executor executor) && { return std::move(with_executor(std::move(executor))); }
   ClientOptions&& with_loop(LoopManager loop) && { return std::move(with_loop(std::move(loop))); }
-  ClientOptions&& with_request_timeout(std::chrono::milliseconds timeout) && { return std::move(with_request_timeout(timeout)); }
-  ClientOptions&& with_connect_timeout(std::chrono::milliseconds timeout) && { return std::move(with_connect_timeout(timeout)); }
-  ClientOptions&& with_retry_budget(std::chrono::milliseconds budget) && { return std::move(with_retry_budget(budget)); }
-  ClientOptions&& with_resume_grace(std::chrono::milliseconds grace) && { return std::move(with_resume_grace(grace)); }
-  ClientOptions&& with_idle_timeout(std::chrono::milliseconds timeout) && { return std::move(with_idle_timeout(timeout)); }
+  ClientOptions&& with_request_timeout(Duration timeout) && { return std::move(with_request_timeout(timeout)); }
+  ClientOptions&& with_connect_timeout(Duration timeout) && { return std::move(with_connect_timeout(timeout)); }
+  ClientOptions&& with_retry_budget(Duration budget) && { return std::move(with_retry_budget(budget)); }
+  ClientOptions&& with_resume_grace(Duration grace) && { return std::move(with_resume_grace(grace)); }
+  ClientOptions&& with_idle_timeout(Duration timeout) && { return std::move(with_idle_timeout(timeout)); }
   ClientOptions&& with_ca_file(std::string path) && { return std::move(with_ca_file(std::move(path))); }
   ClientOptions&& with_client_certificate(std::string certificate, std::string key) && {
     return std::move(with_client_certificate(std::move(certificate), std::move(key)));
   }
   ClientOptions&& with_verify(bool on) && { return std::move(with_verify(on)); }
+  ClientOptions&& with_proxy(std::string url) && { return std::move(with_proxy(std::move(url))); }
 
   ///@{
   /// What was asked for, or the default.
@@ -120,6 +144,9 @@ class CWSANDBOX_EXPORT ClientOptions {
   [[nodiscard]] const std::string& certificate_file() const noexcept { return certificate_file_; }
   [[nodiscard]] const std::string& key_file() const noexcept { return key_file_; }
   [[nodiscard]] bool verify() const noexcept { return verify_; }
+  [[nodiscard]] const std::optional<std::string>& proxy() const noexcept { return proxy_; }
+  [[nodiscard]] const TraceCallback& trace() const noexcept { return trace_; }
+  [[nodiscard]] const Logger& logger() const noexcept { return logger_; }
   ///@}
 
  private:
@@ -132,6 +159,9 @@ class CWSANDBOX_EXPORT ClientOptions {
   std::chrono::milliseconds idle_timeout_ = std::chrono::seconds(60);
   std::string ca_file_, certificate_file_, key_file_;
   bool verify_ = true;
+  std::optional<std::string> proxy_;
+  TraceCallback trace_;
+  Logger logger_;
 };
 
 /// A cheap handle to an endpoint: copies share connections.
@@ -143,6 +173,12 @@ class CWSANDBOX_EXPORT ClientOptions {
 /// \par Who asks
 /// The auth mode that the option or `CWSANDBOX_AUTH_MODE` names; else the key, which is the option `api_key`, else
 /// `CWSANDBOX_API_KEY` (NW-1, AU-1). `local:` needs neither.
+///
+/// \par Proxies
+/// The option `proxy`; else, unless the gateway is a Unix socket, `localhost` or a loopback address, or is in `no_proxy` or
+/// `NO_PROXY`: `https_proxy` or `HTTPS_PROXY` for `https:`, `http_proxy` (in lower case only) for `http:`, `all_proxy` or
+/// `ALL_PROXY` for either. The proxy is asked with CONNECT for each connection, and resolves the gateway's name; its user and
+/// password are in no error (NW-2, NW-3). One that refuses with a status of 4xx is not asked again: CWSandboxError.
 ///
 /// \par Connections
 /// Nothing is opened until it is needed. Connections are kept and used again. On the default loop they (and the embedded gateway of
@@ -156,8 +192,9 @@ class CWSANDBOX_EXPORT ClientOptions {
 ///
 /// \par Errors
 /// `std::invalid_argument` from the constructor for a malformed base URL, a key that cannot be sent, an auth mode that nobody has
-/// registered, or both a key and a mode among the options; CWSandboxConfigurationError for a file with certificates or a key that
-/// cannot be used, which names the file and the option.
+/// registered, a proxy that is malformed or of another kind (its text names the option or variable), or both a key and a mode among
+/// the options; CWSandboxConfigurationError for a file with certificates or a key that cannot be used, which names the file and the
+/// option.
 ///
 /// \par Thread safety
 /// Distinct objects: safe. Shared objects: safe.

@@ -6,6 +6,7 @@
 #include <cwsandbox/channel.hpp>
 #include <cwsandbox/client.hpp>
 #include <cwsandbox/defaults.hpp>
+#include <cwsandbox/duration.hpp>
 #include <cwsandbox/errors.hpp>
 #include <cwsandbox/exec_options.hpp>
 #include <cwsandbox/files.hpp>
@@ -20,6 +21,7 @@
 #include <cwsandbox/stream_writer.hpp>
 #include <cwsandbox/task.hpp>
 #include <cwsandbox/terminal.hpp>
+#include <cwsandbox/trace.hpp>
 #include <cwsandbox/version.hpp>
 #include <cwsandbox/wait.hpp>
 

@@ -40,7 +40,7 @@ class CWSANDBOX_EXPORT SandboxDefaults {
     return with(SandboxOptions().with_annotation(std::move(name), std::move(value)));
   }
   [[nodiscard]] SandboxDefaults with_secret(Secret secret) const { return with(SandboxOptions().with_secret(std::move(secret))); }
-  [[nodiscard]] SandboxDefaults with_max_lifetime(std::chrono::seconds lifetime) const {
+  [[nodiscard]] SandboxDefaults with_max_lifetime(Duration lifetime) const {
     return with(SandboxOptions().with_max_lifetime(lifetime));
   }
   [[nodiscard]] SandboxDefaults with_resources(Resources resources) const {

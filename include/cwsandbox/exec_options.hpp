@@ -2,6 +2,7 @@
 /// How to run a command: argv, ExecOptions, Capture.
 #pragma once
 
+#include <cwsandbox/duration.hpp>
 #include <cwsandbox/export.hpp>
 
 #include <chrono>
@@ -116,20 +117,20 @@ class CWSANDBOX_EXPORT ExecOptions {
   ExecOptions& with_check(bool on = true) & { return check_ = on, *this; }
   /// Kills the process, with its group, where it runs after this long, counted from its start (EX-12). At least 1 ms. One that has
   /// ended by itself before is not touched: the timeout then only ends the drain.
-  ExecOptions& with_timeout(std::chrono::milliseconds timeout) & { return timeout_ = timeout, *this; }
+  ExecOptions& with_timeout(Duration timeout) & { return timeout_ = detail::to_milliseconds(timeout, "timeout"), *this; }
   /// What the result keeps of the output; default: all.
   ExecOptions& with_capture(Capture capture) & { return capture_ = capture, *this; }
   /// Between SIGTERM and SIGKILL when it is cancelled or timed out; default 10 s.
-  ExecOptions& with_grace_period(std::chrono::milliseconds grace) & { return grace_ = grace, *this; }
+  ExecOptions& with_grace_period(Duration grace) & { return grace_ = detail::to_milliseconds(grace, "grace period"), *this; }
   /// How long outputs are still read that others, processes in the background, hold after the command's own end; default 1 s. What
   /// the command itself wrote is never cut. What they write later is lost, and they get SIGPIPE for it: redirect the output of
   /// what shall go on. 0: until the last of them lets go; a timeout then is theirs, too (EX-19).
-  ExecOptions& with_drain(std::chrono::milliseconds drain) & { return drain_ = drain, *this; }
-  /// Bytes of each output stream that may be under way unread; default 1 MiB, at least 64 KiB.
+  ExecOptions& with_drain(Duration drain) & { return drain_ = detail::to_milliseconds(drain, "drain time"), *this; }
+  /// Bytes of each output stream that may be under way unread; 64 KiB to 8 MiB. Default 1 MiB; a gateway may refuse more than that.
   ExecOptions& with_window(std::uint64_t bytes) & { return window_ = bytes, *this; }
   /// How long a lost connection may stay lost; unset: the client's (ClientOptions::with_resume_grace). 0: the process is lost with
   /// it.
-  ExecOptions& with_resume_grace(std::chrono::milliseconds grace) & { return resume_grace_ = grace, *this; }
+  ExecOptions& with_resume_grace(Duration grace) & { return resume_grace_ = detail::to_milliseconds(grace, "resume grace"), *this; }
   /// Called once per process, however it ends and whoever waits, ahead of all who wait for the result: on the client's loop, so it
   /// should not take long. In there `result()` of the process gives the result at once. What it throws is dropped: an accounting
   /// that fails must not take the result from everybody else (PR-12).
@@ -141,12 +142,12 @@ class CWSANDBOX_EXPORT ExecOptions {
   ExecOptions&& with_env(std::string name, std::string value) && { return std::move(with_env(std::move(name), std::move(value))); }
   ExecOptions&& with_env(std::map<std::string, std::string> env) && { return std::move(with_env(std::move(env))); }
   ExecOptions&& with_check(bool on = true) && { return std::move(with_check(on)); }
-  ExecOptions&& with_timeout(std::chrono::milliseconds timeout) && { return std::move(with_timeout(timeout)); }
+  ExecOptions&& with_timeout(Duration timeout) && { return std::move(with_timeout(timeout)); }
   ExecOptions&& with_capture(Capture capture) && { return std::move(with_capture(capture)); }
-  ExecOptions&& with_grace_period(std::chrono::milliseconds grace) && { return std::move(with_grace_period(grace)); }
-  ExecOptions&& with_drain(std::chrono::milliseconds drain) && { return std::move(with_drain(drain)); }
+  ExecOptions&& with_grace_period(Duration grace) && { return std::move(with_grace_period(grace)); }
+  ExecOptions&& with_drain(Duration drain) && { return std::move(with_drain(drain)); }
   ExecOptions&& with_window(std::uint64_t bytes) && { return std::move(with_window(bytes)); }
-  ExecOptions&& with_resume_grace(std::chrono::milliseconds grace) && { return std::move(with_resume_grace(grace)); }
+  ExecOptions&& with_resume_grace(Duration grace) && { return std::move(with_resume_grace(grace)); }
 
   ///@{
   /// What was asked for, or the default.
@@ -197,9 +198,11 @@ class CWSANDBOX_EXPORT AttachOptions {
   /// As for ExecOptions.
   AttachOptions& with_check(bool on = true) & { return check_ = on, *this; }
   AttachOptions& with_capture(Capture capture) & { return capture_ = capture, *this; }
-  AttachOptions& with_grace_period(std::chrono::milliseconds grace) & { return grace_ = grace, *this; }
+  AttachOptions& with_grace_period(Duration grace) & { return grace_ = detail::to_milliseconds(grace, "grace period"), *this; }
   AttachOptions& with_window(std::uint64_t bytes) & { return window_ = bytes, *this; }
-  AttachOptions& with_resume_grace(std::chrono::milliseconds grace) & { return resume_grace_ = grace, *this; }
+  AttachOptions& with_resume_grace(Duration grace) & {
+    return resume_grace_ = detail::to_milliseconds(grace, "resume grace"), *this;
+  }
   ///@}
 
   AttachOptions&& with_offsets(std::uint64_t std_out, std::uint64_t std_err = 0) && {
@@ -209,9 +212,9 @@ class CWSANDBOX_EXPORT AttachOptions {
   AttachOptions&& with_stdin(bool on = true) && { return std::move(with_stdin(on)); }
   AttachOptions&& with_check(bool on = true) && { return std::move(with_check(on)); }
   AttachOptions&& with_capture(Capture capture) && { return std::move(with_capture(capture)); }
-  AttachOptions&& with_grace_period(std::chrono::milliseconds grace) && { return std::move(with_grace_period(grace)); }
+  AttachOptions&& with_grace_period(Duration grace) && { return std::move(with_grace_period(grace)); }
   AttachOptions&& with_window(std::uint64_t bytes) && { return std::move(with_window(bytes)); }
-  AttachOptions&& with_resume_grace(std::chrono::milliseconds grace) && { return std::move(with_resume_grace(grace)); }
+  AttachOptions&& with_resume_grace(Duration grace) && { return std::move(with_resume_grace(grace)); }
 
   ///@{
   /// What was asked for, or the default.

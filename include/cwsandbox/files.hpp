@@ -88,10 +88,15 @@ class CWSANDBOX_EXPORT WriteFileOptions {
   WriteFileOptions& with_modified(std::chrono::system_clock::time_point time) & { return modified_ = time, *this; }
   /// Makes the directories above it that are missing.
   WriteFileOptions& with_make_parents(bool on = true) & { return make_parents_ = on, *this; }
+  /// Writes to the end of the file, or of a new one, instead of replacing it: what has come can be seen at once, and stays when the
+  /// rest fails. Never tried again once the server may have begun. `with_mode` is then for a new file, and `with_modified` does not
+  /// go with it. A server without /v1/files, or an older one, refuses it (FI-14).
+  WriteFileOptions& with_append(bool on = true) & { return append_ = on, *this; }
   /// Told how far it is.
   WriteFileOptions& with_progress(FileProgress progress) & { return progress_ = std::move(progress), *this; }
   WriteFileOptions&& with_mode(std::uint32_t mode) && { return std::move(with_mode(mode)); }
   WriteFileOptions&& with_modified(std::chrono::system_clock::time_point time) && { return std::move(with_modified(time)); }
+  WriteFileOptions&& with_append(bool on = true) && { return std::move(with_append(on)); }
   WriteFileOptions&& with_make_parents(bool on = true) && { return std::move(with_make_parents(on)); }
   WriteFileOptions&& with_progress(FileProgress progress) && { return std::move(with_progress(std::move(progress))); }
   ///@{
@@ -99,13 +104,14 @@ class CWSANDBOX_EXPORT WriteFileOptions {
   [[nodiscard]] const std::optional<std::uint32_t>& mode() const noexcept { return mode_; }
   [[nodiscard]] const std::optional<std::chrono::system_clock::time_point>& modified() const noexcept { return modified_; }
   [[nodiscard]] bool make_parents() const noexcept { return make_parents_; }
+  [[nodiscard]] bool append() const noexcept { return append_; }
   [[nodiscard]] const FileProgress& progress() const noexcept { return progress_; }
   ///@}
 
  private:
   std::optional<std::uint32_t> mode_;
   std::optional<std::chrono::system_clock::time_point> modified_;
-  bool make_parents_ = false;
+  bool make_parents_ = false, append_ = false;
   FileProgress progress_;
 };
 

@@ -171,6 +171,8 @@ class ProcessControl {
   virtual void signal(std::string_view name) = 0;
   [[nodiscard]] virtual task<std::uint64_t> pid() = 0;
   [[nodiscard]] virtual const std::string& id() const noexcept = 0;
+  /// What the server has said that it runs; null: nothing yet.
+  [[nodiscard]] virtual const std::vector<std::string>* told_command() const noexcept { return nullptr; }
   virtual void detach(Detach how) = 0;
   /// For a terminal.
   virtual void resize(std::uint16_t width, std::uint16_t height) = 0;
@@ -218,7 +220,9 @@ class CWSANDBOX_EXPORT Process : public task<ProcessResult> {
   [[nodiscard]] std::optional<int> poll() const;
   /// The exit code, or empty while it is not known, which may be for ever; never throws (PR-5).
   [[nodiscard]] std::optional<int> returncode() const;
-  /// What the caller asked to run; nothing for an empty one.
+  /// What the caller asked to run; nothing for an empty one. For a process that was attached to, what the gateway says that it
+  /// runs, once `pid()` has completed: nothing before, nor of a command of more than 16 KiB, nor from a gateway that does not tell
+  /// (TS-18).
   [[nodiscard]] const std::vector<std::string>& command() const noexcept;
 
   /// Blocks until it ends; the exit code. Errors as `result()` (PR-2).

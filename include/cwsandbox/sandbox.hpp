@@ -10,6 +10,7 @@
 #include <cwsandbox/sandbox_options.hpp>
 #include <cwsandbox/stream_reader.hpp>
 #include <cwsandbox/terminal.hpp>
+#include <cwsandbox/watch.hpp>
 
 namespace cwsandbox {
 
@@ -41,10 +42,10 @@ class CWSANDBOX_EXPORT StopOptions {
  public:
   StopOptions() {}
   /// Between SIGTERM and SIGKILL, default 10 s; rounded up to seconds, at least one (ST-9).
-  StopOptions& with_grace_period(std::chrono::milliseconds grace) & { return grace_ = grace, *this; }
+  StopOptions& with_grace_period(Duration grace) & { return grace_ = detail::to_milliseconds(grace, "grace period"), *this; }
   /// A sandbox that the server does not know counts as stopped (ST-6).
   StopOptions& with_missing_ok(bool on = true) & { return missing_ok_ = on, *this; }
-  StopOptions&& with_grace_period(std::chrono::milliseconds grace) && { return std::move(with_grace_period(grace)); }
+  StopOptions&& with_grace_period(Duration grace) && { return std::move(with_grace_period(grace)); }
   StopOptions&& with_missing_ok(bool on = true) && { return std::move(with_missing_ok(on)); }
   ///@{
   /// What was asked for, or the default.
@@ -170,6 +171,15 @@ class CWSANDBOX_EXPORT Sandbox {
   /// %Output that such a server cuts short ends for readers, and with Capture::all() for the result too, in
   /// SandboxStreamTruncatedError.
   [[nodiscard]] Process exec(std::vector<std::string> command, ExecOptions options = ExecOptions()) const;
+  /// What is no command says so in one line.
+  template <typename Command>
+    requires(!std::is_convertible_v<const Command&, std::vector<std::string>>)
+  Process exec(const Command& /*command*/, const ExecOptions& /*options*/ = ExecOptions()) const {
+    static_assert(sizeof(Command) == 0,
+                  "cwsandbox: exec() takes the program and each of its arguments apart, as a "
+                  "std::vector<std::string>: exec({\"ls\", \"-l\"}); a line for the shell is sh(\"ls -l\")");
+    return Process();
+  }
   /// `exec` of `sh -c script`: pipes, globs, variables. What comes from elsewhere does not belong into `script` but into `exec`'s
   /// arguments or the environment. The sandbox must have a shell: with none, the process fails with ENOENT (EX-2).
   [[nodiscard]] Process sh(std::string script, ExecOptions options = ExecOptions()) const;
@@ -183,8 +193,8 @@ class CWSANDBOX_EXPORT Sandbox {
   /// \throws std::invalid_argument for a size below 1 or above 65535, and as `exec` does.
   [[nodiscard]] TerminalSession shell(ShellOptions options = ShellOptions()) const;
   /// Takes over a process that was started elsewhere, from its `id()`; returns at once. The newest wins: for whoever had it before,
-  /// it ends with SandboxConnectionLostError. `command()` is empty and `pid()` fails: the gateway does not tell. The handle owns
-  /// the process as one from `exec` does.
+  /// it ends with SandboxConnectionLostError. `pid()` completes when it has been taken over, and `command()` is known from then on
+  /// (an old gateway tells neither: `pid()` fails then). The handle owns the process as one from `exec` does.
   /// \throws std::invalid_argument for an id that can be none. From the task: SandboxExecutionError with the reason
   /// CWSANDBOX_PROCESS_NOT_FOUND, SandboxStreamTruncatedError for output that is gone (TS-14).
   [[nodiscard]] Process attach(std::string process_id, AttachOptions options = AttachOptions()) const;
@@ -220,6 +230,11 @@ class CWSANDBOX_EXPORT Sandbox {
   /// A file in chunks of at most 256 KiB, as fast as they are read: about 1 MiB waits at most (FI-3). `close()`, or the last copy
   /// of the reader going, ends the transfer (SR-6).
   [[nodiscard]] StreamReader<std::string> read_file_stream(std::string path, ReadFileOptions options = ReadFileOptions()) const;
+  /// The lines of a file, one after the other: `read_file_stream(path, options).lines(max_line)`.
+  [[nodiscard]] LineReader read_lines(std::string path, ReadFileOptions options = ReadFileOptions(),
+                                      std::size_t max_line = 16 * 1024 * 1024) const {
+    return read_file_stream(std::move(path), std::move(options)).lines(max_line);
+  }
   /// A file that is written as its bytes come, of any size, in constant memory (FI-3).
   [[nodiscard]] FileWriteStream write_file_stream(std::string path, WriteFileOptions options = WriteFileOptions()) const;
   /// Copies a file from the sandbox to this machine, in constant memory. A local file that is there is replaced when all has come,
@@ -244,6 +259,18 @@ class CWSANDBOX_EXPORT Sandbox {
   task<void> remove_file(std::string path, bool recursive = false, bool missing_ok = false) const;
   /// Gives it another name, in place of what had that before.
   task<void> rename_file(std::string from, std::string to) const;
+
+  /// Tells what happens to a file, or to a directory and its direct entries, from when the task has completed: no later change is
+  /// missed, and each is told in its order (FI-16). A symlink is followed. Nothing is held up by who reads slowly: of what does not
+  /// fit (4096 events here, the kernel's queue there) an event says that some are missing (FI-17). The stream ends with `gone`,
+  /// when what is watched has been deleted or moved (FI-18). `close()`, or the last copy of the reader and of the task going, ends
+  /// the watch. More in docs/files.md.
+  ///
+  /// Errors, from the task: SandboxFileError for what does not exist or may not be read, and with the code "unimplemented" where
+  /// the server cannot watch; SandboxResourceExhaustedError for too many watches. From the reader: SandboxUnavailableError when the
+  /// connection is lost, which is not made again, since what happened meanwhile is not known (FI-19); SandboxNotRunningError once
+  /// the sandbox has ended.
+  [[nodiscard]] task<StreamReader<FileEvent>> watch(std::string path) const;
 
   /// What the main command wrote to stdout and stderr, line by line: the last one also when nothing ends it (LG-1). Without
   /// `follow`, up to now, of one that has ended, too (LG-12), and a connection that breaks is an error (LG-8). With it, until the

@@ -9,6 +9,7 @@
 /// As a `std::string`: distinct objects are safe, shared ones while nobody writes.
 #pragma once
 
+#include <cwsandbox/duration.hpp>
 #include <cwsandbox/export.hpp>
 
 #include <chrono>
@@ -480,8 +481,13 @@ class CWSANDBOX_EXPORT SandboxOptions {
   CWSANDBOX_DETAIL_PUT(SandboxOptions, annotation, annotations_)
   /// These, instead of what was added so far.
   CWSANDBOX_DETAIL_SET(SandboxOptions, annotations, Map, annotations_)
-  /// The server stops the sandbox after this long; 1 s to 2^31 s.
-  CWSANDBOX_DETAIL_SET(SandboxOptions, max_lifetime, std::chrono::seconds, max_lifetime_)
+  ///@{
+  /// The server stops the sandbox after this long, in whole seconds, rounded up; 1 s to 2^31 s.
+  SandboxOptions& with_max_lifetime(Duration lifetime) & {
+    return max_lifetime_ = detail::to_seconds(lifetime, "maximum lifetime"), *this;
+  }
+  SandboxOptions&& with_max_lifetime(Duration lifetime) && { return std::move(with_max_lifetime(lifetime)); }
+  ///@}
   /// CPU, memory and graphics processors.
   CWSANDBOX_DETAIL_SET(SandboxOptions, resources, Resources, resources_)
   /// A file that is there at the start.

@@ -62,7 +62,12 @@ class ReaderState : public std::enable_shared_from_this<ReaderState<T>> {
 
    private:
     friend class ReaderState;
-    void first_look() const override { reader_->held = false; }
+    void first_look() const override {
+      reader_->held = false;
+      if constexpr (std::same_as<T, std::string>)
+        if (!for_lines && this->value_ && *this->value_ && !counted_.exchange(true)) reader_->taken += (*this->value_)->size();
+    }
+    mutable std::atomic<bool> counted_{false};
     const std::shared_ptr<ReaderState> reader_;
   };
 
@@ -78,6 +83,7 @@ class ReaderState : public std::enable_shared_from_this<ReaderState<T>> {
   /// The last next(), or line, holds an item that nobody has looked at. When it is not there any more all the same, its end is
   /// under way on another thread, which is about to give the item back.
   std::atomic<bool> held{false}, line_held{false};
+  std::atomic<std::uint64_t> taken{0};  // bytes that somebody has looked at, of a stream of text
   std::mutex mutex;
   std::shared_ptr<LineBuffer> lines;  // of text; null before the first line is asked for. Under the mutex
 
@@ -138,6 +144,16 @@ class StreamReader {
   /// it has read to the next one.
   [[nodiscard]] task<T> read_all() const
     requires std::same_as<T, std::string>;
+
+  /// How far it has come, in bytes: where the next chunk or line begins. What nobody has looked at is not counted, nor what is left
+  /// over behind a line; a line counts with its feed. It begins at 0, for an attached process where AttachOptions::with_offsets had
+  /// it begin (or as far behind as `with_from_held` had to go), for a file at ReadFileOptions::with_offset. For
+  /// AttachOptions::with_offsets: with it, another program goes on behind what was read here (SR-17). Never blocks.
+  [[nodiscard]] std::uint64_t offset() const
+    requires std::same_as<T, std::string>
+  {
+    return state().source->origin() + state().taken;
+  }
 
   /// Ends the stream now: what is unread is dropped, a waiting consumer gets the end. Idempotent (SR-4, SR-5). A command goes on
   /// when its reader is closed, its output is then discarded; a terminal, a log or a file ends (SR-6).

@@ -12,6 +12,14 @@
 
 namespace cwsandbox {
 
+namespace detail {
+/// An array of char or unsigned char that is no text: nothing says that it ends where a string would.
+template <typename T>
+concept Bytes = std::is_class_v<T> && !std::is_convertible_v<const T&, std::string_view> &&
+                (std::is_same_v<typename T::value_type, char> || std::is_same_v<typename T::value_type, unsigned char>) &&
+                std::is_convertible_v<const T&, std::span<const typename T::value_type>>;
+}  // namespace detail
+
 /// The bounded channel under a StreamWriter: slots of at most 64 KiB each, then the end of the stream (in the published client, a
 /// bounded queue of `bytes | None`).
 ///
@@ -95,10 +103,11 @@ class CWSANDBOX_EXPORT StreamWriter {
   task<void> write(std::span<const std::byte> data) const;
   task<void> write(std::string_view data) const;
   task<void> write(const char* text) const;  ///< throws std::invalid_argument for a null pointer
-  template <typename Byte>
-    requires(std::is_same_v<Byte, char> || std::is_same_v<Byte, unsigned char>)
-  task<void> write(const std::vector<Byte>& data) const {
-    return write(std::as_bytes(std::span<const Byte>(data)));
+  /// Any array of char or unsigned char: a vector, a std::array, a span.
+  template <typename Bytes>
+    requires detail::Bytes<Bytes>
+  task<void> write(const Bytes& data) const {
+    return write(std::as_bytes(std::span<const typename Bytes::value_type>(data)));
   }
   /// What is a string_view as well as a string, as Output is.
   template <typename Text>

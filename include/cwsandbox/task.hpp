@@ -2,6 +2,7 @@
 /// An operation under way with its result: task<T>.
 #pragma once
 
+#include <cwsandbox/duration.hpp>
 #include <cwsandbox/errors.hpp>
 #include <cwsandbox/export.hpp>
 #include <cwsandbox/loop_manager.hpp>
@@ -61,6 +62,8 @@ class CWSANDBOX_EXPORT TaskStateBase : public std::enable_shared_from_this<TaskS
   bool cancel();
   /// `handler` is posted to `executor` once done; its cancellation slot drops the wait. `keep` is kept as long as it waits.
   void add_waiter(WaitHandler handler, asio::any_io_executor executor, std::shared_ptr<void> keep = nullptr);
+  /// The same for a plain function, on the default executor: a user's file then has no handler of Asio's to compile for it.
+  void add_waiter(std::function<void()> function, std::shared_ptr<void> keep = nullptr);
   /// Where handlers go that have no executor of their own: the loop.
   [[nodiscard]] asio::any_io_executor default_executor() const;
   /// The same, or the system's where the loop has ended.
@@ -420,8 +423,12 @@ class task : public detail::TaskTag {
     const auto now = Clock::now();
     const auto most = std::chrono::duration<double>(Clock::time_point::max() - now).count();
     const double seconds = std::chrono::duration<double>(timeout).count();
+    detail::check_time_limit(seconds);
     detail::Deadline deadline;
-    if (seconds < most / 2) deadline = now + std::chrono::duration_cast<Clock::duration>(timeout);
+    if (seconds <= 0)
+      deadline = now;
+    else if (seconds < most / 2)
+      deadline = now + std::chrono::duration_cast<Clock::duration>(timeout);
     if (!checked()->wait(deadline)) detail::throw_timeout();
   }
 

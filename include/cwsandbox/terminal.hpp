@@ -42,11 +42,13 @@ class CWSANDBOX_EXPORT ShellOptions {
   /// The kind of terminal, for the variable `TERM`; default `xterm-256color`.
   ShellOptions& with_term(std::string term) & { return term_ = std::move(term), *this; }
   /// Between SIGHUP with SIGTERM, and SIGKILL, when the session is ended from here; default 10 s.
-  ShellOptions& with_grace_period(std::chrono::milliseconds grace) & { return grace_ = grace, *this; }
+  ShellOptions& with_grace_period(Duration grace) & { return grace_ = detail::to_milliseconds(grace, "grace period"), *this; }
   /// Bytes of output that may be under way unread; default 1 MiB, at least 64 KiB.
   ShellOptions& with_window(std::uint64_t bytes) & { return window_ = bytes, *this; }
   /// How long a lost connection may stay lost; unset: the client's (ClientOptions::with_resume_grace).
-  ShellOptions& with_resume_grace(std::chrono::milliseconds grace) & { return resume_grace_ = grace, *this; }
+  ShellOptions& with_resume_grace(Duration grace) & {
+    return resume_grace_ = detail::to_milliseconds(grace, "resume grace"), *this;
+  }
 
   ShellOptions&& with_command(std::vector<std::string> command) && { return std::move(with_command(std::move(command))); }
   ShellOptions&& with_cwd(std::string cwd) && { return std::move(with_cwd(std::move(cwd))); }
@@ -54,9 +56,9 @@ class CWSANDBOX_EXPORT ShellOptions {
   ShellOptions&& with_env(std::map<std::string, std::string> env) && { return std::move(with_env(std::move(env))); }
   ShellOptions&& with_size(int width, int height) && { return std::move(with_size(width, height)); }
   ShellOptions&& with_term(std::string term) && { return std::move(with_term(std::move(term))); }
-  ShellOptions&& with_grace_period(std::chrono::milliseconds grace) && { return std::move(with_grace_period(grace)); }
+  ShellOptions&& with_grace_period(Duration grace) && { return std::move(with_grace_period(grace)); }
   ShellOptions&& with_window(std::uint64_t bytes) && { return std::move(with_window(bytes)); }
-  ShellOptions&& with_resume_grace(std::chrono::milliseconds grace) && { return std::move(with_resume_grace(grace)); }
+  ShellOptions&& with_resume_grace(Duration grace) && { return std::move(with_resume_grace(grace)); }
 
   ///@{
   /// What was asked for, or the default.
@@ -108,8 +110,8 @@ class CWSANDBOX_EXPORT TerminalSession : public task<TerminalResult> {
   TerminalSession(task<TerminalResult> result, std::vector<std::string> command, StreamReader<std::string> output,
                   StreamWriter input, std::shared_ptr<detail::ProcessControl> control);
 
-  /// What was asked to run; empty for one that was attached to.
-  [[nodiscard]] const std::vector<std::string>& command() const noexcept { return *command_; }
+  /// What was asked to run; as of Process::command().
+  [[nodiscard]] const std::vector<std::string>& command() const noexcept;
   /// What the terminal shows.
   [[nodiscard]] const StreamReader<std::string>& output() const noexcept { return output_; }
   /// What is typed. Closing it ends the input for good: from then on whoever reads the terminal meets the end, for which one in raw

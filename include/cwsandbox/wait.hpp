@@ -63,10 +63,14 @@ class CWSANDBOX_EXPORT WaitManyOptions {
   WaitManyOptions() {}
   /// As many as this; at least 1, more than there are means all. Unset: all.
   WaitManyOptions& with_num_returns(std::size_t count) & { return num_returns_ = count, *this; }
-  /// One deadline over all (UT-8). What has not completed by then is pending; that is no error.
-  WaitManyOptions& with_timeout(std::chrono::milliseconds timeout) & { return timeout_ = timeout, *this; }
+  /// One deadline over all (UT-8). What has not completed by then is pending; that is no error. One that has passed, a negative
+  /// one, is as good as 0.
+  WaitManyOptions& with_timeout(Duration timeout) & {
+    const auto left = timeout < Duration::zero() ? Duration::zero() : timeout;
+    return timeout_ = detail::to_milliseconds(left, "timeout"), *this;
+  }
   WaitManyOptions&& with_num_returns(std::size_t count) && { return std::move(with_num_returns(count)); }
-  WaitManyOptions&& with_timeout(std::chrono::milliseconds timeout) && { return std::move(with_timeout(timeout)); }
+  WaitManyOptions&& with_timeout(Duration timeout) && { return std::move(with_timeout(timeout)); }
   ///@{
   /// What was asked for, or the default.
   [[nodiscard]] const std::optional<std::size_t>& num_returns() const noexcept { return num_returns_; }
@@ -97,7 +101,7 @@ auto map_task(task<From> from, Make make) {
     static_cast<void>(from.cancel());
     return true;
   });
-  from.async_wait([from, state, make = std::move(make)](boost::system::error_code) {
+  from.state()->add_waiter([from, state, make = std::move(make)] {
     if (!state->claim()) return;
     try {
       if constexpr (std::is_void_v<To>) {
@@ -185,7 +189,7 @@ class InOrder : public std::enable_shared_from_this<InOrder<Item>> {
     for (; next_ < items->size(); ++next_) {
       const Item& item = (*items)[next_];
       if (!item.done()) {
-        item.async_wait([self = this->shared_from_this()](boost::system::error_code) { self->step(); });
+        item.state()->add_waiter([self = this->shared_from_this()] { self->step(); }, item.guard());
         return;
       }
       if (const auto error = item.error()) {
@@ -248,6 +252,22 @@ template <typename Item>
   return results(std::vector<Item>(items));
 }
 
+namespace detail {
+template <typename T>
+struct IsTaskVector : std::false_type {};
+template <typename Item>
+  requires std::is_base_of_v<TaskTag, Item>
+struct IsTaskVector<std::vector<Item>> : std::true_type {};
+}  // namespace detail
+
+/// What cannot be waited for says so in one line.
+template <typename... Items>
+  requires(sizeof...(Items) != 1 || !(detail::IsTaskVector<std::remove_cvref_t<Items>>::value && ...))
+void results(const Items&...) {
+  static_assert(sizeof...(Items) < 0,  // NOLINT(bugprone-sizeof-expression)
+                "cwsandbox::results: takes one list, of processes or of tasks of one type: results({p, q}), results(vector)");
+}
+
 /// Waits until `num_returns` of the items have completed, or the time is up, and says which (UT-3). `items` are sandboxes, tasks,
 /// processes, or `WaitItem`s, which mix them. A sandbox is waited for until it runs, the rest until it is complete (UT-4).
 ///
@@ -271,10 +291,8 @@ template <typename Item>
   });
 }
 /// The same for items of several kinds: `wait({sandbox, process, task})`.
-[[nodiscard]] inline task<WaitResult<WaitItem>> wait(std::initializer_list<WaitItem> items,
-                                                     WaitManyOptions options = WaitManyOptions()) {
-  return wait(std::vector<WaitItem>(items), options);
-}
+[[nodiscard]] CWSANDBOX_EXPORT task<WaitResult<WaitItem>> wait(std::initializer_list<WaitItem> items,
+                                                               WaitManyOptions options = WaitManyOptions());
 
 /// Waits until all have completed and gives them back: each holds its value or its error, and nothing is thrown for it.
 /// \par Cancellation

@@ -18,14 +18,17 @@ namespace cwsandbox::client {
 
 struct RetryPolicy;
 class ExecPool;
+class Observer;
 
 struct Settings {
   net::Endpoint endpoint;
   std::string api_key;
   std::chrono::milliseconds request_timeout{}, connect_timeout{}, retry_budget{}, resume_grace{}, idle_timeout{};
   net::TlsClientOptions tls;
+  std::optional<net::Proxy> proxy;
   std::string auth_mode;
   std::shared_ptr<const AuthProvider> auth_provider;  // instead of the key
+  std::shared_ptr<const Observer> observer;           // null: nobody looks on
 };
 
 /// Kept by sandboxes, processes and calls under way. On an adopted loop the last of them ends it: connections are closed and the
@@ -47,6 +50,8 @@ class Backend {
   /// Adds what says who asks. Throws whatever a registered auth mode throws (AU-1).
   void authorize(net::Headers& headers) const;
   [[nodiscard]] RetryPolicy retry_policy() const;
+  /// Null when nobody looks on.
+  [[nodiscard]] const Observer* observer() const noexcept { return settings_->observer.get(); }
   /// The server has turned out to know no exec stream. Found out once, for as long as this is in use.
   [[nodiscard]] bool lacks_exec_stream() const noexcept { return lacks_exec_stream_; }
   void note_no_exec_stream() noexcept { lacks_exec_stream_ = true; }

@@ -2,6 +2,7 @@
 
 #include "client/backend.hpp"
 #include "client/exec_connection.hpp"
+#include "client/observer.hpp"
 #include "client/rpc.hpp"
 #include "net/tls.hpp"
 #include "protocol/text.hpp"
@@ -83,6 +84,15 @@ auto with_files(const Use& use) {
   }
 }
 
+void warn_about(const Settings& settings) {
+  const auto& endpoint = settings.endpoint;
+  const bool keyed = !settings.api_key.empty() || settings.auth_provider;
+  if (endpoint.scheme == net::Endpoint::Scheme::http && keyed && (!endpoint.loopback() || settings.proxy))
+    settings.observer->log(LogLevel::warning, "The key goes to " + endpoint.to_string() + " unencrypted: use https");
+  if (endpoint.tls() && !settings.tls.verify)
+    settings.observer->log(LogLevel::warning, "The certificate of " + endpoint.to_string() + " is not checked (verify is off)");
+}
+
 std::shared_ptr<const Settings> make_settings(const ClientOptions& options) {
   auto settings = std::make_shared<Settings>();
   const std::string key = environment("CWSANDBOX_API_KEY");
@@ -108,8 +118,6 @@ std::shared_ptr<const Settings> make_settings(const ClientOptions& options) {
   if (options.request_timeout() <= std::chrono::milliseconds::zero() ||
       options.connect_timeout() <= std::chrono::milliseconds::zero() || options.idle_timeout() <= std::chrono::milliseconds::zero())
     throw std::invalid_argument("cwsandbox: a timeout must be more than 0");
-  if (options.resume_grace() < std::chrono::milliseconds::zero())
-    throw std::invalid_argument("cwsandbox: the resume grace is negative");
   if (options.certificate_file().empty() != options.key_file().empty())
     throw std::invalid_argument("cwsandbox: a client certificate needs both its file and its key's");
   settings->request_timeout = options.request_timeout();
@@ -121,6 +129,13 @@ std::shared_ptr<const Settings> make_settings(const ClientOptions& options) {
   settings->tls.ca_file = options.ca_file();
   settings->tls.certificate_file = options.certificate_file();
   settings->tls.key_file = options.key_file();
+  if (!options.proxy()) {
+    settings->proxy = net::proxy_from_environment(settings->endpoint, environment);
+  } else if (!options.proxy()->empty()) {
+    settings->proxy = net::parse_proxy(*options.proxy(), "the option proxy");
+  }
+  if (options.trace() || options.logger()) settings->observer = std::make_shared<Observer>(options.trace(), options.logger());
+  if (settings->observer) warn_about(*settings);
   // Read now, and again when they are used: whoever named them is here to hear of it.
   const bool files = !settings->tls.ca_file.empty() || !settings->tls.certificate_file.empty();
   if (settings->endpoint.tls() && files) with_files([&] { return net::make_tls_client_context(settings->tls); });
@@ -131,7 +146,8 @@ bool same(const Settings& a, const Settings& b) {
   return a.endpoint == b.endpoint && a.api_key == b.api_key && a.request_timeout == b.request_timeout &&
          a.connect_timeout == b.connect_timeout && a.retry_budget == b.retry_budget && a.resume_grace == b.resume_grace &&
          a.idle_timeout == b.idle_timeout && a.tls.verify == b.tls.verify && a.tls.ca_file == b.tls.ca_file &&
-         a.tls.certificate_file == b.tls.certificate_file && a.tls.key_file == b.tls.key_file && a.auth_provider == b.auth_provider;
+         a.tls.certificate_file == b.tls.certificate_file && a.tls.key_file == b.tls.key_file && a.proxy == b.proxy &&
+         a.auth_provider == b.auth_provider && a.observer == b.observer;
 }
 
 }  // namespace
@@ -313,6 +329,17 @@ Backend::Backend(std::shared_ptr<const Settings> settings, LoopManager loop)
   net::HttpClientOptions options;
   options.connect_timeout = settings_->connect_timeout;
   options.tls = settings_->tls;
+  options.proxy = settings_->proxy;
+  if (settings_->observer) {
+    options.on_answer = [observer = settings_->observer](const net::RequestReport& report) {
+      TraceEvent event;
+      event.operation = std::string(report.method) + ' ' + std::string(report.path);
+      event.http_status = report.status;
+      event.duration = report.duration;
+      if (report.error) event.error = text_of(report.error);
+      observer->tell(event);
+    };
+  }
   http_ = with_files([&] { return std::make_unique<net::HttpClient>(loop_.make_strand(), endpoint, options); });
   // What waits on a caller's executor keeps it from running out of work.
   pool_ = std::make_shared<ExecPool>(loop_.make_strand(), loop_.adopted() ? ExecPool::kAdoptedLifetime : ExecPool::kIdleLifetime);

@@ -4,6 +4,7 @@
 #include "client/rpc.hpp"
 #include "core/descriptor_limit.hpp"
 #include "gateway/gateway.hpp"
+#include "gateway/nameless_file.hpp"
 #include "runner/local/local_runner.hpp"
 
 #include <boost/asio/co_spawn.hpp>
@@ -55,6 +56,7 @@ class PrivateDirectory {
   PrivateDirectory& operator=(const PrivateDirectory&) = delete;
 
   [[nodiscard]] const std::string& socket() const noexcept { return socket_; }
+  [[nodiscard]] const std::string& path() const noexcept { return path_; }
   void remove() noexcept {
     if (path_.empty() || owner_ != ::getpid()) return;  // the child of a fork: the parent still uses it
     empty(path_);
@@ -105,6 +107,19 @@ class PrivateDirectory {
   std::string path_, socket_;
 };
 
+/// Where the gateway keeps output: the first of these places in which it can. The last is one that we have made.
+std::string log_directory(const std::string& own) {
+  const char* variable = std::getenv("TMPDIR");
+  for (const std::string& directory : {std::string(variable != nullptr && *variable == '/' ? variable : ""), std::string("/tmp")}) {
+    if (directory.empty()) continue;
+    const int file = gateway::open_nameless(directory);
+    if (file < 0) continue;
+    ::close(file);
+    return directory;
+  }
+  return own;
+}
+
 /// Everything that must be touched on the gateway's executor only.
 struct Running : std::enable_shared_from_this<Running> {
   Running(const LoopManager& loop, asio::any_io_executor ex)
@@ -123,6 +138,7 @@ struct Running : std::enable_shared_from_this<Running> {
       if (const std::string lack = core::lack_of_descriptors(kDescriptors); !lack.empty()) throw std::runtime_error(lack);
       gateway::GatewayOptions options;
       options.tokens.push_back(token);
+      options.log_directory = log_directory(directory.path());
       gateway = std::make_unique<gateway::Gateway>(executor, runner::local::make_local_runner(executor), std::move(options));
       net::ListenAddress address;
       address.is_unix = true;

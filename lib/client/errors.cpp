@@ -179,6 +179,7 @@ std::exception_ptr from_transport(const std::exception_ptr& error) {
       case Kind::tls:
       case Kind::protocol:
       case Kind::upgrade_refused:
+      case Kind::proxy_refused:
         // Trying again would not help: the peer is not what it should be.
         return make_exception_ptr(CWSandboxError(transport.what(), fields));
     }

@@ -58,14 +58,6 @@ EndReason reason_of(protocol::ExitStatus::Reason reason) {
   return EndReason::other;
 }
 
-void check_durations(const ExecOptions& options) {
-  if (options.grace_period() < std::chrono::milliseconds::zero())
-    throw std::invalid_argument("cwsandbox: the grace period is negative");
-  if (options.drain() < std::chrono::milliseconds::zero()) throw std::invalid_argument("cwsandbox: the drain time is negative");
-  if (options.resume_grace() && *options.resume_grace() < std::chrono::milliseconds::zero())
-    throw std::invalid_argument("cwsandbox: the resume grace is negative");
-}
-
 }  // namespace
 
 void ExecCounters::started() {
@@ -114,7 +106,6 @@ std::shared_ptr<ExecProcess> ExecProcess::prepare(LoopManager loop, std::vector<
   if (options.cwd() && options.cwd()->empty()) throw std::invalid_argument("cwsandbox: cwd is empty; it must be an absolute path");
   if (options.timeout() && *options.timeout() < std::chrono::milliseconds(1))
     throw std::invalid_argument("cwsandbox: the timeout must be at least 1 ms");
-  check_durations(options);
 
   auto self = std::make_shared<ExecProcess>(std::move(loop), std::move(options), std::move(counters));
   const ExecOptions& opts = self->options_;
@@ -174,7 +165,6 @@ std::shared_ptr<ExecProcess> ExecProcess::create_attached(LoopManager loop, std:
   plain.with_stdin(terminal || options.use_stdin()).with_check(options.check() && !terminal).with_window(options.window());
   plain.with_capture(terminal ? Capture::none() : options.capture()).with_grace_period(options.grace_period());
   if (options.resume_grace()) plain.with_resume_grace(*options.resume_grace());
-  check_durations(plain);
   auto self = std::make_shared<ExecProcess>(std::move(loop), std::move(plain), nullptr);
   self->request_.id = std::move(process_id);
   self->request_.tty = terminal;
@@ -184,6 +174,7 @@ std::shared_ptr<ExecProcess> ExecProcess::create_attached(LoopManager loop, std:
   self->attach_->stderr_from = options.stderr_offset();
   self->attach_->from_held = options.from_held().value_or(terminal);
   self->make_ends();
+  self->begin_outputs();
   return self;
 }
 
@@ -227,6 +218,7 @@ class ExecProcess::TerminalOutput final : public detail::Source<std::string> {
   Poll poll(std::optional<std::string>& item) override { return buffer_->poll(item); }
   void arm(std::function<void()> wake) override { buffer_->arm(std::move(wake)); }
   void on_read() override { buffer_->on_read(); }
+  [[nodiscard]] std::uint64_t origin() const override { return buffer_->origin(); }
   void close() override {
     buffer_->close();
     if (const auto process = process_.lock()) static_cast<void>(process->request_cancel());
@@ -339,6 +331,10 @@ task<std::uint64_t> ExecProcess::pid() {
   else if (unknown)
     source->set_exception(unknown);
   return source->get_task();
+}
+
+const std::vector<std::string>* ExecProcess::told_command() const noexcept {
+  return command_told_.load(std::memory_order_acquire) ? &command_ : nullptr;
 }
 
 void ExecProcess::detach(Detach how) {
@@ -456,9 +452,8 @@ void ExecProcess::on_open_failed(const std::exception_ptr& error) {
 
 bool ExecProcess::try_again(const std::exception_ptr& error) {
   if (!retries_) {
-    auto policy = backend_->retry_policy();
-    if (lost_since_) policy.budget = *lost_since_ + resume_grace() - std::chrono::steady_clock::now();
-    retries_.emplace(policy);
+    retries_.emplace(*backend_, lost_since_ ? "the connection" : "the start", request_.sandbox_id, request_.id);
+    if (lost_since_) retries_->set_budget(*lost_since_ + resume_grace() - std::chrono::steady_clock::now());
   }
   const auto delay = retries_->next(error);
   if (!delay) return false;
@@ -488,6 +483,7 @@ protocol::ResumeRequest ExecProcess::resume_request() {
   request.stdout_limit = attach_->stdout_from + request_.stdout_limit;
   request.stderr_limit = attach_->stderr_from + request_.stderr_limit;
   request.attempt = request_.attempt;
+  request.describe = true;
   return request;
 }
 
@@ -513,7 +509,30 @@ void ExecProcess::resume(const std::string& why) {
   on_open_failed(make_exception_ptr(SandboxUnavailableError(why)));
 }
 
+void ExecProcess::tell(TraceEvent::Kind kind, std::chrono::steady_clock::time_point since, std::string_view outcome,
+                       const std::exception_ptr& failure) const {
+  const auto* const observer = backend_ ? backend_->observer() : nullptr;
+  if (!observer) return;
+  TraceEvent event;
+  event.kind = kind;
+  event.duration = std::chrono::steady_clock::now() - since;
+  if (!command_.empty()) event.operation = command_.front();
+  event.sandbox_id = request_.sandbox_id;
+  event.process_id = request_.id;
+  event.outcome = outcome;
+  if (failure) {
+    event.error = text_of(failure);
+    // The command stands in the texts of errors, and what stands in a command may be secret.
+    const std::string whole = name();
+    for (std::size_t at = 0; !command_.empty() && (at = event.error.find(whole, at)) != std::string::npos;
+         at += event.operation.size())
+      event.error.replace(at, whole.size(), event.operation);
+  }
+  observer->tell(event);
+}
+
 void ExecProcess::on_resumed(const protocol::Resumed& resumed) {
+  if (lost_since_) tell(TraceEvent::Kind::resume, *lost_since_);
   lost_since_.reset();
   resumed_at_ = std::chrono::steady_clock::now();
   grace_timer_.reset();
@@ -522,7 +541,15 @@ void ExecProcess::on_resumed(const protocol::Resumed& resumed) {
     retries_.reset();
     auto expected = ProcessStatus::starting;
     status_.compare_exchange_strong(expected, ProcessStatus::running);
-    set_no_pid(make_exception_ptr(SandboxExecutionError("No pid: the process was started elsewhere")));
+    if (!resumed.command.empty()) {
+      command_ = resumed.command;
+      command_told_.store(true, std::memory_order_release);
+    }
+    if (resumed.pid)
+      set_pid(*resumed.pid);
+    else
+      set_no_pid(
+          make_exception_ptr(SandboxExecutionError("No pid: the gateway does not tell that of a process started elsewhere")));
     if (stdin_ && machine_->std_in().limit() == 0) {
       writer_->set_exception(make_exception_ptr(SandboxExecutionError("The process was started without stdin")));
       stdin_done_ = true;
@@ -546,6 +573,11 @@ void ExecProcess::stdin_moved() {
                                            : make_exception_ptr(SandboxExecutionError("The process has closed its stdin")));
 }
 
+void ExecProcess::begin_outputs() {
+  out_->begin_at(attach_->stdout_from);
+  err_->begin_at(attach_->stderr_from);
+}
+
 bool ExecProcess::take_what_is_held(const protocol::StatusError& refusal) {
   constexpr int most_tries = 20;
   if (!attach_->from_held || refusal.reason != protocol::kReplayGap || ++attach_->tries > most_tries) return false;
@@ -565,6 +597,7 @@ bool ExecProcess::take_what_is_held(const protocol::StatusError& refusal) {
   attach_->skipped += std::max(*out_from, attach_->stdout_from) - attach_->stdout_from;
   attach_->stdout_from = std::max(attach_->stdout_from, *out_from);
   attach_->stderr_from = std::max(attach_->stderr_from, *err_from);
+  begin_outputs();
   return farther;
 }
 
@@ -735,7 +768,8 @@ void ExecProcess::on_event(const protocol::ClientEvent& event, net::IncomingMess
   } else if (std::holds_alternative<protocol::Acknowledged>(event)) {
     stdin_moved();
   } else if (const auto* end_of = std::get_if<protocol::EndOfStream>(&event)) {
-    output(end_of->stream).finish(machine_->inbound(end_of->stream).received());
+    // Of one that is being cancelled it is no end of its own: that comes with the exit, as an error.
+    if (!cancelling_) output(end_of->stream).finish(machine_->inbound(end_of->stream).received());
   } else if (const auto* started = std::get_if<protocol::Started>(&event)) {
     auto expected = ProcessStatus::starting;
     status_.compare_exchange_strong(expected, ProcessStatus::running);
@@ -1078,11 +1112,13 @@ void ExecProcess::end(Outcome outcome, const protocol::ExitStatus* status, const
   flush_timer_.reset();
   early_signals_.clear();
   if (counters_ && !(leaving_ && outcome == Outcome::lost)) counters_->ended(outcome, result->returncode, reader_error != nullptr);
+  const auto failure = error ? error(result) : nullptr;
+  tell(TraceEvent::Kind::exec, made_at_, to_string(outcome), failure);
 
   if (terminal_source_) {
     const auto source = std::move(*terminal_source_);
-    if (error) {
-      source.set_exception(error(result));
+    if (failure) {
+      source.set_exception(failure);
     } else {
       TerminalResult ended;
       ended.returncode = result->returncode;
@@ -1095,7 +1131,6 @@ void ExecProcess::end(Outcome outcome, const protocol::ExitStatus* status, const
     }
   } else {
     const auto source = std::move(*source_);
-    const auto failure = error ? error(result) : nullptr;
     // Let go of, or a callback that holds this very process would keep both for ever.
     const auto callback = options_.stats_callback();
     options_.with_stats_callback(nullptr);

@@ -66,6 +66,7 @@ class ExecProcess final : public detail::ProcessControl, public ExecOwner, publi
   void signal(std::string_view name) override;
   [[nodiscard]] task<std::uint64_t> pid() override;
   [[nodiscard]] const std::string& id() const noexcept override { return request_id_; }
+  [[nodiscard]] const std::vector<std::string>* told_command() const noexcept override;
   void detach(Detach how) override;
   void resize(std::uint16_t width, std::uint16_t height) override;
 
@@ -107,6 +108,11 @@ class ExecProcess final : public detail::ProcessControl, public ExecOwner, publi
   /// The process has been ours and goes on somewhere: a new connection, within the grace time.
   void resume(const std::string& why);
   void on_resumed(const protocol::Resumed& resumed);
+  /// For whoever looks on at the client.
+  void tell(TraceEvent::Kind kind, std::chrono::steady_clock::time_point since, std::string_view outcome = {},
+            const std::exception_ptr& failure = nullptr) const;
+  /// An attached process's readers begin where it was attached to.
+  void begin_outputs();
   [[nodiscard]] bool take_what_is_held(const protocol::StatusError& refusal);
   /// Nobody will know how it ended.
   void lose(const std::string& why, const std::string& reason = "");
@@ -144,9 +150,10 @@ class ExecProcess final : public detail::ProcessControl, public ExecOwner, publi
   ExecOptions options_;  // as given, but for the stats callback, which goes once it has run
   asio::any_io_executor strand_;
   std::shared_ptr<ExecCounters> counters_;
+  const std::chrono::steady_clock::time_point made_at_ = std::chrono::steady_clock::now();
   protocol::StartRequest request_;
   std::string request_id_;
-  std::vector<std::string> command_;
+  std::vector<std::string> command_;  // of a process that was attached to: set on the strand, before command_told_
   std::shared_ptr<core::OutputBuffer> out_, err_;
   std::shared_ptr<ByteChannel> stdin_;
   std::optional<StreamWriter> writer_;
@@ -185,6 +192,7 @@ class ExecProcess final : public detail::ProcessControl, public ExecOwner, publi
   std::atomic<ProcessStatus> status_{ProcessStatus::starting};
   std::atomic<bool> over_{false}, detached_{false};
   std::atomic<bool> unary_{false};  // runs as a request
+  std::atomic<bool> command_told_{false};
   std::array<std::atomic<std::size_t>, 2> consumed_{};
   std::atomic<bool> consume_posted_{false};
   std::size_t consume_step_ = 0;

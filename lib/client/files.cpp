@@ -178,7 +178,7 @@ asio::awaitable<Download> open_download(Ready there, std::string path, ReadFileO
   const std::string target = target_of(there, path);
   const auto ready = there.backend->ready();
   co_await wait_for(ready);
-  Retries retries(there.backend->retry_policy());
+  Retries retries(*there.backend, "reading a file", there.id);
   for (;;) {
     std::exception_ptr error;
     try {
@@ -277,6 +277,7 @@ asio::awaitable<std::unique_ptr<net::ClientExchange>> open_upload(Ready there, s
   request.target = target_of(there, path);
   if (options.mode()) request.target += "&mode=" + octal(*options.mode());
   if (options.make_parents()) request.target += "&parents=true";
+  if (options.append()) request.target += "&append=true";
   if (options.modified()) request.target += "&modified=" + percent_encode(protocol::format_timestamp(*options.modified()));
   request.headers.emplace_back("Content-Type", "application/octet-stream");
   there.backend->authorize(request.headers);
@@ -315,8 +316,45 @@ void check_without_endpoint(const std::string& path, const WriteFileOptions& opt
   if (options.mode()) cannot = "cannot set permission bits";
   if (options.modified()) cannot = "cannot set the time of a file";
   if (options.make_parents()) cannot = "cannot make the directories above it";
+  if (options.append()) cannot = "cannot append to a file";
   if (cannot)
     throw file_error(doing("write", path) + ": the server has no /v1/files, and WriteFile " + cannot, path, "unimplemented", "");
+}
+
+/// Whether the error under way, of an upload, may be met by another one: what was appended once must not be appended twice.
+bool may_send_again(const WriteFileOptions& options) {
+  if (!options.append()) return true;
+  try {
+    throw;
+  } catch (const net::TransportError& lost) {
+    return !lost.sent();
+  } catch (...) {
+    return false;
+  }
+}
+
+/// Makes attempts, each from the start, until one has succeeded: true. False: the server takes the content of files by its RPC
+/// alone, which can do what `options` say.
+template <typename Attempt>
+asio::awaitable<bool> written_by(const Attempt& attempt, Ready there, std::string path, WriteFileOptions options) {
+  Retries retries(*there.backend, "writing a file", there.id);
+  for (;;) {
+    std::exception_ptr error;
+    bool again = false;
+    try {
+      co_await attempt();
+      co_return true;
+    } catch (...) {
+      again = may_send_again(options);
+      error = from_transport(std::current_exception());
+    }
+    if (is_unimplemented(error)) break;
+    const auto delay = again ? retries.next(error) : std::nullopt;
+    if (!delay) std::rethrow_exception(error);
+    co_await pause(*delay);
+  }
+  check_without_endpoint(path, options);
+  co_return false;
 }
 
 /// One try; again from the start when it fails.
@@ -412,6 +450,7 @@ void check_path(const std::string& path, const char* what) {
 
 void check(const WriteFileOptions& options) {
   if (options.mode().value_or(0) > 07777) throw std::invalid_argument("cwsandbox: mode has more than permission bits (07777)");
+  if (options.append() && options.modified()) throw std::invalid_argument("cwsandbox: with_modified does not go with with_append");
 }
 
 asio::awaitable<std::string> read(State state, std::string path, ReadFileOptions options) {
@@ -491,25 +530,14 @@ asio::awaitable<void> write(State state, std::string path, std::string content, 
   try {
     const Ready there = co_await detail::SandboxState::ready(state);
     const auto size = content.size();
-    if (size <= kSmallWrite && !options.mode() && !options.modified() && !options.make_parents() && protocol::is_utf8(path)) {
+    const bool plain = !options.mode() && !options.modified() && !options.make_parents() && !options.append();
+    if (size <= kSmallWrite && plain && protocol::is_utf8(path)) {
       co_await write_rpc(there, path, std::move(content));
       if (options.progress()) options.progress()(size, size);
       co_return;
     }
-    Retries retries(there.backend->retry_policy());
-    for (;;) {
-      try {
-        co_await put_content(there, path, content, options);
-        co_return;
-      } catch (...) {
-        error = from_transport(std::current_exception());
-      }
-      if (is_unimplemented(error)) break;
-      const auto delay = retries.next(error);
-      if (!delay) std::rethrow_exception(error);
-      co_await pause(*delay);
-    }
-    check_without_endpoint(path, options);
+    const auto attempt = [&] { return put_content(there, path, content, options); };
+    if (co_await written_by(attempt, there, path, options)) co_return;
     if (size > kFallbackWrite) too_large_without_endpoint(path);
     co_await write_rpc(there, path, std::move(content));
     if (options.progress()) options.progress()(size, size);
@@ -545,30 +573,16 @@ asio::awaitable<void> send_stream(State state, std::string path, WriteFileOption
   // Asked for only when there is something to send, so that a slow start keeps no connection waiting.
   auto bytes = co_await gather(from);
   std::unique_ptr<net::ClientExchange> exchange;
-  bool open = true, endpoint = true;
+  bool open = true;
   std::uint64_t done = 0;
-  Retries retries(there.backend->retry_policy());
-  for (;;) {
-    std::exception_ptr error;
-    try {
-      exchange = co_await open_upload(there, path, options, std::nullopt);
-      const auto piece = asio::buffer(std::as_const(bytes));
-      if (!bytes.empty()) open = co_await exchange->write(piece);
-      if (open) break;
-      co_await confirm(*exchange, false);
-    } catch (...) {
-      error = from_transport(std::current_exception());
-    }
+  const auto attempt = [&]() -> asio::awaitable<void> {
     open = true;
-    if (is_unimplemented(error)) {
-      check_without_endpoint(path, options);
-      endpoint = false;
-      break;
-    }
-    const auto delay = retries.next(error);
-    if (!delay) std::rethrow_exception(error);
-    co_await pause(*delay);
-  }
+    exchange = co_await open_upload(there, path, options, std::nullopt);
+    const auto piece = asio::buffer(std::as_const(bytes));
+    if (!bytes.empty()) open = co_await exchange->write(piece);
+    if (!open) co_await confirm(*exchange, false);
+  };
+  bool endpoint = co_await written_by(attempt, there, path, options);
   // Some servers ask for the whole body before they say that they do not know what it is for: a little is kept for those.
   std::string held;
   while (!bytes.empty()) {
@@ -665,25 +679,11 @@ asio::awaitable<void> upload(State state, std::string local_path, std::string pa
     WriteFileOptions with_mode = options;
     if (!options.mode()) with_mode.with_mode(from.mode);
     const Ready there = co_await detail::SandboxState::ready(state);
-    Retries retries(there.backend->retry_policy());
-    for (;;) {
-      try {
-        if (from.content)
-          co_await put_content(there, path, *from.content, with_mode);
-        else if (from.size)
-          co_await put_local(there, path, from, with_mode);
-        else
-          co_await put_local_to_its_end(there, path, from, with_mode);
-        co_return;
-      } catch (...) {
-        error = from_transport(std::current_exception());
-      }
-      if (is_unimplemented(error)) break;
-      const auto delay = retries.next(error);
-      if (!delay) std::rethrow_exception(error);
-      co_await pause(*delay);
-    }
-    check_without_endpoint(path, options);
+    const auto attempt = [&] {
+      if (from.content) return put_content(there, path, *from.content, with_mode);
+      return from.size ? put_local(there, path, from, with_mode) : put_local_to_its_end(there, path, from, with_mode);
+    };
+    if (co_await written_by(attempt, there, path, options)) co_return;
     auto content = from.content ? *from.content : from.read_all(kFallbackWrite);
     const auto size = content.size();
     if (size > kFallbackWrite) too_large_without_endpoint(path);
@@ -722,7 +722,7 @@ asio::awaitable<std::vector<FileInfo>> list(State state, std::string path) {
     request.path.bytes = path;
     const auto json = protocol::to_json(request);
     const std::string below = path.back() == '/' ? path : path + '/';
-    Retries retries(there.backend->retry_policy());
+    Retries retries(*there.backend, "listing a directory", there.id);
     for (;;) {
       try {
         std::vector<FileInfo> found;
@@ -858,6 +858,20 @@ struct ReaderGuard {
   std::shared_ptr<Channel<std::string>> channel;
 };
 
+/// A file's bytes, from the offset on where it is read.
+class FileSource final : public detail::Source<std::string> {
+ public:
+  FileSource(std::shared_ptr<Channel<std::string>> channel, std::uint64_t offset) : channel_(std::move(channel)), offset_(offset) {}
+  Poll poll(std::optional<std::string>& item) override { return channel_->poll(item); }
+  void arm(std::function<void()> wake) override { channel_->arm(std::move(wake)); }
+  void close() override { channel_->close(); }
+  [[nodiscard]] std::uint64_t origin() const override { return offset_; }
+
+ private:
+  const std::shared_ptr<Channel<std::string>> channel_;
+  const std::uint64_t offset_;
+};
+
 struct WriterGuard {
   WriterGuard(files::State s, StreamWriter w, task<void> t) : state(std::move(s)), writer(std::move(w)), transfer(std::move(t)) {}
   WriterGuard(const WriterGuard&) = delete;
@@ -890,10 +904,12 @@ StreamReader<std::string> Sandbox::read_file_stream(std::string path, ReadFileOp
   files::check_path(path);
   const auto& loop = state_->core()->loop();
   // Closing it cancels the transfer, which is only known once it has the channel.
+  const auto offset = options.offset();
   auto transfer = std::make_shared<task<void>>();
   auto channel = std::make_shared<Channel<std::string>>(files::kChunksAhead, loop, [transfer] { transfer->cancel(); });
   *transfer = begin(state_, files::read_stream(state_, std::move(path), std::move(options), channel));
-  return StreamReader<std::string>(channel, loop, std::make_shared<ReaderGuard>(state_, channel));
+  return StreamReader<std::string>(std::make_shared<FileSource>(channel, offset), loop,
+                                   std::make_shared<ReaderGuard>(state_, channel));
 }
 
 FileWriteStream Sandbox::write_file_stream(std::string path, WriteFileOptions options) const {

@@ -27,27 +27,23 @@ constexpr std::array kDelays{std::chrono::milliseconds(500), std::chrono::millis
 
 // ---- LineQueue ----
 
-void LineQueue::add(Part part) {
-  std::function<void()> wake;
-  {
-    const std::lock_guard lock(mutex_);
-    if (closed_ || ended_) return;
+void LineQueue::add(LogPart part) {
+  feed([this, &part](std::deque<LogPart>& parts) {
     held_ += part.bytes.size() + kPartCost;
-    parts_.push_back(std::move(part));
-    wake = std::exchange(wake_, nullptr);
-  }
-  if (wake) wake();
+    parts.push_back(std::move(part));
+    return true;
+  });
 }
 
 void LineQueue::put(std::string lines, Time timestamp) {
-  Part part;
+  LogPart part;
   part.bytes = std::move(lines);
   part.timestamp = timestamp;
   add(std::move(part));
 }
 
 void LineQueue::put_line(std::string text, Time timestamp) {
-  Part part;
+  LogPart part;
   part.bytes = std::move(text);
   part.timestamp = timestamp;
   part.whole = false;
@@ -55,96 +51,37 @@ void LineQueue::put_line(std::string text, Time timestamp) {
 }
 
 void LineQueue::put_gap(std::uint64_t lost) {
-  Part part;
+  LogPart part;
   part.lost = lost;
   part.gap = true;
   add(std::move(part));
 }
 
 task<void> LineQueue::room() {
-  std::optional<task_source<void>> source(std::in_place, loop_);
-  const auto room = source->get_task();
-  const std::lock_guard lock(mutex_);
-  if (held_ < kMaxHeld || closed_) return make_ready_task();
-  waiting_.swap(source);  // an old one ends outside the lock
-  return room;
+  return FedQueue::room(loop_, [this] { return held_ >= kMaxHeld; });
 }
 
-void LineQueue::finish(std::exception_ptr error) {
-  std::function<void()> wake;
-  {
-    const std::lock_guard lock(mutex_);
-    if (ended_) return;
-    ended_ = true;
-    error_ = std::move(error);
-    wake = std::exchange(wake_, nullptr);
+bool LineQueue::take(std::deque<LogPart>& parts, std::optional<LogLine>& item) {
+  LogPart& part = parts.front();
+  LogLine line;
+  line.gap = part.gap;
+  line.lost_bytes = part.lost;
+  line.timestamp = part.timestamp;
+  bool last = true;
+  if (part.whole && !part.gap) {
+    const auto end = part.bytes.find('\n', part.at);
+    line.text.assign(part.bytes, part.at, end - part.at);
+    part.at = end + 1;
+    last = part.at == part.bytes.size();
+  } else {
+    line.text = std::move(part.bytes);
   }
-  if (wake) wake();
-}
-
-LineQueue::Poll LineQueue::poll(std::optional<LogLine>& item) {
-  std::optional<task_source<void>> woken;
-  {
-    const std::lock_guard lock(mutex_);
-    if (closed_) return Poll::end;
-    if (parts_.empty()) {
-      if (!ended_) return Poll::pending;
-      if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
-      return Poll::end;
-    }
-    Part& part = parts_.front();
-    LogLine line;
-    line.gap = part.gap;
-    line.lost_bytes = part.lost;
-    line.timestamp = part.timestamp;
-    bool last = true;
-    if (part.whole && !part.gap) {
-      const auto end = part.bytes.find('\n', part.at);
-      line.text.assign(part.bytes, part.at, end - part.at);
-      part.at = end + 1;
-      last = part.at == part.bytes.size();
-    } else {
-      line.text = std::move(part.bytes);
-    }
-    if (last) {
-      held_ -= (part.whole && !part.gap ? part.bytes.size() : line.text.size()) + kPartCost;
-      parts_.pop_front();
-      if (waiting_ && held_ < kMaxHeld / 2) waiting_.swap(woken);
-    }
-    item.emplace(std::move(line));
+  if (last) {
+    held_ -= (part.whole && !part.gap ? part.bytes.size() : line.text.size()) + kPartCost;
+    parts.pop_front();
   }
-  if (woken) woken->set_value();
-  return Poll::item;
-}
-
-void LineQueue::arm(std::function<void()> wake) {
-  {
-    const std::lock_guard lock(mutex_);
-    if (parts_.empty() && !ended_ && !closed_) {
-      wake_.swap(wake);  // an old one goes outside the lock
-      return;
-    }
-  }
-  wake();
-}
-
-void LineQueue::close() {
-  std::function<void()> wake, hook;
-  std::deque<Part> dropped;
-  std::optional<task_source<void>> woken;
-  {
-    const std::lock_guard lock(mutex_);
-    if (closed_) return;
-    closed_ = true;
-    parts_.swap(dropped);
-    held_ = 0;
-    waiting_.swap(woken);
-    wake = std::exchange(wake_, nullptr);
-    hook = std::exchange(on_close_, nullptr);
-  }
-  if (wake) wake();
-  if (woken) woken->set_value();
-  if (hook) hook();
+  item.emplace(std::move(line));
+  return last && held_ < kMaxHeld / 2;
 }
 
 // ---- the stream ----
@@ -392,26 +329,6 @@ asio::awaitable<void> stream_logs(std::shared_ptr<detail::SandboxState> state, L
 
 namespace cwsandbox {
 
-namespace {
-
-/// Ends the stream when nobody can read it any more, and keeps the sandbox until then.
-struct LogGuard {
-  LogGuard(std::shared_ptr<detail::SandboxState> s, std::shared_ptr<client::LineQueue> q)
-      : state(std::move(s)), queue(std::move(q)) {}
-  LogGuard(const LogGuard&) = delete;
-  LogGuard& operator=(const LogGuard&) = delete;
-  ~LogGuard() {
-    try {
-      queue->close();
-    } catch (...) {  // nothing runs any more that could be cancelled
-    }
-  }
-  std::shared_ptr<detail::SandboxState> state;
-  std::shared_ptr<client::LineQueue> queue;
-};
-
-}  // namespace
-
 StreamReader<LogLine> Sandbox::stream_logs(LogOptions options) const {
   if (options.tail_lines() && *options.tail_lines() < 1) throw std::invalid_argument("cwsandbox: tail_lines must be at least 1");
   if (!state_) throw std::invalid_argument("cwsandbox: an empty Sandbox");
@@ -420,7 +337,8 @@ StreamReader<LogLine> Sandbox::stream_logs(LogOptions options) const {
   auto stream = std::make_shared<task<void>>();
   auto queue = std::make_shared<client::LineQueue>(loop, [stream] { stream->cancel(); });
   *stream = core::spawn_task<void>(loop, loop.make_strand(), client::stream_logs(state_, std::move(options), queue));
-  return StreamReader<LogLine>(queue, loop, std::make_shared<LogGuard>(state_, queue));
+  return StreamReader<LogLine>(queue, loop,
+                               std::make_shared<client::QueueGuard<detail::SandboxState, client::LineQueue>>(state_, queue));
 }
 
 }  // namespace cwsandbox

@@ -46,6 +46,15 @@ std::optional<RetryPolicy::Duration> next_retry(const RetryPolicy& policy, const
   return delay;
 }
 
+Retries::Retries(const Backend& backend, std::string operation, std::string sandbox_id, std::string process_id)
+    : policy_(backend.retry_policy()), observer_(backend.observer()) {
+  if (!observer_) return;
+  event_.kind = TraceEvent::Kind::retry;
+  event_.operation = std::move(operation);
+  event_.sandbox_id = std::move(sandbox_id);
+  event_.process_id = std::move(process_id);
+}
+
 std::optional<RetryPolicy::Duration> Retries::next(const std::exception_ptr& error) {
   static thread_local std::minstd_rand generator{std::random_device{}()};
   const auto now = Clock::now();
@@ -56,6 +65,12 @@ std::optional<RetryPolicy::Duration> Retries::next(const std::exception_ptr& err
   attempt.random = std::uniform_real_distribution<double>(0.0, 1.0)(generator);
   const auto delay = next_retry(policy_, attempt, error);
   if (delay) previous_ = *delay;
+  if (delay && observer_) {
+    ++event_.attempt;
+    event_.delay = *delay;
+    event_.error = text_of(error);
+    observer_->tell(event_);
+  }
   return delay;
 }
 
@@ -83,7 +98,7 @@ asio::awaitable<std::string> call(std::shared_ptr<Backend> backend, std::string 
   const auto ready = backend->ready();
   co_await wait_for(ready);
   const std::string target = method.front() == '/' ? method : "/coreweave.sandbox.v1.SandboxService/" + method;
-  Retries retries(backend->retry_policy());
+  Retries retries(*backend, method);
   for (;;) {
     std::exception_ptr error;
     bool done_perhaps = false;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "client/backend.hpp"
+#include "client/observer.hpp"
 
 #include <boost/asio/awaitable.hpp>
 
@@ -35,11 +36,18 @@ struct RetryAttempt {
 class Retries {
  public:
   explicit Retries(RetryPolicy policy) : policy_(policy) {}
+  /// Tells the backend's observer of each attempt that failed. `operation`, and the ids if there are any, are for it. The backend
+  /// must outlive this.
+  Retries(const Backend& backend, std::string operation, std::string sandbox_id = {}, std::string process_id = {});
+  /// The same within another budget.
+  void set_budget(RetryPolicy::Duration budget) noexcept { policy_.budget = budget; }
   /// After a failure: the delay before the next attempt, or nothing.
   [[nodiscard]] std::optional<RetryPolicy::Duration> next(const std::exception_ptr& error);
 
  private:
   RetryPolicy policy_;
+  const Observer* observer_ = nullptr;
+  TraceEvent event_;
   std::optional<std::chrono::steady_clock::time_point> first_failure_;
   RetryPolicy::Duration previous_{};
 };

@@ -10,6 +10,11 @@ TerminalSession::TerminalSession(task<TerminalResult> result, std::vector<std::s
       input_(std::move(input)),
       control_(std::move(control)) {}
 
+const std::vector<std::string>& TerminalSession::command() const noexcept {
+  const auto* told = control_->told_command();
+  return told ? *told : *command_;
+}
+
 void TerminalSession::resize(int width, int height) const {
   constexpr int most = 65535;
   if (width < 1 || width > most) throw std::invalid_argument("cwsandbox: the terminal's width must be from 1 to 65535");

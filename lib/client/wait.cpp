@@ -148,4 +148,8 @@ task<std::vector<std::size_t>> wait_many(const std::vector<WaitItem>& items, con
 
 }  // namespace detail
 
+task<WaitResult<WaitItem>> wait(std::initializer_list<WaitItem> items, WaitManyOptions options) {
+  return wait(std::vector<WaitItem>(items), options);
+}
+
 }  // namespace cwsandbox

@@ -53,6 +53,7 @@ std::string text_of(double seconds) {
 
 void limit(const std::shared_ptr<TaskStateBase>& outer, const std::shared_ptr<TaskStateBase>& inner, std::shared_ptr<void> guard,
            double seconds, void (*complete)(TaskStateBase& outer, const std::shared_ptr<TaskStateBase>& inner)) {
+  check_time_limit(seconds);
   const std::weak_ptr weak_outer(outer), weak_inner(inner);
   auto expired = [weak_outer, weak_inner, seconds, complete] {
     const auto to = weak_outer.lock(), from = weak_inner.lock();
@@ -125,6 +126,10 @@ class Gathered final : public TaskState<std::string> {
   }
 
  private:
+  void first_look() const override {
+    if (value_ && !counted_.exchange(true)) stream_->taken += value_->size();
+  }
+  mutable std::atomic<bool> counted_{false};
   const std::shared_ptr<TextState> stream_;
 };
 
@@ -167,6 +172,13 @@ class Gathering : public std::enable_shared_from_this<Gathering> {
   }
 
  private:
+  /// The chunk. It has not been taken from the stream before somebody looks at what is gathered.
+  std::optional<std::string> take(Step step) {
+    auto chunk = TextState::Pending::take(std::move(step).state());
+    if (chunk) stream_->taken -= chunk->size();
+    return chunk;
+  }
+
   /// Goes on with a chunk, by the one thread that steps, until there is none.
   void advance(Gathered& result, Step next) {
     std::exception_ptr error;
@@ -179,7 +191,7 @@ class Gathering : public std::enable_shared_from_this<Gathering> {
         }
         error = next.error();
         if (error) break;
-        auto chunk = TextState::Pending::take(std::move(next).state());
+        auto chunk = take(std::move(next));
         next = {};
         if (!chunk) {
           if (text_.empty()) return found(result, collected_.size());
@@ -280,7 +292,7 @@ class Gathering : public std::enable_shared_from_this<Gathering> {
         if (std::chrono::steady_clock::now() > until) return;
       if (const auto error = last.error())
         stream_->give_back(std::nullopt, error);
-      else if (auto chunk = TextState::Pending::take(std::move(last).state()))
+      else if (auto chunk = take(std::move(last)))
         collected_ += *chunk;
     } catch (...) {  // out of memory
     }
@@ -317,6 +329,7 @@ class Gathering : public std::enable_shared_from_this<Gathering> {
 
 task<std::string> expect(const StreamReader<std::string>& reader, std::string text, double seconds, std::size_t max_bytes) {
   if (text.empty()) throw std::invalid_argument("cwsandbox: expect(): the text is empty");
+  check_time_limit(seconds);
   if (text.size() > max_bytes) throw std::invalid_argument("cwsandbox: expect(): the text is longer than max_bytes");
   return std::make_shared<Gathering>(reader, std::move(text), seconds, max_bytes)->start();
 }

@@ -4,6 +4,7 @@
 #include <cwsandbox/exec_options.hpp>
 #include <cwsandbox/process.hpp>
 
+#include <atomic>
 #include <deque>
 #include <mutex>
 
@@ -53,6 +54,8 @@ class OutputBuffer final : public detail::Source<std::string> {
   /// Somebody waits for the result: if nobody reads, bytes flow from now on.
   void drain();
   [[nodiscard]] std::uint64_t received() const;
+  /// Where in the process's output this one begins: one that was attached to behind the first byte.
+  void begin_at(std::uint64_t offset) noexcept { origin_ = offset; }
   /// What is kept. To be called after `finish` or `fail`, or for a partial result.
   [[nodiscard]] Output output() const;
 
@@ -61,6 +64,7 @@ class OutputBuffer final : public detail::Source<std::string> {
   void arm(std::function<void()> wake) override;
   void close() override;
   void on_read() override;
+  [[nodiscard]] std::uint64_t origin() const override { return origin_; }
 
  private:
   void keep(std::string_view bytes);
@@ -70,6 +74,7 @@ class OutputBuffer final : public detail::Source<std::string> {
   [[nodiscard]] std::function<void()> take_wake() { return std::exchange(wake_, nullptr); }
 
   const Capture capture_;
+  std::atomic<std::uint64_t> origin_{0};
   std::function<void(std::size_t)> on_consumed_;
   mutable std::mutex mutex_;
   std::shared_ptr<detail::OutputStorage> kept_;           // all: everything; head_tail: the head

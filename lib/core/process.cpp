@@ -214,6 +214,7 @@ void check_not_empty(const Process& process) {
 
 const std::vector<std::string>& Process::command() const noexcept {
   static const std::vector<std::string> nothing;
+  if (const auto* told = control_ ? control_->told_command() : nullptr) return *told;
   return command_ ? *command_ : nothing;
 }
 

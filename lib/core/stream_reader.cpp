@@ -40,7 +40,11 @@ class PendingLine final : public TaskState<std::optional<std::string>> {
   }
 
  private:
-  void first_look() const override { reader_->line_held = false; }
+  void first_look() const override {
+    reader_->line_held = false;
+    if (value_ && *value_ && !counted_.exchange(true)) reader_->taken += (*value_)->size() + (whole ? 1 : 0);
+  }
+  mutable std::atomic<bool> counted_{false};
   const std::shared_ptr<TextState> reader_;
 };
 

@@ -130,6 +130,11 @@ asio::any_io_executor TaskStateBase::home() const noexcept {
   }
 }
 
+void TaskStateBase::add_waiter(std::function<void()> function, std::shared_ptr<void> keep) {
+  WaitHandler handler([function = std::move(function)](boost::system::error_code) { function(); });
+  add_waiter(std::move(handler), default_executor(), std::move(keep));
+}
+
 void TaskStateBase::add_waiter(WaitHandler handler, asio::any_io_executor executor, std::shared_ptr<void> keep) {
   executor = asio::prefer(executor, asio::execution::outstanding_work.tracked);
   auto slot = handler.get_cancellation_slot();

@@ -22,6 +22,7 @@ inline constexpr const char* kCommandNotStarted = "CWSANDBOX_COMMAND_NOT_STARTED
 inline constexpr const char* kInvalidRequest = "CWSANDBOX_INVALID_REQUEST";
 inline constexpr const char* kNotImplemented = "CWSANDBOX_NOT_IMPLEMENTED";
 inline constexpr const char* kOriginNotAllowed = "CWSANDBOX_ORIGIN_NOT_ALLOWED";
+inline constexpr const char* kHostNotAllowed = "CWSANDBOX_HOST_NOT_ALLOWED";
 inline constexpr const char* kCapacityExhausted = "CWSANDBOX_RUNNER_CAPACITY_EXHAUSTED";
 inline constexpr const char* kNoSuitableRunner = "CWSANDBOX_NO_SUITABLE_RUNNER";
 inline constexpr const char* kBackendUnavailable = "CWSANDBOX_BACKEND_UNAVAILABLE";

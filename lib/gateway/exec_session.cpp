@@ -92,8 +92,8 @@ ExecProcess::ExecProcess(std::shared_ptr<Context> context, ExecTable& table, std
       attempt_(request.attempt),
       orphan_timer_(context_->executor),
       hold_timer_(context_->executor),
-      spills_{OutputSpill(table.spill_budget(), context_->options.capture_bytes, context_->options.log_directory),
-              OutputSpill(table.spill_budget(), context_->options.capture_bytes, context_->options.log_directory)} {
+      spills_{OutputSpill(budgets_of(this->sandbox()->owner()), context_->options.capture_bytes, context_->options.log_directory),
+              OutputSpill(budgets_of(this->sandbox()->owner()), context_->options.capture_bytes, context_->options.log_directory)} {
   for (const auto stream : {protocol::Channel::std_out, protocol::Channel::std_err})
     stream_.outbound(stream).keep_spares(BufferPool::kKept);
 }
@@ -111,10 +111,12 @@ std::optional<protocol::StatusError> ExecProcess::reserve(const protocol::Resume
   const std::uint64_t bytes = more(Channel::std_out, request.stdout_limit, request.stdout_received) +
                               more(Channel::std_err, request.stderr_limit, request.stderr_received);
   if (windows_.grow_to(static_cast<std::size_t>(bytes))) return std::nullopt;
-  return to_status_error(ServiceError("resource_exhausted", reason::kCapacityExhausted,
-                                      "window: there is no memory for more than " + std::to_string(protocol::kDefaultWindow) +
-                                          " bytes of an output, with what else is held for you here")
-                             .with_retry(std::chrono::seconds(1))
+  return to_status_error(sandbox()
+                             ->owner()
+                             ->budgets
+                             .exhausted(Budget::memory, {},
+                                        "window: there is no memory for more than " + std::to_string(protocol::kDefaultWindow) +
+                                            " bytes of an output, with what else is held for you here")
                              .error());
 }
 
@@ -636,13 +638,7 @@ void ExecTable::on_start(const std::shared_ptr<ExecConnection>& connection, cons
     if (context_->stopping) throw shutting_down();
     auto sandbox = OwnSandboxes(sandboxes_, owner).find(request.sandbox_id);
     if (!sandbox) throw sandbox_not_found(request.sandbox_id);
-    if (sandbox->processes() >= context_->options.max_processes_per_sandbox) {
-      throw ServiceError(
-          "resource_exhausted", reason::kCapacityExhausted,
-          "the sandbox runs its maximum of " + std::to_string(context_->options.max_processes_per_sandbox) + " processes",
-          {{"sandbox_id", request.sandbox_id}})
-          .with_retry(std::chrono::seconds(1));
-    }
+    if (owner->budgets.take_request(std::chrono::steady_clock::now())) throw owner->budgets.exhausted(Budget::requests);
     runner::ProcessSpec spec;
     spec.command = request.command;
     spec.env = request.env;

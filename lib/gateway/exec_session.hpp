@@ -184,9 +184,7 @@ class UsedIds {
 class ExecTable {
  public:
   ExecTable(std::shared_ptr<Context> context, std::shared_ptr<Sandboxes> sandboxes)
-      : context_(std::move(context)),
-        sandboxes_(std::move(sandboxes)),
-        spill_budget_(std::make_shared<SpillBudget>(context_->options.total_capture_bytes)) {}
+      : context_(std::move(context)), sandboxes_(std::move(sandboxes)) {}
   ~ExecTable();
   ExecTable(const ExecTable&) = delete;
   ExecTable& operator=(const ExecTable&) = delete;
@@ -204,7 +202,6 @@ class ExecTable {
   [[nodiscard]] std::size_t connections() const noexcept { return connections_.size(); }
   [[nodiscard]] std::size_t busy_connections() const noexcept;
   [[nodiscard]] std::size_t orphans() const noexcept { return orphans_.size(); }
-  [[nodiscard]] const std::shared_ptr<SpillBudget>& spill_budget() const noexcept { return spill_budget_; }
   void close_idle();
   void close_all();
   /// Closes the connections whose token has been taken away.
@@ -217,7 +214,6 @@ class ExecTable {
               const protocol::StatusError& error);
   std::shared_ptr<Context> context_;
   std::shared_ptr<Sandboxes> sandboxes_;
-  std::shared_ptr<SpillBudget> spill_budget_;
   std::unordered_map<std::string, std::shared_ptr<ExecProcess>> processes_;  // by owner and id
   std::unordered_map<ExecConnection*, std::shared_ptr<ExecConnection>> connections_;
   std::list<ExecProcess*> orphans_;  // oldest first

@@ -67,8 +67,13 @@ struct Query {
   std::string sandbox, path;
   std::optional<std::uint32_t> mode;
   protocol::Timestamp modified;
-  bool parents = false;
+  bool parents = false, append = false;
 };
+
+bool truth_of(const std::string& text, const char* name) {
+  if (text != "true" && text != "false") throw invalid_field(name, "must be true or false");
+  return text == "true";
+}
 
 Query query_of(std::string_view target, bool writing) {
   Query query;
@@ -81,8 +86,8 @@ Query query_of(std::string_view target, bool writing) {
     if (pair.empty()) continue;
     const std::size_t equals = std::min(pair.find('='), pair.size());
     const std::string name(pair.substr(0, equals));
-    const bool known =
-        name == "sandbox" || name == "path" || (writing && (name == "mode" || name == "parents" || name == "modified"));
+    const bool known = name == "sandbox" || name == "path" ||
+                       (writing && (name == "mode" || name == "parents" || name == "modified" || name == "append"));
     if (!known) throw invalid_field(printable(name, 64), "no such parameter");
     std::string value = percent_decoded(pair.substr(std::min(equals + 1, pair.size())), name);
     if (!values.emplace(name, std::move(value)).second) throw invalid_field(name, "is given twice");
@@ -103,10 +108,9 @@ Query query_of(std::string_view target, bool writing) {
     query.modified = protocol::parse_timestamp(modified->second);
     if (!query.modified) throw invalid_field("modified", "not a time as RFC 3339 has it");
   }
-  if (const auto parents = values.find("parents"); parents != values.end()) {
-    if (parents->second != "true" && parents->second != "false") throw invalid_field("parents", "must be true or false");
-    query.parents = parents->second == "true";
-  }
+  if (const auto parents = values.find("parents"); parents != values.end()) query.parents = truth_of(parents->second, "parents");
+  if (const auto append = values.find("append"); append != values.end()) query.append = truth_of(append->second, "append");
+  if (query.append && query.modified) throw invalid_field("modified", "does not go with append");
   return query;
 }
 
@@ -235,12 +239,14 @@ asio::awaitable<void> FileService::transfer(FileService self, net::ServerExchang
   spec.mode = query.mode;
   spec.make_parents = query.parents;
   spec.modified = query.modified;
+  spec.append = query.append;
   co_await put(self, exchange, std::move(query.sandbox), std::move(spec), done);
 }
 
 asio::awaitable<void> FileService::get(FileService self, net::ServerExchange& exchange, std::string id, std::string path,
                                        Transfer& done) {
   const std::shared_ptr<runner::Sandbox> place = co_await sandbox(self, id, "");
+  const BudgetShare file(self.sandboxes_->budgets(), Budget::descriptors, kFileDescriptors);
   const std::unique_ptr<runner::FileReader> reader = co_await refused_as(place->files().open(std::move(path)), id);
   const runner::FileInfo& info = reader->info();
   Range range;
@@ -292,6 +298,7 @@ asio::awaitable<void> FileService::get(FileService self, net::ServerExchange& ex
 asio::awaitable<void> FileService::put(FileService self, net::ServerExchange& exchange, std::string id, runner::FileWriteSpec spec,
                                        Transfer& done) {
   const std::shared_ptr<runner::Sandbox> place = co_await sandbox(self, id, "");
+  const BudgetShare file(self.sandboxes_->budgets(), Budget::descriptors, kFileDescriptors);
   const std::unique_ptr<runner::FileWriter> writer = co_await refused_as(place->files().create(std::move(spec)), id);
   const std::uint64_t announced = exchange.content_length().value_or(kSlice);
   std::vector<char> slice(exchange.buffer_size(static_cast<std::size_t>(std::clamp<std::uint64_t>(announced, 1, kSlice))));
@@ -315,6 +322,7 @@ asio::awaitable<void> FileService::put(FileService self, net::ServerExchange& ex
 asio::awaitable<protocol::ReadFileResponse> FileService::read(FileService self, protocol::ReadFileRequest request) {
   check_path(request.path, "path");
   const std::shared_ptr<runner::Sandbox> place = co_await sandbox(self, request.sandbox_id, request.container);
+  const BudgetShare file(self.sandboxes_->budgets(), Budget::descriptors, kFileDescriptors);
   const std::unique_ptr<runner::FileReader> reader = co_await refused_as(place->files().open(request.path), request.sandbox_id);
   if (reader->info().size > kMaxReadFile) throw too_large(request.path, request.sandbox_id);
   protocol::ReadFileResponse response;
@@ -339,6 +347,7 @@ asio::awaitable<void> FileService::write(FileService self, protocol::WriteFileRe
   const std::shared_ptr<runner::Sandbox> place = co_await sandbox(self, request.sandbox_id, request.container);
   runner::FileWriteSpec spec;
   spec.path = request.path;
+  const BudgetShare file(self.sandboxes_->budgets(), Budget::descriptors, kFileDescriptors);
   const std::unique_ptr<runner::FileWriter> writer =
       co_await refused_as(place->files().create(std::move(spec)), request.sandbox_id);
   if (!request.content.empty()) co_await refused_as(writer->write(asio::buffer(request.content)), request.sandbox_id);

@@ -93,6 +93,8 @@ void Sandboxes::on_found(const runner::Found& found) {
       std::make_shared<SandboxRecord>(context_, *this, tokens_->owner_of_key(kept.owner), std::move(kept.view), kept.fingerprint);
   record->bytes_ = found.record.size();
   record->adoption_ = SandboxRecord::Adoption::none;
+  record->share_ = BudgetShare::of_existing(budgets_of(record->owner()), Budget::sandboxes);
+  record->descriptors_ = BudgetShare::of_existing(budgets_of(record->owner()), Budget::descriptors, kSandboxDescriptors);
   insert(record);
   record->arm_lifetime();
   record->found(found);

@@ -4,6 +4,7 @@
 #include "gateway/errors.hpp"
 #include "gateway/exec_session.hpp"
 #include "gateway/file_service.hpp"
+#include "gateway/memory_bound.hpp"
 #include "gateway/sandboxes.hpp"
 #include "gateway/service.hpp"
 #include "gateway/text.hpp"
@@ -52,11 +53,12 @@ std::string_view path_of(std::string_view target) noexcept { return target.subst
 class Gateway::Impl final : public net::HttpHandler, public std::enable_shared_from_this<Gateway::Impl> {
  public:
   Impl(const asio::any_io_executor& executor, std::unique_ptr<runner::Runner> runner, const GatewayOptions& options)
-      : tokens_(std::make_shared<TokenSet>(options.tokens)),
+      : tokens_(std::make_shared<TokenSet>(options.tokens, std::make_shared<BudgetTable>(options))),
         context_(std::make_shared<Context>(executor, without_tokens(options))),
         sandboxes_(std::make_shared<Sandboxes>(context_, tokens_, std::move(runner))),
         exec_(std::make_unique<ExecTable>(context_, sandboxes_)),
         server_(std::make_unique<net::HttpServer>(executor, *this, options.limits)) {
+    context_->log(LogLevel::info, memory_text(memory_terms(context_->options, tokens_->owners())));
     Sandboxes::start(sandboxes_);
   }
 
@@ -69,7 +71,9 @@ class Gateway::Impl final : public net::HttpHandler, public std::enable_shared_f
                                     (tokens_->open() ? " (no token is set)" : "") + (secure ? "" : " (no certificate is set)"));
       }
     }
-    return server_->listen(address, tls);
+    const auto bound = server_->listen(address, tls);
+    on_network_ = on_network_ || !address.is_unix;
+    return bound;
   }
 
   void set_tokens(const std::vector<Token>& tokens) {
@@ -145,9 +149,25 @@ class Gateway::Impl final : public net::HttpHandler, public std::enable_shared_f
     return credential ? credential->owner : nullptr;
   }
 
+  net::HttpResponse at_limit(const net::ClientAccount& client, ClientLimit limit, net::HttpResponse usual) override {
+    const auto& owner = static_cast<const Owner&>(client);  // client_of() gives no others
+    const auto [budget, lead] =
+        limit == ClientLimit::connections ? std::pair(Budget::connections, "there are too many connections")
+        : limit == ClientLimit::request
+            ? std::pair(Budget::memory, "too much is being sent here at once; try again later")
+            : std::pair(Budget::memory, "the request was carried out, but too many answers wait here to be read");
+    protocol::ConnectError error = owner.budgets.exhausted(budget, {}, lead).error();
+    if (limit == ClientLimit::request) error.code = "unavailable";  // nothing was done
+    if (limit == ClientLimit::answer) error.retry_delay.reset();    // it was
+    net::HttpResponse out = error_response(error);
+    out.status = usual.status;
+    return out;
+  }
+
   std::optional<net::HttpResponse> early_answer(const net::HttpRequest& request) override {
     const auto begin = std::chrono::steady_clock::now();
     std::optional<net::HttpResponse> answer = judge(request);
+    if (!answer && path_of(request.target) != "/healthz") answer = count(request);
     if (answer) log_request(request, *answer, begin);
     return answer;
   }
@@ -323,7 +343,25 @@ class Gateway::Impl final : public net::HttpHandler, public std::enable_shared_f
                                          {{"origin", shown}})
                                 .error());
     }
-    return std::nullopt;
+    return judge_host(request);
+  }
+
+  /// Without tokens whoever reaches an address of this machine is let in. A page can have its own name lead there, and its browser
+  /// then takes the gateway for the page's server: what it asks for bears that name.
+  [[nodiscard]] std::optional<net::HttpResponse> judge_host(const net::HttpRequest& request) const {
+    if (!on_network_ || !tokens_->open()) return std::nullopt;
+    const std::string host(net::find_header(request.headers, "Host"));
+    try {
+      if (net::parse_base_url("http://" + host).loopback()) return std::nullopt;
+    } catch (const std::invalid_argument&) {  // no name at all
+    }
+    const std::string shown = printable(host, 128);
+    return error_response(
+        ServiceError(
+            "permission_denied", reason::kHostNotAllowed,
+            "without tokens only names of this machine are answered to (localhost, 127.0.0.1, [::1]), not \"" + shown + "\"",
+            {{"host", shown}})
+            .error());
   }
 
   [[nodiscard]] static net::HttpResponse unauthenticated() {
@@ -377,7 +415,19 @@ class Gateway::Impl final : public net::HttpHandler, public std::enable_shared_f
     }
     if (context_->stopping) return error_response(shutting_down().error());
     if (!sandboxes_->ready()) return error_response(starting().error());
-    return std::nullopt;
+    return count(request);
+  }
+
+  /// A request that is let in counts as one of its owner's in this second. Set: there were too many.
+  [[nodiscard]] std::optional<net::HttpResponse> count(const net::HttpRequest& request) const {
+    if (context_->options.max_requests_per_owner == 0) return std::nullopt;  // and no token is hashed once more
+    const auto credential = credential_of(request);
+    if (!credential) return unauthenticated();
+    Budgets& budgets = credential->owner->budgets;
+    const auto wait = budgets.take_request(std::chrono::steady_clock::now());
+    if (!wait) return std::nullopt;
+    return error_response(
+        budgets.exhausted(Budget::requests).with_retry(std::chrono::ceil<std::chrono::milliseconds>(*wait)).error());
   }
 
   [[nodiscard]] static net::HttpResponse wrong_method(const char* allowed) {
@@ -404,6 +454,7 @@ class Gateway::Impl final : public net::HttpHandler, public std::enable_shared_f
   std::shared_ptr<Sandboxes> sandboxes_;
   std::unique_ptr<ExecTable> exec_;
   std::unique_ptr<net::HttpServer> server_;
+  bool on_network_ = false;  // listens on more than Unix sockets
 };
 
 Gateway::Gateway(asio::any_io_executor executor, std::unique_ptr<runner::Runner> runner, GatewayOptions options) {

@@ -62,6 +62,18 @@ struct GatewayOptions {
   std::size_t max_used_ids = 4096;
   std::size_t max_sandboxes = 1000;
   std::size_t max_processes_per_sandbox = 4096;
+  /// Watches of files that stand at one time. The kernel allows one user 128 as a rule, for all sandboxes and what runs in them.
+  std::size_t max_watches_per_sandbox = 16;
+  std::size_t max_watches_per_owner = 64;
+  /// Of one owner (gateway/budgets.hpp has all of these). 0: all of `max_sandboxes`; three quarters of it where there are several
+  /// owners.
+  std::size_t max_sandboxes_per_owner = 0;
+  std::size_t max_processes_per_owner = 0;  ///< in all their sandboxes; 0: no bound
+  std::size_t max_requests_per_owner = 0;   ///< a second, also starts of processes on a connection that is there; 0: no bound
+  /// Files that the gateway may have open for processes, sandboxes, watches and transfers; 0: not counted. Of one owner; 0: all of
+  /// them, three quarters where there are several owners.
+  std::size_t max_descriptors = 0;
+  std::size_t max_descriptors_per_owner = 0;
   /// Ended sandboxes that Get and List still know, and bytes of what was asked for them; beyond either the oldest of the owner that
   /// has the most of it is forgotten.
   std::size_t max_remembered = 1000;
@@ -96,9 +108,13 @@ struct GatewayOptions {
   std::uint64_t capture_bytes = 64 * 1024 * 1024;
   /// The same for all processes together.
   std::uint64_t total_capture_bytes = 1024ull * 1024 * 1024;
+  /// The same for those of one owner; 0: all of it, three quarters where there are several owners.
+  std::uint64_t max_capture_per_owner = 0;
+  /// What the runner holds in memory at most, and for each sandbox besides; for the bound that is told at the start.
+  std::uint64_t runner_memory = 0, runner_memory_per_sandbox = 0;
   /// Where logs and such output are kept, in files without names. Empty: $TMPDIR, else /tmp.
   std::string log_directory;
-  /// A log stream says at least this often that it is still there.
+  /// A log stream, or a watch, says at least this often that it is still there.
   std::chrono::milliseconds log_keep_alive = std::chrono::seconds(10);
   LogHook log;
 };

@@ -14,11 +14,6 @@ namespace cwsandbox::gateway {
 
 namespace {
 
-// Up to this much stays in memory: a thousand quiet sandboxes need no descriptor and 16 MiB at most.
-constexpr std::uint64_t kLittle = 16 * 1024;
-// 24 bytes each. With more arrivals than this in the ring, the older half of them is merged two by two.
-constexpr std::size_t kMaxMarks = 4096;
-constexpr std::size_t kMaxHoles = 64;
 // How far a line's start is looked for behind a gap; a longer line is cut.
 constexpr std::uint64_t kMaxAlign = 1024 * 1024;
 // A directory without room is not asked for every chunk.

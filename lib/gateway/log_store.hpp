@@ -64,6 +64,11 @@ class LogStore {
   [[nodiscard]] bool line_starts_at(std::uint64_t offset);
 
  private:
+  // Up to this much stays in memory: a thousand quiet sandboxes need no descriptor and 16 MiB at most.
+  static constexpr std::uint64_t kLittle = 16 * 1024;
+  // With more arrivals than this in the ring, the older half of them is merged two by two.
+  static constexpr std::size_t kMaxMarks = 4096;
+  static constexpr std::size_t kMaxHoles = 64;
   // One arrival, or several neighbours once there were too many.
   struct Mark {
     std::uint64_t offset = 0;
@@ -74,6 +79,11 @@ class LogStore {
     int error = 0;
   };
 
+ public:
+  /// What one holds in memory at most, whatever is written.
+  static constexpr std::uint64_t kMostMemory = kLittle + (kMaxMarks + 1) * sizeof(Mark) + kMaxHoles * sizeof(Hole);
+
+ private:
   [[nodiscard]] int open_file();
   [[nodiscard]] int write(std::uint64_t offset, std::string_view bytes);
   void add_mark(std::uint64_t offset, Time time);

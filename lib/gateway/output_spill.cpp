@@ -10,18 +10,18 @@
 
 namespace cwsandbox::gateway {
 
-OutputSpill::OutputSpill(std::shared_ptr<SpillBudget> budget, std::uint64_t capacity, std::string directory)
-    : budget_(std::move(budget)), capacity_(capacity), directory_(std::move(directory)) {}
+OutputSpill::OutputSpill(std::shared_ptr<Budgets> budgets, std::uint64_t capacity, std::string directory)
+    : budgets_(std::move(budgets)), capacity_(capacity), directory_(std::move(directory)) {}
 
 OutputSpill::~OutputSpill() { clear(); }
 
 std::uint64_t OutputSpill::room() const noexcept {
   if (refused_) return 0;
-  return std::min(capacity_ - std::min(capacity_, size()), budget_->room());
+  return std::min(capacity_ - std::min(capacity_, size()), budgets_->room(Budget::capture));
 }
 
 void OutputSpill::append(std::string_view bytes) {
-  budget_->take(bytes.size());
+  budgets_->take_anyway(Budget::capture, bytes.size());
   if (!refused_) bytes.remove_prefix(write(bytes));
   if (bytes.empty()) return;
   refused_ = true;
@@ -30,7 +30,10 @@ void OutputSpill::append(std::string_view bytes) {
 
 // How many of them the disk has taken.
 std::size_t OutputSpill::write(std::string_view bytes) noexcept {
-  if (fd_ < 0 && capacity_ > 0) fd_ = open_nameless(directory_);
+  if (fd_ < 0 && capacity_ > 0 && budgets_->take(Budget::descriptors, kFileDescriptors)) {
+    fd_ = open_nameless(directory_);
+    if (fd_ < 0) budgets_->give(Budget::descriptors, kFileDescriptors);
+  }
   if (fd_ < 0) return 0;
   const std::size_t wanted = bytes.size();
   while (!bytes.empty()) {
@@ -66,14 +69,17 @@ std::size_t OutputSpill::read(char* into, std::size_t size) {
     rest_.erase(0, n);
     done += n;
   }
-  budget_->give(done);
+  budgets_->give(Budget::capture, done);
   if (empty()) clear();
   return done;
 }
 
 void OutputSpill::clear() noexcept {
-  budget_->give(size());
-  if (fd_ >= 0) ::close(fd_);
+  budgets_->give(Budget::capture, size());
+  if (fd_ >= 0) {
+    ::close(fd_);
+    budgets_->give(Budget::descriptors, kFileDescriptors);
+  }
   fd_ = -1;
   begin_ = end_ = 0;
   rest_ = {};

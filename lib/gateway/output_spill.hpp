@@ -1,6 +1,8 @@
 // Output that nobody takes for now, kept on disk: what a process writes while no client is connected to it.
 #pragma once
 
+#include "gateway/budgets.hpp"
+
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -9,25 +11,13 @@
 
 namespace cwsandbox::gateway {
 
-/// What all spills of one gateway may hold together.
-class SpillBudget {
- public:
-  explicit SpillBudget(std::uint64_t bytes) noexcept : bytes_(bytes) {}
-  [[nodiscard]] std::uint64_t room() const noexcept { return used_ < bytes_ ? bytes_ - used_ : 0; }
-  [[nodiscard]] std::uint64_t used() const noexcept { return used_; }
-  void take(std::uint64_t n) noexcept { used_ += n; }
-  void give(std::uint64_t n) noexcept { used_ -= n; }
-
- private:
-  std::uint64_t bytes_, used_ = 0;
-};
-
 /// A queue of bytes in a file without a name, which is there while it holds any. Everything on the gateway's executor; reads and
 /// writes go through the page cache.
 class OutputSpill {
  public:
+  /// \param budgets whose `capture` it counts in
   /// \param capacity bytes that it may hold
-  OutputSpill(std::shared_ptr<SpillBudget> budget, std::uint64_t capacity, std::string directory);
+  OutputSpill(std::shared_ptr<Budgets> budgets, std::uint64_t capacity, std::string directory);
   ~OutputSpill();
   OutputSpill(const OutputSpill&) = delete;
   OutputSpill& operator=(const OutputSpill&) = delete;
@@ -47,7 +37,7 @@ class OutputSpill {
  private:
   [[nodiscard]] std::size_t write(std::string_view bytes) noexcept;
 
-  const std::shared_ptr<SpillBudget> budget_;
+  const std::shared_ptr<Budgets> budgets_;
   const std::uint64_t capacity_;
   const std::string directory_;
   int fd_ = -1;

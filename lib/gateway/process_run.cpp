@@ -56,11 +56,25 @@ ProcessRun::ProcessRun(std::shared_ptr<Context> context, std::shared_ptr<Sandbox
       begin_(std::chrono::steady_clock::now()),
       timeout_timer_(context_->executor),
       end_timer_(context_->executor) {
+  const std::map<std::string, std::string> where = {{"sandbox_id", record_->id()}};
+  if (const std::size_t most = context_->options.max_processes_per_sandbox; record_->processes() >= most) {
+    throw ServiceError("resource_exhausted", reason::kCapacityExhausted,
+                       "the sandbox runs its maximum of " + std::to_string(most) + " processes", where)
+        .with_retry(std::chrono::seconds(1));
+  }
+  counted_ = BudgetShare(budgets_of(record_->owner()), Budget::processes, 1, where);
+  descriptors_ = BudgetShare(budgets_of(record_->owner()), Budget::descriptors, kProcessDescriptors, where);
   record_->add(*this);
 }
 
+void ProcessRun::leave() noexcept {
+  record_->remove(*this);
+  counted_.reset();
+  descriptors_.reset();
+}
+
 ProcessRun::~ProcessRun() {
-  if (phase_ != Phase::finished) record_->remove(*this);
+  if (phase_ != Phase::finished) leave();
 }
 
 void ProcessRun::start(runner::ProcessSpec spec) {
@@ -246,7 +260,11 @@ void ProcessRun::end_output(Output output, bool abandoned) {
   s.ended = true;
   s.waiting = false;
   s.source->close();
-  on_output_end(output, abandoned);
+  // One that is being killed did not end its output itself. Its client's readers learn that from the exit, which is then the first
+  // to say so: behind an end they would have had a whole output.
+  const auto why = end_.why();
+  s.untold = !exit_ && !abandoned && (why == Why::cancel || why == Why::timeout);
+  if (!s.untold) on_output_end(output, abandoned);
   finish_if_done();
 }
 
@@ -556,6 +574,8 @@ void ProcessRun::finish(const protocol::ExitStatus& status) {
   if (status.signal) outcome += " signal " + std::to_string(*status.signal);
   if (!status.error_name.empty()) outcome += " " + status.error_name;
   retire();
+  for (const Output output : {Output::std_out, Output::std_err})
+    if (std::exchange(state(output).untold, false)) on_output_end(output, false);
   on_finished(status);  // first: somebody waits for it
   log_end(outcome);
 }
@@ -572,7 +592,7 @@ void ProcessRun::retire() {
   phase_ = Phase::finished;
   timeout_timer_.cancel();
   end_timer_.cancel();
-  record_->remove(*this);
+  leave();
   context_->runs.erase(this);
   // Not destroyed here: we may be inside one of its own calls.
   if (process_ || sandbox_) {
@@ -599,7 +619,7 @@ void ProcessRun::drop() noexcept {
   phase_ = Phase::finished;
   timeout_timer_.cancel();
   end_timer_.cancel();
-  record_->remove(*this);
+  leave();
   context_->runs.erase(this);
   if (process_) process_->signal_group(SIGKILL);
   process_.reset();

@@ -93,6 +93,7 @@ class ProcessRun : public std::enable_shared_from_this<ProcessRun> {
     runner::ByteSource* source = nullptr;
     bool waiting = false;  // for the pipe; otherwise, unless ended, for room
     bool ended = false;
+    bool untold = false;     // its end comes with the exit
     bool left_open = false;  // somebody else held it when it was ended here
     std::uint64_t bytes = 0;
     std::uint64_t last = 0;  // where it ends, once it is settled
@@ -122,11 +123,13 @@ class ProcessRun : public std::enable_shared_from_this<ProcessRun> {
   void finish(const protocol::ExitStatus& status);
   void refuse(const protocol::ConnectError& error);
   void retire();
+  void leave() noexcept;
   void log_end(const std::string& outcome) const;
   [[nodiscard]] OutputState& state(Output output) noexcept { return outputs_[static_cast<std::size_t>(output)]; }
 
   std::shared_ptr<Context> context_;
   std::shared_ptr<SandboxRecord> record_;
+  BudgetShare counted_, descriptors_;  // of its owner's, until it has ended
   std::string id_, program_;
   Limits limits_;
   Phase phase_ = Phase::waiting;

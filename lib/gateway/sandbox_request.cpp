@@ -3,6 +3,7 @@
 #include "gateway/errors.hpp"
 #include "gateway/resources.hpp"
 #include "gateway/text.hpp"
+#include "runner/address_block.hpp"
 
 #include <algorithm>
 #include <array>
@@ -13,8 +14,6 @@
 #include <set>
 #include <string_view>
 #include <utility>
-
-#include <arpa/inet.h>
 
 namespace cwsandbox::gateway {
 
@@ -253,47 +252,6 @@ std::vector<runner::ServicePort> check_services(const std::vector<protocol::Serv
   return out;
 }
 
-/// A block of addresses.
-struct Block {
-  int family = 0;
-  std::array<unsigned char, 16> address{};
-  unsigned prefix = 0;  ///< in bits
-};
-
-bool bit(const Block& block, unsigned index) { return ((block.address[index / 8] >> (7 - index % 8)) & 1U) != 0; }
-
-/// As "10.0.0.0/8" or "fd00::/8", with nothing behind the prefix.
-std::optional<Block> parse_block(const std::string& text) {
-  const auto slash = text.find('/');
-  if (slash == std::string::npos || text.find('\0') != std::string::npos) return std::nullopt;
-  const std::string address = text.substr(0, slash);
-  const std::string_view digits = std::string_view(text).substr(slash + 1);
-  Block block;
-  unsigned most = 0;
-  if (::inet_pton(AF_INET, address.c_str(), block.address.data()) == 1) {
-    block.family = AF_INET;
-    most = 32;
-  } else if (::inet_pton(AF_INET6, address.c_str(), block.address.data()) == 1) {
-    block.family = AF_INET6;
-    most = 128;
-  }
-  const auto [end, ec] = std::from_chars(digits.data(), digits.data() + digits.size(), block.prefix);
-  if (ec != std::errc() || end != digits.data() + digits.size() || block.prefix > most || most == 0) return std::nullopt;
-  if (digits.size() > 1 && digits.front() == '0') return std::nullopt;
-  for (unsigned i = block.prefix; i < most; ++i) {
-    if (bit(block, i)) return std::nullopt;
-  }
-  return block;
-}
-
-bool is_inside(const Block& part, const Block& whole) {
-  if (part.family != whole.family || part.prefix <= whole.prefix) return false;
-  for (unsigned i = 0; i < whole.prefix; ++i) {
-    if (bit(part, i) != bit(whole, i)) return false;
-  }
-  return true;
-}
-
 std::vector<runner::PortRange> check_ports(const std::vector<protocol::PortRange>& ranges, const std::string& list,
                                            std::vector<protocol::FieldViolation>& violations) {
   std::vector<runner::PortRange> out;
@@ -325,16 +283,16 @@ runner::EgressRule check_egress_rule(const protocol::NetworkRule& rule, const st
   if (rule.peer != protocol::NetworkRule::Peer::cidr) return made;  // parsing has left only this one and `any`
   made.cidr = rule.value;
   made.except = rule.except;
-  const auto whole = parse_block(rule.value);
+  const auto whole = runner::parse_block(rule.value);
   if (!whole) {
     add(violations, field + ".cidr.cidr", "not a block of addresses like 10.0.0.0/8: " + quoted(rule.value));
     return made;
   }
   for (std::size_t i = 0; i < rule.except.size(); ++i) {
-    const auto part = parse_block(rule.except[i]);
+    const auto part = runner::parse_block(rule.except[i]);
     if (!part) {
       add(violations, at(field + ".cidr.except", i), "not a block of addresses like 10.0.0.0/8: " + quoted(rule.except[i]));
-    } else if (!is_inside(*part, *whole)) {
+    } else if (!runner::is_strictly_inside(*part, *whole)) {
       add(violations, at(field + ".cidr.except", i), "not a part of " + rule.value + ": " + quoted(rule.except[i]));
     }
   }
@@ -397,7 +355,8 @@ namespace {
     if (i > 0) names += ", ";
     names += printable(fields[i], 128);
   }
-  throw ServiceError("unimplemented", reason::kNotImplemented, "this gateway does not support " + names, {{"fields", names}});
+  throw ServiceError("unimplemented", reason::kNotImplemented,
+                     "this gateway does not support, or its operator does not allow, " + names, {{"fields", names}});
 }
 
 // What a runner may refuse, by the names of runner::SandboxSpec, and the fields of the JSON that ask for it.
@@ -426,10 +385,39 @@ void add_resource_fields(const protocol::Container& container, std::string_view 
   if (!limit) asked_in(container.requests, "sandbox.spec.containers[0].resourceRequirements.requests");
 }
 
+/// The field of the secret that is the one of that index among all of the container's.
+std::string secret_field(const protocol::Container& container, std::size_t index) {
+  const std::string list = "sandbox.spec.containers[0].secretStores";
+  for (std::size_t i = 0; i < container.secret_stores.size(); ++i) {
+    const std::size_t count = container.secret_stores[i].secrets.size();
+    if (index < count) return at(at(list, i) + ".secrets", index) + ".path";
+    index -= count;
+  }
+  return list;
+}
+
+/// The field of one element ("volumes[1].size_limit") of a list, if the member names one.
+std::optional<std::string> element_field(std::string_view member, const protocol::Container& container) {
+  const auto bracket = member.find('[');
+  if (bracket == std::string_view::npos) return std::nullopt;
+  const std::string_view list = member.substr(0, bracket);
+  std::size_t index = 0;
+  const auto [end, ec] = std::from_chars(member.data() + bracket + 1, member.data() + member.size(), index);
+  if (ec != std::errc()) return std::nullopt;
+  if (list == "secrets") return secret_field(container, index);
+  if (list == "egress") return at("sandbox.spec.network.egress", index);
+  if (list == "volumes") return at("sandbox.spec.volumes", index) + (member.ends_with("].size_limit") ? ".scratch.size" : ".name");
+  return std::nullopt;
+}
+
 std::vector<std::string> fields_of(const std::vector<std::string>& members, const protocol::Container& container) {
   constexpr std::string_view kResources = "resources.";
   std::vector<std::string> fields;
   for (const std::string& member : members) {
+    if (auto field = element_field(member, container)) {
+      fields.push_back(std::move(*field));
+      continue;
+    }
     if (member.starts_with(kResources)) {
       add_resource_fields(container, std::string_view(member).substr(kResources.size()), fields);
       continue;

@@ -27,8 +27,6 @@ constexpr std::int32_t kDefaultPage = 100;
 constexpr std::int32_t kMaxPage = 1000;
 // A page has no more, but for one sandbox: an answer is built at once.
 constexpr std::size_t kMaxPageBytes = 1024 * 1024;
-// Without its files. A durable one's is bounded by what can be kept with it.
-constexpr std::size_t kMaxSandbox = 256 * 1024;
 // Each is a descriptor of this process; a process may have 1024 where nobody has said otherwise.
 constexpr std::size_t kMaxEndedLogFiles = 128;
 
@@ -118,6 +116,16 @@ asio::awaitable<void> SandboxRecord::create(std::shared_ptr<SandboxRecord> self,
     const auto record = weak.lock();
     if (record && record->all_ != nullptr) record->all_->accepted(*record);
   };
+  const auto dropped = [&self] { return self->context_->dropped || self->all_ == nullptr; };
+  if (dropped()) co_return;
+  auto waiting = self->all_->creations_->take(self->owner_.get());
+  std::optional<Turns::Turn> turn(co_await std::move(waiting));
+  if (dropped()) co_return;
+  // Deleted before it was its turn. Where sandboxes outlive this process, the place has to be told.
+  if (self->stop_grace_ && !self->all_->durable()) {
+    self->making_ = false;
+    co_return self->end(State::terminated, {});
+  }
   try {
     made = co_await runner->create(std::move(spec));
   } catch (const runner::RunnerError& e) {
@@ -126,9 +134,10 @@ asio::awaitable<void> SandboxRecord::create(std::shared_ptr<SandboxRecord> self,
   } catch (const std::exception& e) {
     failure = e.what();
   }
+  turn.reset();
   self->making_ = false;
   self->context_->changed.notify();
-  if (self->context_->dropped || self->all_ == nullptr) co_return;  // `made` takes the sandbox with it, unless it was let go
+  if (dropped()) co_return;  // `made` takes the sandbox with it, unless it was let go
   if (failure.empty()) failure = "the sandbox could not be created";
   if (made) {
     self->all_->accepted(*self);
@@ -329,6 +338,7 @@ void SandboxRecord::drop() noexcept {
 Sandboxes::Sandboxes(std::shared_ptr<Context> context, std::shared_ptr<TokenSet> tokens, std::unique_ptr<runner::Runner> runner)
     : context_(std::move(context)),
       runner_(std::move(runner)),
+      creations_(std::make_shared<Turns>(context_->executor, runner_->creations_at_once())),
       tokens_(std::move(tokens)),
       durable_(runner_->durable()),
       ready_(!durable_),
@@ -432,6 +442,9 @@ std::shared_ptr<SandboxRecord> Sandboxes::make(const std::shared_ptr<Owner>& own
         .with_retry(kLater);
   }
 
+  BudgetShare share(budgets_of(owner), Budget::sandboxes);
+  BudgetShare descriptors(budgets_of(owner), Budget::descriptors, kSandboxDescriptors);
+
   asked.sandbox_id = durable_ && !key.empty() ? key : kIdPrefix + random_hex(kIdBytes);
   asked.status.state = State::creating;
   asked.status.create_time = next_create_time();
@@ -468,6 +481,8 @@ std::shared_ptr<SandboxRecord> Sandboxes::make(const std::shared_ptr<Owner>& own
   }
   auto record = std::make_shared<SandboxRecord>(context_, *this, owner, std::move(asked), fingerprint);
   record->bytes_ = bytes;
+  record->share_ = std::move(share);
+  record->descriptors_ = std::move(descriptors);
   if (durable_) {
     Offered offered;
     offered.record = record;
@@ -589,6 +604,8 @@ protocol::DeleteSandboxResponse Sandboxes::remove(const std::shared_ptr<Owner>& 
 
 void Sandboxes::on_ended(SandboxRecord& record) {
   if (active_ > 0) --active_;
+  record.share_.reset();
+  record.descriptors_.reset();
   ended_.push_back(record.shared_from_this());
   ended_bytes_ += record.bytes_;
   for (;;) {
@@ -618,19 +635,31 @@ void Sandboxes::forget(const SandboxRecord& record) {
   by_position_.erase(record.position());
 }
 
-// From the newest to the oldest: what no longer fits is given up.
+// Here, too, it is the oldest of the owner that has the most.
 void Sandboxes::trim_logs() {
-  std::uint64_t bytes = 0;
-  std::size_t files = 0;
-  for (auto record = ended_.rbegin(); record != ended_.rend(); ++record) {
-    LogStore& log = *(*record)->logs();
-    if (log.held() == 0) continue;
-    bytes += log.held();
-    if (log.has_file()) ++files;
-    if (bytes <= context_->options.ended_log_bytes && files <= kMaxEndedLogFiles) continue;
-    bytes -= log.held();
-    if (log.has_file()) --files;
-    log.discard();
+  struct Held {
+    std::uint64_t bytes = 0, files = 0;
+  };
+  for (;;) {
+    std::map<const Owner*, Held> held;
+    Held all;
+    for (const auto& record : ended_) {
+      const LogStore& log = *record->logs();
+      Held& of_owner = held[record->owner().get()];
+      for (Held* sum : {&of_owner, &all}) {
+        sum->bytes += log.held();
+        if (log.has_file()) ++sum->files;
+      }
+    }
+    const bool by_bytes = all.bytes > context_->options.ended_log_bytes;
+    if (!by_bytes && all.files <= kMaxEndedLogFiles) return;
+    const auto size = [by_bytes](const auto& entry) { return by_bytes ? entry.second.bytes : entry.second.files; };
+    const auto most =
+        std::max_element(held.begin(), held.end(), [&size](const auto& one, const auto& two) { return size(one) < size(two); });
+    const auto oldest = std::find_if(ended_.begin(), ended_.end(), [&](const auto& record) {
+      return record->owner().get() == most->first && (by_bytes ? record->logs()->held() > 0 : record->logs()->has_file());
+    });
+    (*oldest)->logs()->discard();
   }
 }
 
@@ -647,6 +676,7 @@ void Sandboxes::stop_all(std::chrono::milliseconds grace, const std::string& why
 }
 
 void Sandboxes::drop_all() noexcept {
+  creations_->drop();
   for (const auto& [position, record] : by_position_) record->drop();
   for (const auto& [id, offered] : offered_) offered.record->drop();
   overdue_.cancel();

@@ -10,6 +10,7 @@
 #include "gateway/main_output.hpp"
 #include "gateway/text.hpp"
 #include "gateway/tokens.hpp"
+#include "gateway/turns.hpp"
 #include "protocol/exec_stream.hpp"
 #include "protocol/messages.hpp"
 #include "runner/runner.hpp"
@@ -36,6 +37,9 @@ using EndReason = protocol::ExitStatus::Reason;
 // Between two tries, while the place cannot be asked or a sandbox in it cannot be reached.
 inline constexpr std::chrono::milliseconds kFirstRest{250};
 inline constexpr std::chrono::milliseconds kLongestRest = std::chrono::seconds(10);
+
+/// What is asked for a sandbox, in bytes of JSON and without its files. A durable one's is bounded by what can be kept with it.
+inline constexpr std::size_t kMaxSandbox = 256 * 1024;
 
 /// Where a sandbox stands in a list: the same at every gateway that knows it.
 struct Position {
@@ -78,6 +82,8 @@ class SandboxRecord : public std::enable_shared_from_this<SandboxRecord> {
   void remove(ProcessRun& run) { runs_.erase(&run); }
   [[nodiscard]] std::size_t processes() const noexcept { return runs_.size(); }
 
+  std::size_t watches = 0;  ///< of its files, that stand
+
  private:
   friend class Sandboxes;
   static asio::awaitable<void> create(std::shared_ptr<SandboxRecord> self, std::shared_ptr<runner::Runner> runner,
@@ -104,6 +110,7 @@ class SandboxRecord : public std::enable_shared_from_this<SandboxRecord> {
   std::optional<Digest> fingerprint_;
   std::string request_key_;              // in Sandboxes::by_request_
   std::size_t bytes_ = 0;                // about what it takes in memory, and in an answer
+  BudgetShare share_, descriptors_;      // of its owner's, until it has ended
   bool making_ = false;                  // our own creation is under way
   std::optional<ServiceError> refusal_;  // it never came to be
   // Of one that another gateway has created, or this one in a former life.
@@ -176,6 +183,7 @@ class Sandboxes {
   void trim_logs();
   std::shared_ptr<Context> context_;
   std::shared_ptr<runner::Runner> runner_;  // shared: a creation under way may outlive the gateway
+  std::shared_ptr<Turns> creations_;        // for the same reason
   std::shared_ptr<TokenSet> tokens_;
   const bool durable_;
   std::map<Position, std::shared_ptr<SandboxRecord>> by_position_;
@@ -216,6 +224,7 @@ class OwnSandboxes {
     return all_->remove(owner_, request);
   }
   [[nodiscard]] std::shared_ptr<SandboxRecord> find(const std::string& id) const { return all_->find(owner_, id); }
+  [[nodiscard]] std::shared_ptr<Budgets> budgets() const { return budgets_of(owner_); }
 
  private:
   std::shared_ptr<Sandboxes> all_;

@@ -7,6 +7,7 @@
 #include "gateway/sandbox_request.hpp"
 #include "gateway/server_stream.hpp"
 #include "gateway/text.hpp"
+#include "gateway/watch_service.hpp"
 #include "protocol/connect_stream.hpp"
 
 #include <algorithm>
@@ -34,7 +35,7 @@ constexpr std::array<std::string_view, 7> kSandboxOthers = {
     "CreateSandboxFromTemplate", "PurgeSandboxes",          "StreamExec", "CreateFileSystemSnapshot", "GetFileSystemSnapshot",
     "ListFileSystemSnapshots",   "DeleteFileSystemSnapshot"};
 constexpr std::array<std::string_view, 4> kFileUnary = {"Stat", "MakeDirectory", "Remove", "Rename"};
-constexpr std::array<std::string_view, 1> kFileStreamed = {"List"};
+constexpr std::array<std::string_view, 2> kFileStreamed = {"List", "Watch"};
 constexpr std::array<Service, 2> kServices = {
     Service{"/coreweave.sandbox.v1.SandboxService/", kSandboxUnary, kSandboxStreamed, kSandboxOthers},
     Service{"/cwsandbox.v1.FileService/", kFileUnary, kFileStreamed, {}},
@@ -168,11 +169,6 @@ asio::awaitable<protocol::ExecResponse> exec(std::shared_ptr<Context> context, s
   if (!sandbox) throw sandbox_not_found(request.sandbox_id);
   if (!request.container.empty() && request.container != sandbox->view().spec.containers[0].name)
     throw invalid_field("container", "the sandbox has no container of this name");
-  if (sandbox->processes() >= context->options.max_processes_per_sandbox) {
-    throw ServiceError("resource_exhausted", reason::kCapacityExhausted, "the sandbox runs its maximum of processes",
-                       {{"sandbox_id", request.sandbox_id}})
-        .with_retry(std::chrono::seconds(1));
-  }
   std::size_t bytes = context->options.default_output_bytes;
   if (request.max_output_bytes > 0) bytes = static_cast<std::size_t>(request.max_output_bytes);
   bytes = std::min(bytes, context->options.max_output_bytes);
@@ -199,10 +195,9 @@ asio::awaitable<protocol::ExecResponse> exec(std::shared_ptr<Context> context, s
 
   if (run->error_) throw ServiceError(*run->error_);
   if (run->no_memory_) {
-    throw ServiceError("resource_exhausted", reason::kCapacityExhausted,
-                       "there is no memory left for the output of this command, with what else is held for you here; it was killed",
-                       {{"sandbox_id", sandbox->id()}})
-        .with_retry(std::chrono::seconds(1));
+    throw sandbox->owner()->budgets.exhausted(
+        Budget::memory, {{"sandbox_id", sandbox->id()}},
+        "there is no memory left for the output of this command, with what else is held for you here; it was killed");
   }
   if (!run->status_) {
     if (context->dropped) throw shutting_down();
@@ -353,6 +348,9 @@ asio::awaitable<std::uint64_t> serve_stream(std::shared_ptr<Context> context, st
     if (path.ends_with("/StreamLogs")) {
       protocol::StreamLogsRequest parsed = protocol::parse_stream_logs_request(json);
       co_await stream_logs(context, sandboxes, std::move(parsed), stream, deadline);
+    } else if (path.ends_with("/Watch")) {
+      protocol::WatchFileRequest parsed = protocol::parse_watch_file_request(json);
+      co_await watch_file(context, sandboxes, std::move(parsed), stream, deadline);
     } else {
       const FileService files(context, sandboxes);
       protocol::ListFilesRequest parsed = protocol::parse_list_files_request(json);

@@ -3,6 +3,8 @@
 #include <openssl/crypto.h>
 #include <openssl/sha.h>
 
+#include <algorithm>
+#include <set>
 #include <stdexcept>
 
 namespace cwsandbox::gateway {
@@ -54,7 +56,7 @@ void check_tokens(const std::vector<Token>& tokens) {
   }
 }
 
-TokenSet::TokenSet(const std::vector<Token>& tokens) {
+TokenSet::TokenSet(const std::vector<Token>& tokens, std::shared_ptr<BudgetTable> budgets) : budgets_(std::move(budgets)) {
   if (tokens.empty()) {
     anybody_ = std::make_shared<Credential>();
     anybody_->owner = owner_of({}, {});
@@ -67,7 +69,7 @@ std::shared_ptr<Owner> TokenSet::owner_of(const std::string& key, const std::str
   std::weak_ptr<Owner>& known = owners_[key];
   auto owner = known.lock();
   if (!owner) {
-    owner = std::make_shared<Owner>();
+    owner = std::make_shared<Owner>(budgets_);
     owner->key = key;
     owner->name = name;
     known = owner;
@@ -101,7 +103,14 @@ void TokenSet::replace(const std::vector<Token>& tokens) {
   credentials_.clear();
   for (auto& [digest, credential] : fresh) credentials_.push_back(std::move(credential));
   for (auto& [digest, credential] : old) credential->revoked = true;
+  budgets_->set_several_owners(owners() > 1);
   std::erase_if(owners_, [](const auto& entry) { return entry.second.expired(); });
+}
+
+std::size_t TokenSet::owners() const {
+  std::set<const Owner*> all;
+  for (const auto& credential : credentials_) all.insert(credential->owner.get());
+  return std::max<std::size_t>(1, all.size());
 }
 
 std::shared_ptr<const Credential> TokenSet::admit(std::string_view authorization) const {

@@ -1,6 +1,7 @@
 // Which bearer tokens are accepted, and whose they are.
 #pragma once
 
+#include "gateway/budgets.hpp"
 #include "gateway/gateway.hpp"
 #include "gateway/text.hpp"
 #include "net/http_server.hpp"
@@ -16,9 +17,12 @@ namespace cwsandbox::gateway {
 /// Who owns sandboxes: all tokens of one name, or one token without a name. While anything holds it there is one object for each,
 /// so that pointers may be compared.
 struct Owner : net::ClientAccount {
+  explicit Owner(std::shared_ptr<BudgetTable> table) : budgets(std::move(table)) {}
   std::string key;   ///< tells owners apart; empty where there are no tokens
   std::string name;  ///< for logs; empty when the token has none
+  Budgets budgets;
 };
+[[nodiscard]] inline std::shared_ptr<Budgets> budgets_of(const std::shared_ptr<Owner>& owner) { return {owner, &owner->budgets}; }
 
 /// What a request was let in with. It outlives its token.
 struct Credential {
@@ -31,7 +35,7 @@ struct Credential {
 class TokenSet {
  public:
   /// No tokens: everybody is let in, as one owner. Throws as `check_tokens`.
-  explicit TokenSet(const std::vector<Token>& tokens);
+  TokenSet(const std::vector<Token>& tokens, std::shared_ptr<BudgetTable> budgets);
   /// These from now on. What stays keeps its credential, what is gone has it revoked. Throws as `check_tokens`, and changes
   /// nothing.
   void replace(const std::vector<Token>& tokens);
@@ -40,12 +44,15 @@ class TokenSet {
   [[nodiscard]] std::shared_ptr<const Credential> admit(std::string_view authorization) const;
   /// The owner that this key tells apart, whether or not there is a token of theirs: one that comes later leads to them.
   [[nodiscard]] std::shared_ptr<Owner> owner_of_key(const std::string& key);
+  /// How many have tokens.
+  [[nodiscard]] std::size_t owners() const;
   /// Whether there are no tokens.
   [[nodiscard]] bool open() const noexcept { return anybody_ != nullptr; }
 
  private:
   std::shared_ptr<Owner> owner_of(const std::string& key, const std::string& name);
 
+  std::shared_ptr<BudgetTable> budgets_;
   std::vector<std::shared_ptr<Credential>> credentials_;
   std::shared_ptr<Credential> anybody_;
   std::map<std::string, std::weak_ptr<Owner>> owners_;

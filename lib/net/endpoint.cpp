@@ -33,10 +33,9 @@ bool parse_port(std::string_view text, std::uint16_t& port) {
   return ec == std::errc() && end == text.data() + text.size() && !text.empty();
 }
 
-bool plain_host(std::string_view host) {
-  return std::all_of(host.begin(), host.end(), [](char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' || c == '-' || c == '_' ||
-           c == ':';
+bool plain_name(std::string_view name) {
+  return std::all_of(name.begin(), name.end(), [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' || c == '-' || c == '_';
   });
 }
 
@@ -49,6 +48,8 @@ std::string Endpoint::authority() const {
   const auto default_port = tls() ? 443 : 80;
   return port == default_port ? bracketed(host) : bracketed(host) + ":" + std::to_string(port);
 }
+
+std::string Endpoint::host_and_port() const { return bracketed(host) + ":" + std::to_string(port); }
 
 std::string Endpoint::to_string() const {
   switch (scheme) {
@@ -92,7 +93,7 @@ Endpoint parse_base_url(std::string_view text) {
   }
   if (scheme != "http" && scheme != "https") {
     // What stands before the colon may be a user's name or worse when there is an '@'.
-    const bool repeat = text.find('@') == std::string_view::npos && scheme.size() <= 32 && plain_host(scheme);
+    const bool repeat = text.find('@') == std::string_view::npos && scheme.size() <= 32 && plain_name(scheme);
     refuse("base URL: unknown scheme" + (repeat ? " \"" + scheme + "\"" : std::string()) + "; expected " + kKnown);
   }
 
@@ -118,7 +119,9 @@ Endpoint parse_base_url(std::string_view text) {
     refuse("base URL: a path is not allowed, only scheme, host and port");
   const std::string host(url.host_address());
   if (host.empty()) refuse("base URL: the host is missing");
-  if (!plain_host(host)) refuse("base URL: the host holds a character that is not allowed");
+  // Only an address in brackets has colons: in a name one can only stand percent-encoded, and would part it from the port.
+  if (url.host_type() != boost::urls::host_type::ipv6 && !plain_name(host))
+    refuse("base URL: the host holds a character that is not allowed");
   out.scheme = scheme == "https" ? Endpoint::Scheme::https : Endpoint::Scheme::http;
   out.host = lower(host);
   out.port = out.tls() ? 443 : 80;
@@ -129,14 +132,24 @@ Endpoint parse_base_url(std::string_view text) {
   return out;
 }
 
-bool ListenAddress::loopback() const {
-  if (is_unix) return true;
+namespace {
+
+bool is_loopback_address(const std::string& host) {
   boost::system::error_code ec;
   const auto address = boost::asio::ip::make_address(host, ec);
   return !ec &&
          (address.is_loopback() || (address.is_v6() && address.to_v6().is_v4_mapped() &&
                                     boost::asio::ip::make_address_v4(boost::asio::ip::v4_mapped, address.to_v6()).is_loopback()));
 }
+
+}  // namespace
+
+bool Endpoint::loopback() const {
+  if (scheme == Scheme::unix_socket || scheme == Scheme::local) return true;
+  return host == "localhost" || host.ends_with(".localhost") || is_loopback_address(host);
+}
+
+bool ListenAddress::loopback() const { return is_unix || is_loopback_address(host); }
 
 ListenAddress parse_listen(std::string_view text) {
   ListenAddress out;

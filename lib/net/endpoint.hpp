@@ -15,8 +15,12 @@ struct Endpoint {
   std::string path;        ///< unix: the socket's path
 
   [[nodiscard]] bool tls() const noexcept { return scheme == Scheme::https; }
+  /// Whether it is this machine, as far as the text says.
+  [[nodiscard]] bool loopback() const;
   /// What goes into the Host header.
   [[nodiscard]] std::string authority() const;
+  /// Host and port, the port always: what a proxy is asked for.
+  [[nodiscard]] std::string host_and_port() const;
   /// For messages: never holds credentials (they are refused when parsed).
   [[nodiscard]] std::string to_string() const;
   bool operator==(const Endpoint&) const = default;

@@ -16,7 +16,7 @@ using Headers = std::vector<std::pair<std::string, std::string>>;
 struct HttpRequest {
   std::string method = "POST";
   std::string target;  ///< origin form: path and query
-  Headers headers;     ///< without Host, Content-Length, Connection: those are the connection's business
+  Headers headers;     ///< without Content-Length, Connection: the connection's business; Host only where it was received
   std::string body;
   /// False: doing it twice would do harm. It goes out over a connection of its own, since one that was idle may die under it in a
   /// way that does not tell whether the server has it.

@@ -83,6 +83,7 @@ struct Stream : Call {
   Stream(asio::any_io_executor ex, Clock::time_point until) : Call(ex, until), ready(std::move(ex)) {}
 
   std::string method, head;
+  const Clock::time_point begun = Clock::now();
   Clock::duration idle{};
   std::unique_ptr<Connection> connection;
   bool reused = false;  // a connection that had served before, of which nothing has come yet: it may turn out to be dead
@@ -130,6 +131,7 @@ struct Resolution {
 struct HttpClient::Impl : std::enable_shared_from_this<HttpClient::Impl> {
   Impl(asio::any_io_executor ex, Endpoint where, HttpClientOptions opts)
       : executor(std::move(ex)), endpoint(std::move(where)), options(std::move(opts)), name(endpoint.to_string()) {
+    if (options.proxy) proxy_name = "the proxy " + options.proxy->address.to_string();
     if (endpoint.tls()) tls = make_tls_client_context(options.tls);
   }
 
@@ -137,6 +139,7 @@ struct HttpClient::Impl : std::enable_shared_from_this<HttpClient::Impl> {
   const Endpoint endpoint;
   const HttpClientOptions options;
   const std::string name;
+  std::string proxy_name;
   std::shared_ptr<TlsContext> tls;
 
   std::mutex mutex;
@@ -193,6 +196,21 @@ struct HttpClient::Impl : std::enable_shared_from_this<HttpClient::Impl> {
   static std::string descriptor_hint(const error_code& ec) {
     return ec.category() == boost::system::system_category() ? core::descriptor_hint(ec.value()) : std::string();
   }
+  /// Tells whoever looks on how a request went. `head` begins with its request line.
+  void report(std::string_view head, Clock::time_point since, unsigned status, std::exception_ptr error) const noexcept {
+    if (!options.on_answer) return;
+    RequestReport report;
+    report.method = head.substr(0, head.find(' '));
+    head.remove_prefix(std::min(head.size(), report.method.size() + 1));
+    report.path = head.substr(0, head.find_first_of("? \r\n"));
+    report.status = status;
+    report.duration = Clock::now() - since;
+    report.error = std::move(error);
+    try {
+      options.on_answer(report);
+    } catch (...) {  // whoever only looks on must not break what is looked at
+    }
+  }
   [[noreturn]] void fail(const Call& call, Kind kind, const std::string& what, const error_code& ec = {}) const {
     if (call.cancelled) throw boost::system::system_error(asio::error::operation_aborted);
     if (call.timed_out) throw TransportError(Kind::timeout, call.sent, name + ": " + what + ": the deadline has passed");
@@ -201,18 +219,21 @@ struct HttpClient::Impl : std::enable_shared_from_this<HttpClient::Impl> {
 
   // ---- Connecting ---------------------------------------------------------------------------------------------------------
 
+  // Of the proxy when there is one: the endpoint's name is its business then.
   asio::awaitable<std::vector<asio::ip::tcp::endpoint>> resolve(std::shared_ptr<Call> call) {
+    const Endpoint& next = options.proxy ? options.proxy->address : endpoint;
+    const std::string what = options.proxy ? "resolving the name of " + proxy_name : "resolving the host's name";
     std::vector<asio::ip::tcp::endpoint> out;
     error_code ec;
     // Literal addresses need no resolver, and so not the thread that Asio gives it.
-    const auto literal = asio::ip::make_address(endpoint.host, ec);
+    const auto literal = asio::ip::make_address(next.host, ec);
     if (!ec) {
-      out.emplace_back(literal, endpoint.port);
+      out.emplace_back(literal, next.port);
       co_return out;
     }
     auto resolution = std::make_shared<Resolution>(call->executor);
     resolution->resolver.async_resolve(
-        endpoint.host, std::to_string(endpoint.port), asio::ip::tcp::resolver::numeric_service,
+        next.host, std::to_string(next.port), asio::ip::tcp::resolver::numeric_service,
         asio::bind_executor(call->executor, [resolution](error_code e, const asio::ip::tcp::resolver::results_type& results) {
           resolution->error = e;
           for (const auto& entry : results) resolution->found.push_back(entry.endpoint());
@@ -223,8 +244,8 @@ struct HttpClient::Impl : std::enable_shared_from_this<HttpClient::Impl> {
     auto token = asio::redirect_error(asio::use_awaitable, ec);
     if (!call->cancelled && !call->timed_out) co_await resolution->ready.async_wait(token);
     call->resolving = nullptr;
-    if (!resolution->done || call->cancelled || call->timed_out) fail(*call, Kind::resolve, "resolving the host's name");
-    if (resolution->error) fail(*call, Kind::resolve, "resolving the host's name", resolution->error);
+    if (!resolution->done || call->cancelled || call->timed_out) fail(*call, Kind::resolve, what);
+    if (resolution->error) fail(*call, Kind::resolve, what, resolution->error);
     out.swap(resolution->found);
     co_return out;
   }
@@ -280,7 +301,10 @@ struct HttpClient::Impl : std::enable_shared_from_this<HttpClient::Impl> {
         break;
       }
     }
-    if (ec || call->cancelled || call->timed_out) fail(*call, Kind::connect, "connecting", ec);
+    const bool through_proxy = options.proxy && endpoint.scheme != Endpoint::Scheme::unix_socket;
+    if (ec || call->cancelled || call->timed_out)
+      fail(*call, Kind::connect, through_proxy ? "connecting to " + proxy_name : "connecting", ec);
+    if (through_proxy) co_await tunnel(call, socket);
 
     if (!tls) {
       call->transport = make_plain_transport(std::move(socket));
@@ -290,6 +314,9 @@ struct HttpClient::Impl : std::enable_shared_from_this<HttpClient::Impl> {
       ec = co_await tls_handshake(transport);
       if (ec) {
         const auto why = transport->refusal();
+        // A proxy may open a tunnel before it knows that nobody is at the other end.
+        if (why.empty() && through_proxy && (peer_went_away(ec) || ec == asio::ssl::error::stream_truncated))
+          fail(*call, Kind::closed, proxy_name + " closed the connection within the TLS handshake");
         if (why.empty()) fail(*call, Kind::tls, "TLS handshake", ec);
         fail(*call, Kind::tls, "TLS handshake: the server's certificate is refused: " + why);
       }
@@ -297,6 +324,32 @@ struct HttpClient::Impl : std::enable_shared_from_this<HttpClient::Impl> {
     if (call->cancelled || call->timed_out) fail(*call, Kind::connect, "connecting");
     call->watchdog->expires_at(call->deadline);
     co_return call->transport;
+  }
+
+  // Has the proxy connect the socket to the endpoint.
+  asio::awaitable<void> tunnel(std::shared_ptr<Call> call, Socket& socket) {
+    const Proxy& proxy = *options.proxy;
+    call->connecting = &socket;
+    const TunnelAnswer answer = co_await ask_for_tunnel(socket, endpoint, proxy);
+    call->connecting = nullptr;
+    if (call->cancelled || call->timed_out) fail(*call, Kind::timeout, "waiting for the answer of " + proxy_name);
+    if (peer_went_away(answer.error))
+      fail(*call, Kind::closed,
+           proxy_name + (answer.begun ? " closed the connection within its answer" : " closed the connection without an answer"));
+    if (answer.error) fail(*call, Kind::closed, "asking " + proxy_name + " for a connection", answer.error);
+    if (answer.fault == TunnelAnswer::Fault::not_http)
+      fail(*call, Kind::protocol, "the answer of " + proxy_name + " is not HTTP/1.1");
+    if (answer.fault == TunnelAnswer::Fault::too_large)
+      fail(*call, Kind::protocol, "the header of the answer of " + proxy_name + " is too large");
+    if (answer.status >= 200 && answer.status < 300) co_return;
+    const std::string status = ": HTTP status " + std::to_string(answer.status);
+    if (answer.status != 407)
+      fail(*call, answer.status >= 500 ? Kind::connect : Kind::proxy_refused, proxy_name + " refused a connection" + status);
+    fail(*call, Kind::proxy_refused,
+         proxy_name +
+             (proxy.authorization.empty() ? " wants a user and a password, and there are none in " + proxy.source
+                                          : " refused the user and password of " + proxy.source) +
+             status);
   }
 
   asio::awaitable<error_code> tls_handshake(std::shared_ptr<TlsTransport> transport) {
@@ -754,19 +807,20 @@ struct HttpClient::Impl : std::enable_shared_from_this<HttpClient::Impl> {
     [[nodiscard]] asio::awaitable<bool> write(asio::const_buffer from) override {
       auto stream = stream_;
       auto work = impl_->run_write(stream, from);
-      co_await drive(stream, std::move(work));
+      co_await watched(impl_, stream, std::move(work));
       co_return stream->go_on;
     }
     [[nodiscard]] asio::awaitable<std::uint64_t> write_file(int fd, std::uint64_t offset, std::uint64_t length) override {
       auto stream = stream_;
       auto work = impl_->run_write_file(stream, fd, offset, length);
-      co_await drive(stream, std::move(work));
+      co_await watched(impl_, stream, std::move(work));
       co_return stream->moved;
     }
     [[nodiscard]] asio::awaitable<HttpResponse> head() override {
       auto stream = stream_;
       auto work = impl_->run_head(stream);
-      co_await drive(stream, std::move(work));
+      co_await watched(impl_, stream, std::move(work));
+      impl_->report(stream->head, stream->begun, stream->response.status, nullptr);
       co_return std::move(stream->response);
     }
     [[nodiscard]] std::optional<std::uint64_t> content_length() const noexcept override { return stream_->length; }
@@ -826,6 +880,24 @@ struct HttpClient::Impl : std::enable_shared_from_this<HttpClient::Impl> {
     }
   };
 
+  // An operation of an exchange that may be its last before there is an answer.
+  static asio::awaitable<void> watched(std::shared_ptr<Impl> impl, std::shared_ptr<Stream> stream, asio::awaitable<void> work) {
+    if (!impl->options.on_answer) return drive(std::move(stream), std::move(work));
+    return drive_watched(std::move(impl), std::move(stream), std::move(work));
+  }
+  static asio::awaitable<void> drive_watched(std::shared_ptr<Impl> impl, std::shared_ptr<Stream> stream,
+                                             asio::awaitable<void> work) {
+    std::exception_ptr error;
+    try {
+      co_await drive(stream, std::move(work));
+      co_return;
+    } catch (...) {
+      error = std::current_exception();
+    }
+    impl->report(stream->head, stream->begun, 0, error);
+    std::rethrow_exception(error);
+  }
+
   // Starts `work` on the call's executor and waits for it from the caller's. co_spawn's own forwarding of cancellation crosses
   // executors through a pointer that may die meanwhile (Boost 1.81), so the call carries it.
   static asio::awaitable<void> drive(std::shared_ptr<Call> call, asio::awaitable<void> work) {
@@ -865,8 +937,16 @@ asio::awaitable<HttpResponse> HttpClient::request(HttpRequest request, std::chro
       reused ? reused->transport->executor() : asio::any_io_executor(asio::make_strand(impl->executor));
   auto call = std::make_shared<Call>(executor, deadline);
   call->owner = impl;
-  auto work = impl->run_request(call, std::move(head), std::move(shared), std::move(reused));
-  co_await Impl::drive(call, std::move(work));
+  auto work = impl->run_request(call, head, std::move(shared), std::move(reused));
+  const auto begun = Clock::now();
+  std::exception_ptr error;
+  try {
+    co_await Impl::drive(call, std::move(work));
+  } catch (...) {
+    error = std::current_exception();
+  }
+  impl->report(*head, begun, error ? 0 : call->response.status, error);
+  if (error) std::rethrow_exception(error);
   co_return std::move(call->response);
 }
 
@@ -893,7 +973,7 @@ asio::awaitable<std::unique_ptr<ClientExchange>> HttpClient::open(HttpRequest re
   // Made first: it ends the exchange when the opening fails or is given up.
   auto exchange = std::make_unique<Impl::Exchange>(impl, stream);
   auto work = impl->run_open(stream);
-  co_await Impl::drive(stream, std::move(work));
+  co_await Impl::watched(impl, stream, std::move(work));
   co_return exchange;
 }
 
@@ -903,8 +983,22 @@ asio::awaitable<std::unique_ptr<WebSocket>> HttpClient::upgrade(asio::any_io_exe
   auto impl = impl_;
   auto call = std::make_shared<Call>(std::move(executor), deadline);
   call->owner = impl;
+  const std::string line = "GET " + target;
   auto work = impl->run_upgrade(call, std::move(target), std::move(headers), std::move(subprotocol), limits);
-  co_await Impl::drive(call, std::move(work));
+  const auto begun = Clock::now();
+  unsigned status = 101;
+  std::exception_ptr error;
+  try {
+    co_await Impl::drive(call, std::move(work));
+  } catch (const UpgradeRefused& refused) {
+    status = refused.response().status;
+    error = std::current_exception();
+  } catch (...) {
+    status = 0;
+    error = std::current_exception();
+  }
+  impl->report(line, begun, status, error);
+  if (error) std::rethrow_exception(error);
   co_return std::move(call->socket);
 }
 

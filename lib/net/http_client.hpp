@@ -3,21 +3,27 @@
 
 #include "net/endpoint.hpp"
 #include "net/http.hpp"
+#include "net/proxy.hpp"
 #include "net/websocket.hpp"
 
 #include <boost/asio/awaitable.hpp>
 #include <boost/asio/buffer.hpp>
 
+#include <chrono>
+#include <exception>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <stdexcept>
+#include <string_view>
 
 namespace cwsandbox::net {
 
-/// Why a request did not get an answer. `sent` tells whether the server may have seen it.
+/// Why a request did not get an answer. `sent` tells whether the server may have seen it. `proxy_refused`: asking the proxy again
+/// would not help, where with `connect` it might.
 class TransportError : public std::runtime_error {
  public:
-  enum class Kind { resolve, connect, tls, timeout, closed, protocol, upgrade_refused };
+  enum class Kind { resolve, connect, tls, timeout, closed, protocol, upgrade_refused, proxy_refused };
   TransportError(Kind kind, bool sent, const std::string& what) : std::runtime_error(what), kind_(kind), sent_(sent) {}
   [[nodiscard]] Kind kind() const noexcept { return kind_; }
   [[nodiscard]] bool sent() const noexcept { return sent_; }
@@ -48,12 +54,23 @@ struct TlsClientOptions {
   std::string server_name;  ///< sent (SNI) and checked instead of the endpoint's host
 };
 
+/// How a request went, for whoever looks on.
+struct RequestReport {
+  std::string_view method, path;  ///< without the query
+  unsigned status = 0;            ///< of the answer; 0: none has come
+  std::chrono::steady_clock::duration duration{};
+  std::exception_ptr error;  ///< null: none
+};
+
 struct HttpClientOptions {
-  std::chrono::steady_clock::duration connect_timeout = std::chrono::seconds(10);  ///< resolve, connect and TLS, together
+  std::chrono::steady_clock::duration connect_timeout = std::chrono::seconds(10);  ///< resolve, connect, proxy and TLS, together
   std::size_t max_idle_connections = 8;
   std::chrono::steady_clock::duration idle_lifetime = std::chrono::seconds(30);
   std::size_t max_response_body = 64 * 1024 * 1024;
   TlsClientOptions tls;
+  std::optional<Proxy> proxy;  ///< of http and https endpoints: each connection is a tunnel through it, WebSockets' too
+  /// Called when the header of an answer has come, or the request has failed before that. On whatever thread does the work.
+  std::function<void(const RequestReport&)> on_answer;
 };
 
 /// A request whose body is written, and whose answer is read, piece by piece, in constant memory. One operation at a time, on any

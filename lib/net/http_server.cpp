@@ -4,6 +4,7 @@
 #include "net/any_byte_stream.hpp"
 #include "net/http_body.hpp"
 #include "net/http_wire.hpp"
+#include "net/sizes.hpp"
 #include "net/tls.hpp"
 #include "net/watchdog.hpp"
 #include "net/websocket_stream.hpp"
@@ -47,11 +48,6 @@ using Acceptor = asio::basic_socket_acceptor<asio::generic::stream_protocol>;
 constexpr std::size_t kMaxSkippedBody = 64 * 1024;
 // Connections over the limit that are being told so, at once; further ones are just closed.
 constexpr std::size_t kMaxRefusals = 64;
-// Answers up to this size are not counted.
-constexpr std::size_t kSmallAnswer = 64 * 1024;
-// What is read at once of a request: little until it turns out to be a large one.
-constexpr std::size_t kSmallRead = 4 * 1024;
-constexpr std::size_t kLargeRead = 64 * 1024;
 // How long accepting rests when the process or the system has run out of something, and after how long those who wait are told.
 constexpr std::chrono::milliseconds kAcceptRest{100};
 constexpr std::chrono::seconds kAcceptPatience{1};
@@ -100,15 +96,9 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
   using Sessions = std::list<std::shared_ptr<Session>>;
 
   Impl(asio::any_io_executor ex, HttpHandler& h, const ServerLimits& l)
-      : executor(std::move(ex)), handler(&h), limits(with_defaults(l)), drained(executor) {
+      : executor(std::move(ex)), handler(&h), limits(l), drained(executor) {
     stranger_memory.set_limit(limits.max_stranger_memory);
     client_memory->set_limit(limits.max_client_memory);
-  }
-
-  static ServerLimits with_defaults(ServerLimits l) {
-    if (l.max_client_connections == 0)
-      l.max_client_connections = std::max<std::size_t>(1, l.max_connections - l.max_connections / 4);
-    return l;
   }
 
   // ---- Who may stay -------------------------------------------------------------------------------------------------------
@@ -150,15 +140,21 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
     if (!seat.counted) return true;  // shed; it sees that soon enough
     give_back(session);
     if (seat.account != account) {
-      if (account && account->connections >= limits.max_client_connections && !make_room_of(account)) return false;
+      if (account && account->connections >= limits.connections_of_one() && !make_room_of(account)) return false;
       if (account) {
-        account->memory.set_limit(limits.max_client_memory - limits.max_client_memory / 4);
+        account->memory.set_limit(limits.memory_of_one());
         account->memory.make_part_of(client_memory);
       }
       seat.assign(std::move(account));
     }
     move_to(session, seat.account ? working : strangers);
     return true;
+  }
+
+  // What to tell a client of this connection that has reached a limit of its own.
+  [[nodiscard]] HttpResponse at_limit(const Session& session, HttpHandler::ClientLimit limit, HttpResponse usual) const {
+    const auto& account = session.seat->account;
+    return handler == nullptr || !account ? usual : handler->at_limit(*account, limit, std::move(usual));
   }
 
   // Counts bytes that a request makes us hold, until give_back. False when there is no room for them, or none for this connection.
@@ -487,6 +483,7 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
       // Not "unavailable", which says that nothing was done.
       response =
           error_response(429, "resource_exhausted", "the request was carried out, but too many answers wait here to be read");
+      response = self->at_limit(*session, HttpHandler::ClientLimit::answer, std::move(response));
     }
     std::string head;
     bool sound = true;
@@ -575,8 +572,10 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
       std::size_t more = session->buffer.size() - before;
       if (more == chunk && chunk < kLargeRead) more += chunk = kLargeRead;  // the buffer stays that large
       if (!self->charge(*session, more)) {
-        if (session->seat->counted)
-          complaint = error_response(503, "unavailable", "too much is being sent here at once; try again later");
+        if (session->seat->counted) {
+          auto refusal = error_response(503, "unavailable", "too much is being sent here at once; try again later");
+          complaint = self->at_limit(*session, HttpHandler::ClientLimit::request, std::move(refusal));
+        }
         break;
       }
     }
@@ -614,9 +613,11 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
 
     auto request = std::make_shared<HttpRequest>(reader.head());
     if (self->handler == nullptr) co_return false;
-    if (!self->belongs_to(*session, self->handler->client_of(*request))) {
+    const auto account = self->handler->client_of(*request);
+    if (!self->belongs_to(*session, account)) {
       auto response = error_response(429, "resource_exhausted", "this client has as many connections here as it may");
       response.headers.emplace_back("Retry-After", "1");
+      response = self->handler->at_limit(*account, HttpHandler::ClientLimit::connections, std::move(response));
       co_await answer_and_end(self, session, std::move(response));
       co_return false;
     }

@@ -9,6 +9,8 @@
 #include <boost/asio/awaitable.hpp>
 #include <boost/asio/buffer.hpp>
 
+#include <algorithm>
+#include <cstdint>
 #include <functional>
 #include <optional>
 #include <stdexcept>
@@ -27,14 +29,23 @@ struct ServerLimits {
   std::size_t max_client_connections = 0;
   /// Bytes that strangers may have sent and not got an answer to, over all connections; beyond it the oldest connection is dropped.
   std::size_t max_stranger_memory = 32 * 1024 * 1024;
-  /// The same for clients: requests under way with their bodies, and WebSocket messages that are not complete. Beyond it 503; one
-  /// client may have three quarters of it.
+  /// The same for clients: requests under way with their bodies, and WebSocket messages that are not complete. Beyond it 503.
   std::size_t max_client_memory = 256 * 1024 * 1024;
+  std::size_t max_one_client_memory = 0;                                          ///< of one client; 0: three quarters of it
   std::chrono::steady_clock::duration header_timeout = std::chrono::seconds(10);  ///< also the TLS handshake
   std::chrono::steady_clock::duration body_timeout = std::chrono::seconds(60);
   std::chrono::steady_clock::duration write_timeout = std::chrono::seconds(60);
   std::chrono::steady_clock::duration keep_alive = std::chrono::seconds(60);  ///< between requests
   std::chrono::steady_clock::duration close_timeout = std::chrono::seconds(5);
+
+  /// What is in force for one client.
+  [[nodiscard]] std::size_t connections_of_one() const noexcept {
+    return max_client_connections != 0 ? max_client_connections : std::max<std::size_t>(1, max_connections - max_connections / 4);
+  }
+  [[nodiscard]] std::size_t memory_of_one() const noexcept {
+    return max_one_client_memory != 0 ? std::min(max_one_client_memory, max_client_memory)
+                                      : max_client_memory - max_client_memory / 4;
+  }
 };
 
 struct TlsServerOptions {
@@ -103,6 +114,12 @@ class HttpHandler {
     std::string subprotocol;
     WebSocket::Limits limits;
   };
+  /// A client has reached a limit of its own, and this is the answer; the owner may say more about it.
+  enum class ClientLimit : std::uint8_t { connections, request, answer };
+  [[nodiscard]] virtual HttpResponse at_limit(const ClientAccount& /*client*/, ClientLimit /*limit*/, HttpResponse usual) {
+    return usual;
+  }
+
   [[nodiscard]] virtual UpgradeDecision on_upgrade(const HttpRequest& request, const std::vector<std::string>& offered) = 0;
   /// The upgrade is done; the owner keeps the connection from here on. It still counts as a connection until it is destroyed.
   virtual void on_websocket(const HttpRequest& request, std::unique_ptr<WebSocket> socket) = 0;

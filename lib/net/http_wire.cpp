@@ -223,6 +223,9 @@ HttpRequest RequestReader::head() const {
   }
   out.target = std::string(target);
   out.headers = copy_headers(message, false);
+  // What the client calls this server: some of it depends on that.
+  if (const auto host = message.find(http::field::host); host != message.end())
+    out.headers.emplace_back("Host", view(host->value()));
   return out;
 }
 Headers RequestReader::all_headers() const { return copy_headers(impl_->parser.get(), true); }

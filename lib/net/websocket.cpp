@@ -1,6 +1,7 @@
 #include "net/websocket.hpp"
 
 #include "net/http_wire.hpp"
+#include "net/sizes.hpp"
 #include "net/storage.hpp"
 #include "net/websocket_stream.hpp"
 
@@ -35,16 +36,8 @@ std::string IncomingMessage::take() {
 
 namespace {
 
-// What an idle connection holds for its next message; most control messages fit.
-constexpr std::size_t kSmallStorage = 4 * 1024;
-// The first growth: a data message's payload, so that a 64 KiB message grows once. Later growth doubles what has arrived, so
-// that a frame header alone never makes this side allocate its announced length.
-constexpr std::size_t kLargeStorage = 64 * 1024;
 // After so many small messages in a row, storage and write buffer shrink again.
 constexpr unsigned kSmallRun = 8;
-// Beast masks through this buffer, one write per fill: a small one cuts a 64 KiB message into 16 writes.
-constexpr std::size_t kSmallWriteBuffer = 4 * 1024;
-constexpr std::size_t kLargeWriteBuffer = 64 * 1024 + 64;
 // Beast uses it for its own part of closing, should nobody call async_close with a deadline.
 constexpr std::chrono::seconds kHandshakeTimeout{30};
 

@@ -21,7 +21,8 @@ ExecClientStream::ExecClientStream(const ResumeRequest& request)
       awaited_(Answer::resumed),
       hold_std_in_(true),
       started_(true),
-      adopting_(true) {
+      adopting_(true),
+      describe_(request.describe) {
   request_.id = request.id;
   request_.sandbox_id = request.sandbox_id;
   request_.use_stdin = true;
@@ -187,7 +188,7 @@ void ExecClientStream::take_up(std::uint64_t stdin_received, std::uint64_t stdin
 }
 
 ClientEvent ExecClientStream::on_resumed(std::string_view payload) {
-  const ResumedMessage message = decode_resumed(payload);
+  ResumedMessage message = decode_resumed(payload);
   if (awaited_ != Answer::resumed) fault("resumed: not expected");
   awaited_ = Answer::none;
   if (std::exchange(adopting_, false)) {
@@ -198,7 +199,7 @@ ClientEvent ExecClientStream::on_resumed(std::string_view payload) {
   }
   take_up(message.std_in.received, message.std_in.limit, message.signals);
   if (!exited_) take_word("resumed", message.std_in);
-  return Resumed{message.std_in.received};
+  return Resumed{message.std_in.received, message.pid, std::move(message.command)};
 }
 
 ClientEvent ExecClientStream::on_status(std::string_view payload) {
@@ -279,7 +280,8 @@ void ExecClientStream::encode_control() {
     if (started_) {
       const auto [out_received, out_limit] = std_out_.say();
       const auto [err_received, err_limit] = std_err_.say();
-      encode_resume(out, {request_.id, request_.sandbox_id, out_received, err_received, out_limit, err_limit, request_.attempt});
+      encode_resume(out, {request_.id, request_.sandbox_id, out_received, err_received, out_limit, err_limit, request_.attempt,
+                          describe_ && adopting_});
     } else {
       encode_start(out, request_);
     }

@@ -409,18 +409,38 @@ WindowMessage decode_window(std::string_view payload) {
 
 bool is_process_id(std::string_view id) { return is_id(id); }
 
+namespace {
+
+void write_command(ObjectWriter& json, const std::vector<std::string>& command) {
+  std::string& out = json.key("command");
+  out += '[';
+  for (const auto& argument : command) {
+    append_bytes(out, argument);
+    out += ',';
+  }
+  close_list(out, ']');
+}
+
+std::vector<std::string> read_command(const Reader& reader, const char* message) {
+  const auto arguments = reader.array("command");
+  std::vector<std::string> command;
+  command.reserve(arguments.size());
+  for (const auto& argument : arguments) {
+    command.push_back(
+        bytes_from_json(argument, [&] { return std::string(message) + ": command[" + std::to_string(command.size()) + "]"; }));
+  }
+  return command;
+}
+
+}  // namespace
+
 void encode_start(std::string& out, const StartRequest& request) {
   begin(out, Channel::start);
   ObjectWriter json(out);
   json.text("type", "start");
   json.text("id", request.id);
   json.text("sandboxId", request.sandbox_id);
-  json.key("command") += '[';
-  for (const auto& argument : request.command) {
-    append_bytes(out, argument);
-    out += ',';
-  }
-  close_list(out, ']');
+  write_command(json, request.command);
   if (!request.env.empty()) {
     bool names_are_text = true;
     for (const auto& [name, value] : request.env) names_are_text = names_are_text && is_utf8(name);
@@ -457,12 +477,7 @@ StartRequest decode_start(std::string_view payload) {
   StartRequest request;
   request.id = read_id(reader);
   request.sandbox_id = reader.text("sandboxId");
-  const auto command = reader.array("command");
-  request.command.reserve(command.size());
-  for (const auto& argument : command) {
-    request.command.push_back(
-        bytes_from_json(argument, [&] { return "start: command[" + std::to_string(request.command.size()) + "]"; }));
-  }
+  request.command = read_command(reader, "start");
   if (const Value* env = reader.find("env")) {
     if (env->is(Value::Kind::object)) {
       const json_text::Object variables(*env);
@@ -508,6 +523,7 @@ void encode_resume(std::string& out, const ResumeRequest& request) {
   json["stdout"] = Json{{"received", request.stdout_received}, {"limit", request.stdout_limit}};
   json["stderr"] = Json{{"received", request.stderr_received}, {"limit", request.stderr_limit}};
   if (request.attempt != 0) json["attempt"] = request.attempt;
+  if (request.describe) json["describe"] = true;
   write(out, Channel::resume, json);
 }
 
@@ -525,6 +541,7 @@ ResumeRequest decode_resume(std::string_view payload) {
   request.stderr_received = err->received;
   request.stderr_limit = err->limit;
   request.attempt = reader.integer("attempt").value_or(0);
+  request.describe = reader.boolean("describe");
   return request;
 }
 
@@ -534,6 +551,12 @@ void encode_resumed(std::string& out, const ResumedMessage& message) {
   json.text("type", "resumed");
   write_word(json, "stdin", message.std_in);
   if (message.signals != 0) json.number("signals", message.signals);
+  if (message.pid) json.number("pid", *message.pid);
+  if (!message.command.empty()) {
+    const std::size_t before = out.size();
+    write_command(json, message.command);
+    if (out.size() > kMaxControlPayload) out.resize(before);
+  }
   json.end();
 }
 
@@ -541,7 +564,10 @@ ResumedMessage decode_resumed(std::string_view payload) {
   const Reader reader = parse_typed(Channel::resume, payload, "resumed");
   const auto word = read_stdin_word(reader);
   if (!word) fault("resumed: stdin is missing");
-  return {*word, reader.integer("signals").value_or(0)};
+  ResumedMessage message{*word, reader.integer("signals").value_or(0)};
+  message.pid = reader.integer("pid");
+  message.command = read_command(reader, "resumed");
+  return message;
 }
 
 void encode_started(std::string& out, const StartedMessage& message) {

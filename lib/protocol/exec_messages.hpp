@@ -53,6 +53,9 @@ void encode_resume(std::string& out, const ResumeRequest& request);
 struct ResumedMessage {
   StreamWord std_in;
   std::uint64_t signals = 0;  ///< the highest sequence number taken
+  // For a client that has asked for them.
+  std::optional<std::uint64_t> pid = std::nullopt;
+  std::vector<std::string> command = {};  ///< left out where the message would be longer than one may be
 };
 void encode_resumed(std::string& out, const ResumedMessage& message);
 [[nodiscard]] ResumedMessage decode_resumed(std::string_view payload);

@@ -28,7 +28,11 @@ ExecServerStream::ExecServerStream(const StartRequest& request, std::uint64_t st
       std_in_(request.use_stdin ? std::clamp(stdin_window, kInitialStdinWindow, kMaxWindow) : 0),
       std_out_(request.stdout_limit, std::max(request.stdout_limit, kDefaultWindow)),
       std_err_(request.stderr_limit, std::max(request.stderr_limit, kDefaultWindow)),
-      use_stdin_(request.use_stdin) {}
+      use_stdin_(request.use_stdin) {
+  std::size_t bytes = 0;
+  for (const auto& argument : request.command) bytes += argument.size() + 1;
+  if (bytes <= kMaxToldCommand) command_ = request.command;
+}
 
 OutboundStream& ExecServerStream::outbound(Channel stream) noexcept { return stream == Channel::std_err ? std_err_ : std_out_; }
 
@@ -114,6 +118,7 @@ std::optional<StatusError> ExecServerStream::refuses(std::uint64_t stdout_receiv
 
 std::optional<StatusError> ExecServerStream::on_reconnected(const ResumeRequest& request) {
   if (auto error = on_reconnected(request.stdout_received, request.stderr_received, true)) return error;
+  describe_due_ = request.describe;
   grant(request.stdout_limit, request.stderr_limit);
   return std::nullopt;
 }
@@ -268,7 +273,12 @@ bool ExecServerStream::encode_control() {
   }
   if (resumed_due_) {
     resumed_due_ = false;
-    encode_resumed(out, {say_stdin(), last_signal_});
+    ResumedMessage message{say_stdin(), last_signal_};
+    if (std::exchange(describe_due_, false)) {
+      message.pid = pid_;
+      message.command = command_;
+    }
+    encode_resumed(out, message);
     return true;
   }
   if (started_due_) {

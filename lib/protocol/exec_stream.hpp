@@ -38,6 +38,7 @@ enum class Channel : std::uint8_t {
 };
 
 inline constexpr std::size_t kMaxDataPayload = 64 * 1024;         ///< bytes of payload of a data message
+inline constexpr std::size_t kMaxToldCommand = 16 * 1024;         ///< bytes of a command that `resumed` tells
 inline constexpr std::size_t kMaxControlPayload = 64 * 1024;      ///< bytes of a control message other than start
 inline constexpr std::size_t kMaxStartPayload = 4 * 1024 * 1024;  ///< start carries argv and env; the kernel's limit is about 2 MiB
 inline constexpr std::size_t kMaxMessage = 1 + kMaxStartPayload;
@@ -288,6 +289,9 @@ struct Refused {
 /// The new connection took over. (A repeated start is answered by Started with `attached`.)
 struct Resumed {
   std::uint64_t stdin_received = 0;
+  // If they were asked for, and the server tells.
+  std::optional<std::uint64_t> pid = std::nullopt;
+  std::vector<std::string> command = {};
 };
 struct SignalRequest {
   std::string name;
@@ -316,6 +320,7 @@ struct ResumeRequest {
   std::uint64_t stdout_received = 0, stderr_received = 0;
   std::uint64_t stdout_limit = kDefaultWindow, stderr_limit = kDefaultWindow;
   std::uint64_t attempt = 0;
+  bool describe = false;  ///< the client does not know the process: its pid and command are wanted
 };
 
 struct StreamWord;
@@ -403,6 +408,7 @@ class ExecClientStream {
   bool control_in_flight_ = false, data_in_flight_ = false;
   bool started_ = false, exited_ = false, refused_ = false, released_ = false;
   bool adopting_ = false;  // somebody else's process, and the server has not said yet how far stdin and signals had come
+  bool describe_ = false;  // as long as it is adopting: what it is is asked for
   bool stdin_closed_ = false;
   bool exit_here_ = false;  // exit or error has come over this connection: nothing more will
   bool broken_ = false;
@@ -485,6 +491,7 @@ class ExecServerStream {
   OutboundStream std_out_, std_err_;
   std::uint64_t last_signal_ = 0;
   std::optional<std::uint64_t> pid_;
+  std::vector<std::string> command_;  // to be told; empty when it is too long for that
   std::optional<ExitStatus> ended_, exit_;
   std::optional<StatusError> refused_;
   std::string in_flight_control_;
@@ -492,7 +499,7 @@ class ExecServerStream {
   Channel next_output_ = Channel::std_out;  // alternates, so that neither output starves the other
   bool use_stdin_, stdin_closed_ = false, said_closed_ = false, hold_ends_ = false, tell_ended_ = false, late_signals_ = false,
                    attached_ = false;
-  bool started_due_ = false, resumed_due_ = false, ended_sent_ = false, last_sent_ = false;
+  bool started_due_ = false, resumed_due_ = false, describe_due_ = false, ended_sent_ = false, last_sent_ = false;
   bool control_in_flight_ = false, data_in_flight_ = false;
   bool released_ = false, broken_ = false;
 };

@@ -28,6 +28,12 @@ inline const Json* find(const Json& object, const char* name) {
   return it == object.end() || it->is_null() ? nullptr : &*it;
 }
 
+/// The member's text; empty when there is none.
+inline std::string text_member(const Json& object, const char* name) {
+  const Json* value = find(object, name);
+  return value != nullptr && value->is_string() ? value->get<std::string>() : std::string();
+}
+
 /// Takes over what a Connect error's object says; `error` holds what stands without it.
 void read_error(const Json& object, ConnectError& error);
 

@@ -23,6 +23,11 @@ constexpr std::array<std::string_view, 8> kFileTypes = {
     "FILE_TYPE_UNSPECIFIED", "FILE_TYPE_REGULAR", "FILE_TYPE_DIRECTORY",    "FILE_TYPE_SYMLINK",
     "FILE_TYPE_FIFO",        "FILE_TYPE_SOCKET",  "FILE_TYPE_BLOCK_DEVICE", "FILE_TYPE_CHARACTER_DEVICE"};
 
+constexpr std::array<std::string_view, 11> kFileEventKinds = {
+    "FILE_EVENT_KIND_UNSPECIFIED", "FILE_EVENT_KIND_CREATED", "FILE_EVENT_KIND_MODIFIED", "FILE_EVENT_KIND_CLOSED",
+    "FILE_EVENT_KIND_ATTRIBUTES",  "FILE_EVENT_KIND_DELETED", "FILE_EVENT_KIND_RENAMED",  "FILE_EVENT_KIND_MOVED_IN",
+    "FILE_EVENT_KIND_MOVED_OUT",   "FILE_EVENT_KIND_GONE",    "FILE_EVENT_KIND_OVERFLOW"};
+
 constexpr std::array<std::string_view, 3> kStorageMedia = {"", "STORAGE_MEDIUM_DISK", "STORAGE_MEDIUM_MEMORY"};
 constexpr std::array<std::string_view, 4> kServiceProtocols = {"", "SERVICE_PROTOCOL_TCP", "SERVICE_PROTOCOL_UDP",
                                                                "SERVICE_PROTOCOL_SCTP"};
@@ -193,6 +198,7 @@ class Object {
 
   void read(const char* name, State& out) const { read_enum(name, kStates, "state", out); }  // unknown: unspecified (LC-10)
   void read(const char* name, FileType& out) const { read_enum(name, kFileTypes, "file type", out); }
+  void read(const char* name, FileEventKind& out) const { read_enum(name, kFileEventKinds, "file event kind", out); }
 
   void read(const char* name, Timestamp& out) const {
     const Json* value = find(name);
@@ -709,6 +715,9 @@ class Writer {
   void put(const char* name, std::int64_t value) {
     if (value != 0) json_[camel(name)] = std::to_string(value);
   }
+  void put(const char* name, FileEventKind value) {
+    if (value != FileEventKind::unspecified) json_[camel(name)] = to_string(value);
+  }
   void put(const char* name, State value) {
     if (value != State::unspecified) json_[camel(name)] = to_string(value);
   }
@@ -967,6 +976,15 @@ Json file_info_json(const FileInfo& message) {
   return out.take();
 }
 
+Json file_event_json(const FileEvent& message) {
+  Writer out;
+  out.put("kind", message.kind);
+  out.put_any_text("name", message.name);
+  out.put_any_text("old_name", message.old_name);
+  out.put("directory", message.directory);
+  return out.take();
+}
+
 /// A request is sent as it was meant or not at all: repaired text would name another program, file or sandbox.
 void require_utf8(const Json& json, const std::string& path) {
   if (json.is_string()) {
@@ -997,6 +1015,11 @@ std::string_view to_string(State state) noexcept {
 std::string_view to_string(FileType type) noexcept {
   const auto index = static_cast<std::size_t>(type);
   return kFileTypes[index < kFileTypes.size() ? index : 0];
+}
+
+std::string_view to_string(FileEventKind kind) noexcept {
+  const auto index = static_cast<std::size_t>(kind);
+  return kFileEventKinds[index < kFileEventKinds.size() ? index : 0];
 }
 
 // ---- requests ----
@@ -1280,6 +1303,45 @@ ListFilesResponse parse_list_files_response(std::string_view json) {
   object.each(
       "files", [&](const Json& item, const std::string& path) { out.files.push_back(read_file_info(Object(item, path))); },
       kMaxPage);
+  return out;
+}
+
+std::string to_json(const WatchFileRequest& message) {
+  Writer out;
+  out.put("sandbox_id", message.sandbox_id);
+  out.put("path", message.path);
+  return dump_request(out.take());
+}
+
+WatchFileRequest parse_watch_file_request(std::string_view json) {
+  const Json root = parse(json);
+  const Object object(root, "");
+  WatchFileRequest out;
+  object.read("sandbox_id", out.sandbox_id);
+  object.read("path", out.path);
+  return out;
+}
+
+std::string to_json(const WatchFileResponse& message) {
+  Writer out;
+  out.put_each("events", message.events, file_event_json);
+  return json_util::dump(out.take());
+}
+
+WatchFileResponse parse_watch_file_response(std::string_view json) {
+  const Json root = parse(json);
+  const Object object(root, "");
+  WatchFileResponse out;
+  const auto read_event = [&out](const Json& item, const std::string& path) {
+    const Object event(item, path);
+    FileEvent one;
+    event.read("kind", one.kind);
+    (void)event.read_any_text("name", one.name);
+    (void)event.read_any_text("old_name", one.old_name);
+    event.read("directory", one.directory);
+    out.events.push_back(std::move(one));
+  };
+  object.each("events", read_event, kMaxPage);
   return out;
 }
 

@@ -303,6 +303,36 @@ struct ListFilesResponse {
   std::vector<FileInfo> files;
 };
 
+/// The answer is a server stream (Connect) of WatchFileResponse. The first one says that the watch stands; one without events says
+/// that it still does.
+struct WatchFileRequest {
+  std::string sandbox_id;
+  FilePath path;
+};
+enum class FileEventKind : std::uint8_t {
+  unspecified,
+  created,
+  modified,
+  closed,
+  attributes,
+  deleted,
+  renamed,
+  moved_in,
+  moved_out,
+  gone,
+  overflow
+};
+/// "FILE_EVENT_KIND_CREATED" and so on.
+[[nodiscard]] std::string_view to_string(FileEventKind kind) noexcept;
+struct FileEvent {
+  FileEventKind kind = FileEventKind::unspecified;
+  std::string name, old_name;  ///< `name`/`nameBytes`, `oldName`/`oldNameBytes`
+  bool directory = false;
+};
+struct WatchFileResponse {
+  std::vector<FileEvent> events;
+};
+
 struct MakeDirectoryRequest {
   std::string sandbox_id;
   FilePath path;
@@ -359,6 +389,7 @@ struct LogEntry {
 [[nodiscard]] std::string to_json(const ReadFileRequest& message);
 [[nodiscard]] std::string to_json(const StatFileRequest& message);
 [[nodiscard]] std::string to_json(const ListFilesRequest& message);
+[[nodiscard]] std::string to_json(const WatchFileRequest& message);
 [[nodiscard]] std::string to_json(const MakeDirectoryRequest& message);
 [[nodiscard]] std::string to_json(const RemoveFileRequest& message);
 [[nodiscard]] std::string to_json(const RenameFileRequest& message);
@@ -371,6 +402,7 @@ struct LogEntry {
 [[nodiscard]] std::string to_json(const ReadFileResponse& message);
 [[nodiscard]] std::string to_json(const FileInfo& message);
 [[nodiscard]] std::string to_json(const ListFilesResponse& message);
+[[nodiscard]] std::string to_json(const WatchFileResponse& message);
 [[nodiscard]] std::string to_json(const LogEntry& message);
 
 // All of these throw ParseError, and nothing else, for bad input. Nesting is bounded (32 levels); the caller bounds the size.
@@ -390,6 +422,8 @@ struct LogEntry {
 [[nodiscard]] FileInfo parse_file_info(std::string_view json);
 [[nodiscard]] ListFilesRequest parse_list_files_request(std::string_view json);
 [[nodiscard]] ListFilesResponse parse_list_files_response(std::string_view json);
+[[nodiscard]] WatchFileRequest parse_watch_file_request(std::string_view json);
+[[nodiscard]] WatchFileResponse parse_watch_file_response(std::string_view json);
 [[nodiscard]] MakeDirectoryRequest parse_make_directory_request(std::string_view json);
 [[nodiscard]] RemoveFileRequest parse_remove_file_request(std::string_view json);
 [[nodiscard]] RenameFileRequest parse_rename_file_request(std::string_view json);

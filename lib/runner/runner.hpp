@@ -59,6 +59,9 @@ namespace cwsandbox::runner {
 namespace asio = boost::asio;
 using boost::system::error_code;
 
+/// The reason of a RunnerError: the place where sandboxes run cannot do it, now or at all.
+inline constexpr const char* kUnavailable = "CWSANDBOX_RUNNER_UNAVAILABLE";
+
 /// An error in the words of the Connect protocol; the gateway passes it on as it is.
 class RunnerError : public std::runtime_error {
  public:
@@ -289,8 +292,8 @@ class FileReader {
   [[nodiscard]] virtual asio::awaitable<std::size_t> read(std::uint64_t offset, asio::mutable_buffer into) = 0;
 };
 
-/// A file being written under a temporary name beside its own. Destroyed without `commit`, it leaves no trace and the old file as
-/// it was.
+/// A file being written, without a name where that is possible, else under a temporary one beside its own. Destroyed without
+/// `commit`, it leaves no trace and the old file as it was.
 class FileWriter {
  public:
   virtual ~FileWriter() = default;
@@ -305,6 +308,9 @@ struct FileWriteSpec {
   std::string path;                   ///< of the file to be
   std::optional<std::uint32_t> mode;  ///< permission bits; unset: those of the file it replaces, else 0644
   bool make_parents = false;          ///< missing directories are made, mode 0755
+  /// To the end of what is there, or of a new file, at once and for everybody to see; the mode is for a new one, and `modified`
+  /// must be unset. `commit` then does nothing, and what was written stays if it never comes.
+  bool append = false;
   /// When its content is to have changed; unset: when it was written. As exact as the file system keeps it.
   std::optional<std::chrono::system_clock::time_point> modified;
 };
@@ -316,6 +322,36 @@ class DirectoryReader {
   virtual ~DirectoryReader() = default;
   /// At most `limit` entries, at least one but at the end. Throws FileFailed. Symlinks are not followed.
   [[nodiscard]] virtual asio::awaitable<std::vector<FileInfo>> next(std::size_t limit) = 0;
+};
+
+/// Something that has happened to what is watched, or to an entry of it.
+struct FileEvent {
+  enum class Kind : std::uint8_t {
+    created,
+    modified,
+    closed,  ///< by somebody who had it open for writing
+    attributes,
+    deleted,
+    renamed,    ///< from `old_name` to `name`, both in the directory
+    moved_in,   ///< from another directory
+    moved_out,  ///< to another directory
+    gone,       ///< what is watched has been deleted or moved: the last event
+    overflow,   ///< some events could not be kept
+  };
+  Kind kind = Kind::overflow;
+  std::string name;  ///< of the entry, any bytes but '/' and NUL; empty: what is watched itself
+  std::string old_name;
+  bool directory = false;
+};
+
+/// A file, or a directory and its direct entries, whose changes are told in their order, from when it was made. What nobody takes
+/// waits in the sandbox's system, which keeps so much and says when it was more. Destroying it ends the watch.
+class FileWatch {
+ public:
+  virtual ~FileWatch() = default;
+  /// The next events, some hundred at most; none at the deadline, nor behind `gone`. One at a time. It hears nothing of the
+  /// end of the sandbox.
+  [[nodiscard]] virtual asio::awaitable<std::vector<FileEvent>> next(std::chrono::steady_clock::time_point deadline) = 0;
 };
 
 /// The files of one sandbox. Paths are resolved inside the sandbox, by its user, with its working directory; they are any bytes but
@@ -343,6 +379,8 @@ class Files {
   [[nodiscard]] virtual asio::awaitable<void> remove(std::string path, bool recursive) = 0;
   /// As rename(2): replaces a file, or an empty directory by a directory; EXDEV from one place to another (/tmp, /workspace, ...).
   [[nodiscard]] virtual asio::awaitable<void> rename(std::string from, std::string to) = 0;
+  /// Symlinks are followed. "unimplemented" where the runner cannot; "resource_exhausted" where the system allows no more watches.
+  [[nodiscard]] virtual asio::awaitable<std::unique_ptr<FileWatch>> watch(std::string path);
 };
 
 /// A running sandbox. Destroying it ends it at once, with everything in it.
@@ -387,9 +425,12 @@ class Runner {
   /// sandbox of that id already: the same record means a repeated creation, which completes as the first does; another one is
   /// "already_exists".
   [[nodiscard]] virtual asio::awaitable<std::unique_ptr<Sandbox>> create(SandboxSpec spec) = 0;
-  /// Which of what `spec` asks for this runner cannot do, by the names of SandboxSpec's members ("volumes", "resources.gpus", ...).
-  /// Empty: it will try.
+  /// What `spec` asks for and this runner cannot do or its operator does not allow: members of SandboxSpec ("resources.gpus", ...)
+  /// or elements of them ("egress[0]", "secrets[0]", "volumes[0].name", "volumes[0].size_limit"). Empty: it will try.
   [[nodiscard]] virtual std::vector<std::string> refuses(const SandboxSpec& spec) const { return asked_beyond_the_basics(spec); }
+
+  /// More than so many creations at one time only get into each other's way; 0: any number.
+  [[nodiscard]] virtual std::size_t creations_at_once() const noexcept { return 0; }
 
   // ---- durable runners only ----
 

@@ -27,10 +27,6 @@ std::size_t threads() {
   return n;
 }
 
-void rethrow(const std::exception_ptr& error) {
-  if (error) std::rethrow_exception(error);
-}
-
 // What one client saw. Looked at when all are through: Catch's checks are for one thread.
 struct Seen {
   std::string text;

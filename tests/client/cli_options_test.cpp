@@ -63,10 +63,11 @@ TEST_CASE("output that cannot be written is said by every command, with the reas
   const auto logs = place.sandbox.stream_logs(cwsandbox::LogOptions().with_follow());
   while (logs.next().result(60s)->text != "200000") continue;
   place.sandbox.write_file("/tmp/x", "content").result();
-  for (const char* command : {"exec \"$ID\" -- seq 100000", "exec \"$ID\" -- echo", "exec -t \"$ID\" -- seq 100000", "run -- echo",
-                              "ls", "ls -o json", "get \"$ID\"", "logs \"$ID\"", "logs -o json \"$ID\"", "cp \"$ID:/tmp/x\" -",
-                              "cp -o json \"$ID:/tmp/x\" /dev/../tmp/cws-full", "delete -o json --missing-ok sb-unknown",
-                              "run -d -- sleep 1000", "completion bash", "--help", "cp --help", "--version"}) {
+  for (const char* command :
+       {"exec \"$ID\" -- seq 100000", "exec \"$ID\" -- echo", "exec -t \"$ID\" -- seq 100000", "run -- echo", "ls", "ls -o json",
+        "get \"$ID\"", "logs \"$ID\"", "logs -o json \"$ID\"", "cp \"$ID:/tmp/x\" -",
+        "cp -o json \"$ID:/tmp/x\" /dev/../tmp/cws-full", "delete -o json --missing-ok sb-unknown", "run -d -- sleep 1000",
+        "run -d -- sh -c 'trap \"\" TERM; while :; do sleep 1; done'", "completion bash", "--help", "cp --help", "--version"}) {
     INFO(command);
     const auto ran =
         place.shell("\"$CLI\" " + std::string(command) + " >/dev/full </dev/null; code=$?; rm -f /tmp/cws-full; exit $code");
@@ -74,7 +75,7 @@ TEST_CASE("output that cannot be written is said by every command, with the reas
     CHECK(ran.err.find("cannot write to standard output: No space left on device") != std::string::npos);
     CHECK(std::count(ran.err.begin(), ran.err.end(), '\n') == 1);
   }
-  // The sandbox whose id could not be said is gone.
+  // The sandboxes whose ids could not be said are gone, whatever they do about it.
   CHECK(place.cli({"ls", "-o", "ids"}).out == place.id + "\n");
   // What the command says on standard error is lost, and nothing is left to say it with; the exit code does.
   CHECK(code(place.shell("\"$CLI\" exec \"$ID\" -- sh -c 'echo out; seq 100000 >&2; exit 3' 2>/dev/full")) == 125);

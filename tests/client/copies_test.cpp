@@ -14,20 +14,6 @@ namespace fs = std::filesystem;
 
 namespace {
 
-struct Folder {
-  TemporaryDirectory outer;
-  Folder() { fs::create_directory(outer.path() + "/f"); }
-  ~Folder() {
-    std::error_code ignored;
-    fs::remove_all(outer.path() + "/f", ignored);
-  }
-  Folder(const Folder&) = delete;
-  Folder& operator=(const Folder&) = delete;
-  [[nodiscard]] std::string operator/(const std::string& name) const { return outer.path() + "/f/" + name; }
-};
-
-std::string say(const Sandbox& sandbox, const std::string& script) { return sandbox.exec(shell(script)).result(60s).std_out.str(); }
-
 /// More than is sent between two calls of a progress function.
 constexpr std::size_t kLarge = 20'000'000;
 
@@ -46,7 +32,7 @@ TEST_CASE("an upload sends what the local file gives, whatever its size is said 
 
 TEST_CASE("a local file that changes while it is sent: whole as it was when it was opened, or an error", "[FI-10]") {
   const auto sandbox = Sandbox::run();
-  const Folder folder;
+  const TemporaryDirectory folder;
   const std::string content(kLarge, 'x');
   write(folder / "file", content);
   sandbox.write_file("/tmp/copy", "before").result();
@@ -76,7 +62,7 @@ TEST_CASE("a local file that changes while it is sent: whole as it was when it w
 
 TEST_CASE("a file of the sandbox that says nothing of its size is read as it is, by every way", "[FI-10]") {
   const auto sandbox = Sandbox::run();
-  const Folder folder;
+  const TemporaryDirectory folder;
   const auto content = say(sandbox, "cat /proc/filesystems");
   REQUIRE_FALSE(content.empty());
   CHECK(sandbox.read_file("/proc/filesystems").result() == content);
@@ -88,7 +74,7 @@ TEST_CASE("a file of the sandbox that says nothing of its size is read as it is,
 
 TEST_CASE("a file that may not be written is replaced by whoever may write its directory, by every way", "[FI-11]") {
   const auto sandbox = Sandbox::run();
-  const Folder folder;
+  const TemporaryDirectory folder;
   say(sandbox, "cd /tmp; echo old > ro; chmod 444 ro; mkdir shut; echo old > shut/rw; chmod 666 shut/rw; chmod 555 shut");
   write(folder / "local", "uploaded");
   sandbox.write_file("/tmp/ro", "rpc").result();
@@ -112,7 +98,7 @@ TEST_CASE("a file that may not be written is replaced by whoever may write its d
 
 TEST_CASE("a file may be given a time, and a download may keep it", "[FI-12]") {
   const auto sandbox = Sandbox::run();
-  const Folder folder;
+  const TemporaryDirectory folder;
   const auto time =
       std::chrono::system_clock::time_point(std::chrono::seconds(981'173'106)) + std::chrono::nanoseconds(123'456'789);
   write(folder / "in", "content");

@@ -14,7 +14,6 @@
 
 #include <csignal>
 #include <future>
-#include <thread>
 
 #include <sys/wait.h>
 
@@ -32,14 +31,6 @@ using cwsandbox::SandboxExecutionError;
 using cwsandbox::SandboxOptions;
 using cwsandbox::Session;
 namespace asio = boost::asio;
-
-namespace {
-
-void rethrow(const std::exception_ptr& error) {
-  if (error) std::rethrow_exception(error);
-}
-
-}  // namespace
 
 TEST_CASE("waits that lose against a timer lose no line", "[SR-14]") {
   using namespace asio::experimental::awaitable_operators;
@@ -99,6 +90,24 @@ TEST_CASE("lines of a process that was cancelled end in its error", "[EX-9][SR-3
   CHECK(process.cancel());
   CHECK_THROWS_AS(process.std_out().next_line().result(), cwsandbox::CancelledError);
   CHECK_FALSE(process.std_out().next_line().result().has_value());
+}
+
+TEST_CASE("what a killed process closes before it ends is no end of its output", "[EX-9][SR-3]") {
+  // Told to go, it closes its output at once, and stays for a while.
+  const auto slow = shell("trap 'exec >&- 2>&-; sleep 1; exit 0' TERM; echo first; while :; do sleep 0.05; done");
+  SECTION("cancelled") {
+    const auto process = shared_sandbox().exec(slow);
+    CHECK(process.std_out().next_line().result() == "first");
+    CHECK(process.cancel());
+    CHECK_THROWS_AS(process.std_out().next_line().result(60s), cwsandbox::CancelledError);
+    CHECK_THROWS_AS(process.result(60s), cwsandbox::CancelledError);
+  }
+  SECTION("at its time limit") {
+    const auto process = shared_sandbox().exec(slow, ExecOptions().with_timeout(500ms));
+    CHECK(process.std_out().next_line().result() == "first");
+    CHECK_THROWS_AS(process.std_out().next_line().result(60s), cwsandbox::SandboxCommandTimeoutError);
+    CHECK_THROWS_AS(process.result(60s), cwsandbox::SandboxCommandTimeoutError);
+  }
 }
 
 TEST_CASE("a follow's lines are not lost to waits that were given up", "[SR-14][LG-1]") {
@@ -205,10 +214,7 @@ TEST_CASE("a stats callback for a process in a sandbox", "[PR-12]") {
 
 TEST_CASE("poll of a command that cannot be started ends", "[PR-15]") {
   const auto process = shared_sandbox().exec({"no-such-program"});
-  const auto until_ended = [&] {
-    const auto limit = std::chrono::steady_clock::now() + test_support::patience(60s);
-    while (!process.poll() && std::chrono::steady_clock::now() < limit) std::this_thread::sleep_for(5ms);
-  };
+  const auto until_ended = [&] { static_cast<void>(eventually([&] { return process.poll().has_value(); })); };
   CHECK_THROWS_AS(until_ended(), SandboxExecutionError);
   CHECK_FALSE(process.returncode());
 }

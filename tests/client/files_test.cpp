@@ -23,16 +23,6 @@ namespace fs = std::filesystem;
 
 namespace {
 
-template <typename Condition>
-bool eventually(Condition condition) {
-  const auto deadline = std::chrono::steady_clock::now() + 30s;
-  while (!condition()) {
-    if (std::chrono::steady_clock::now() > deadline) return false;
-    std::this_thread::sleep_for(2ms);
-  }
-  return true;
-}
-
 /// Bytes that no two places share.
 std::string noise(std::size_t size) {
   std::string bytes(size, '\0');
@@ -44,9 +34,6 @@ std::string noise(std::size_t size) {
   return bytes;
 }
 
-/// What a shell in the sandbox says.
-std::string say(const Sandbox& sandbox, const std::string& script) { return sandbox.exec(shell(script)).result(60s).std_out.str(); }
-
 /// The error of a file that an operation ends with.
 template <typename T>
 SandboxFileError file_error(const task<T>& operation) {
@@ -57,24 +44,6 @@ SandboxFileError file_error(const task<T>& operation) {
   }
   throw std::runtime_error("no SandboxFileError came");
 }
-
-/// A folder of this machine that goes with everything in it.
-struct Folder {
-  std::string path = fs::temp_directory_path() / "cwsandbox-files-XXXXXX";
-  Folder() {
-    if (!::mkdtemp(path.data())) throw std::runtime_error("mkdtemp");
-  }
-  ~Folder() {
-    std::error_code ignored;
-    fs::remove_all(path, ignored);
-  }
-  Folder(const Folder&) = delete;
-  Folder& operator=(const Folder&) = delete;
-  [[nodiscard]] std::string operator/(const std::string& name) const { return path + "/" + name; }
-  [[nodiscard]] std::size_t entries() const {
-    return static_cast<std::size_t>(std::distance(fs::directory_iterator(path), fs::directory_iterator()));
-  }
-};
 
 std::string slurp(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
@@ -95,6 +64,27 @@ struct Scripted {
 };
 
 }  // namespace
+
+TEST_CASE("the lines of a file, from wherever it is read", "[FI-13][SR-17]") {
+  const Daemon daemon;
+  const auto sandbox = Sandbox::run(Client(daemon.options()));
+  std::string content;
+  for (int i = 0; i < 100'000; ++i) content += "line " + std::to_string(i) + "\n";
+  content += "no feed";
+  sandbox.write_file("/tmp/lines", content).result();
+  std::string joined;
+  std::string_view feed;
+  for (const auto line : sandbox.read_lines("/tmp/lines")) joined.append(std::exchange(feed, "\n")).append(line);
+  CHECK((joined == content));
+  const auto lines = sandbox.read_lines("/tmp/lines", cwsandbox::ReadFileOptions().with_offset(7));
+  CHECK(lines.next().result() == "line 1");
+  const auto stream = sandbox.read_file_stream("/tmp/lines", cwsandbox::ReadFileOptions().with_offset(7));
+  CHECK(stream.offset() == 7);
+  CHECK(stream.next_line().result() == "line 1");
+  CHECK(stream.offset() == 14);
+  CHECK_THROWS_AS(sandbox.read_lines("/tmp/lines", cwsandbox::ReadFileOptions(), 3).next().result(), std::length_error);
+  CHECK_THROWS_AS(sandbox.read_lines("/tmp/none").next().result(), cwsandbox::SandboxFileError);
+}
 
 TEST_CASE("text and bytes come back as they were written, and the sandbox starts by itself", "[FI-1]") {
   const auto sandbox = Sandbox::run();
@@ -137,7 +127,7 @@ TEST_CASE("a missing file: path, reason, metadata", "[FI-2]") {
   check(file_error(sandbox.rename_file("/tmp/none", "/tmp/other")), "/tmp/none");
   check(file_error(sandbox.write_file("/tmp/none/such", "x")), "/tmp/none/such");
   check(file_error(sandbox.write_file("/tmp/none/such", "x", WriteFileOptions().with_mode(0600))), "/tmp/none/such");
-  const Folder folder;
+  const TemporaryDirectory folder;
   check(file_error(sandbox.download_file("/tmp/none", folder / "x")), "/tmp/none");
   CHECK(folder.entries() == 0);
 
@@ -391,7 +381,7 @@ TEST_CASE("a directory of many entries is listed whole", "[FI-8]") {
 
 TEST_CASE("copies from and to this machine, with progress", "[FI-3][FI-9]") {
   const auto sandbox = Sandbox::run();
-  const Folder folder;
+  const TemporaryDirectory folder;
   const auto bytes = noise(40'000'000);
   std::ofstream(folder / "in", std::ios::binary) << bytes;
   fs::permissions(folder / "in", fs::perms(0750));
@@ -446,21 +436,21 @@ TEST_CASE("copies from and to this machine, with progress", "[FI-3][FI-9]") {
 
 TEST_CASE("what goes wrong on this side is the file system's error", "[FI-6]") {
   const auto& sandbox = shared_sandbox();
-  const Folder folder;
+  const TemporaryDirectory folder;
   sandbox.write_file("/tmp/here", "x").result();
   CHECK_THROWS_AS(sandbox.upload_file(folder / "none", "/tmp/none").result(), fs::filesystem_error);
-  CHECK_THROWS_AS(sandbox.upload_file(folder.path, "/tmp/none").result(), fs::filesystem_error);
+  CHECK_THROWS_AS(sandbox.upload_file(folder.path(), "/tmp/none").result(), fs::filesystem_error);
   REQUIRE(::mkfifo((folder / "fifo").c_str(), 0600) == 0);
   CHECK_THROWS_AS(sandbox.upload_file(folder / "fifo", "/tmp/none").result(30s), fs::filesystem_error);
   CHECK_THROWS_AS(sandbox.download_file("/tmp/here", folder / "fifo").result(30s), fs::filesystem_error);
-  CHECK_THROWS_AS(sandbox.download_file("/tmp/here", folder.path).result(), fs::filesystem_error);
+  CHECK_THROWS_AS(sandbox.download_file("/tmp/here", folder.path()).result(), fs::filesystem_error);
   CHECK_THROWS_AS(sandbox.download_file("/tmp/here", folder / "no/such").result(), fs::filesystem_error);
   CHECK(folder.entries() == 1);
 }
 
 TEST_CASE("a download that is cancelled leaves nothing", "[FI-6][OR-7]") {
   const auto sandbox = Sandbox::run();
-  const Folder folder;
+  const TemporaryDirectory folder;
   sandbox.exec(shell("head -c 300000000 /dev/zero > /tmp/large")).wait();
   auto copy = std::make_shared<task<void>>();
   std::mutex started;
@@ -523,7 +513,7 @@ TEST_CASE("fewer bytes than announced are an error, never a shorter file", "[FI-
     CHECK(error.path() == "/tmp/x");
     CHECK(std::string(error.what()).find("1000 of 1500") != std::string::npos);
   };
-  const Folder folder;
+  const TemporaryDirectory folder;
   check(file_error(scripted.sandbox.read_file("/tmp/x")));
   check(file_error(scripted.sandbox.download_file("/tmp/x", folder / "x")));
   check(file_error(scripted.sandbox.read_file_stream("/tmp/x").read_all()));
@@ -548,7 +538,7 @@ TEST_CASE("a read that has not begun is tried again, a write whose source can be
   CHECK(requests[3].method == "PUT");
   CHECK(requests[3].target == "/v1/files?sandbox=sb-1&path=/tmp/x");
   CHECK(requests[3].header("expect") == "100-continue");
-  const Folder folder;
+  const TemporaryDirectory folder;
   std::ofstream(folder / "in", std::ios::binary) << bytes;
   fs::permissions(folder / "in", fs::perms(0644));
   scripted.sandbox.upload_file(folder / "in", "/tmp/\xff", WriteFileOptions().with_make_parents()).result();
@@ -583,7 +573,7 @@ TEST_CASE("a server without bodies for files: what fits goes over the published 
     return ScriptedServer::ok({{"content", stored}});
   });
   const auto& sandbox = scripted.sandbox;
-  const Folder folder;
+  const TemporaryDirectory folder;
   const auto bytes = noise(1'000'000);
   sandbox.write_file("/tmp/x", bytes).result();
   CHECK((sandbox.read_file("/tmp/x").result() == bytes));
@@ -630,4 +620,59 @@ TEST_CASE("what may have been done is not done again", "[FI-8][RT-1]") {
   // A kept connection that turns out to be closed is no attempt: nobody has read the request.
   for (const char* method : {"Remove", "Rename", "MakeDirectory"})
     CHECK(scripted.server.count(std::string("/cwsandbox.v1.FileService/") + method) <= 2);
+}
+
+TEST_CASE("appending leaves what is there, in every way of writing", "[FI-14]") {
+  const Daemon daemon;
+  const auto sandbox = Sandbox::run(Client(daemon.options()));
+  const auto append = WriteFileOptions().with_append();
+  sandbox.write_file("/tmp/log", "first\n", append).result();
+  sandbox.write_file("/tmp/log", "second\n", append).result();
+  const auto stream = sandbox.write_file_stream("/tmp/log", append);
+  stream.writer.writeline("third").result();
+  stream.writer.flush().result();
+  // At once, and others may write in between.
+  CHECK(eventually([&] { return sandbox.read_file("/tmp/log").result() == "first\nsecond\nthird\n"; }));
+  sandbox.exec(shell("echo fourth >> /tmp/log")).result();
+  stream.writer.writeline("fifth").result();
+  stream.writer.close().result();
+  stream.done.result();
+  const TemporaryDirectory folder;
+  const auto large = noise(3'000'000);
+  std::ofstream(folder / "large", std::ios::binary) << large;
+  sandbox.upload_file(folder / "large", "/tmp/log", append).result();
+  CHECK((sandbox.read_file("/tmp/log").result() == "first\nsecond\nthird\nfourth\nfifth\n" + large));
+  CHECK(say(sandbox, "stat -c %a /tmp/log") == "644\n");
+  // One that is given up leaves what it had written.
+  {
+    const auto given_up = sandbox.write_file_stream("/tmp/other", append);
+    given_up.writer.write("half").result();
+    given_up.writer.flush().result();
+    CHECK(eventually([&] { return sandbox.read_file("/tmp/other").result() == "half"; }));
+    given_up.done.cancel();
+  }
+  CHECK(sandbox.read_file("/tmp/other").result() == "half");
+  CHECK(file_error(sandbox.write_file("/tmp", "x", append)).error_name() == "EISDIR");
+  CHECK(file_error(sandbox.write_file("/dev/null", "x", append)).error_name() == "EINVAL");
+  CHECK_THROWS_AS(sandbox.write_file("/tmp/x", "x", WriteFileOptions().with_append().with_modified({})), std::invalid_argument);
+}
+
+TEST_CASE("what may have been appended is not sent again, nor in another way", "[FI-14][RT-1]") {
+  Scripted scripted;
+  const auto append = WriteFileOptions().with_append();
+  ScriptedServer::Answer done, gone;
+  done.body = "{}";
+  gone.hang_up = true;
+  scripted.server.reply("WriteFile", json::object());
+  scripted.server.reply_each("/v1/files", {ScriptedServer::error("unavailable", "busy", "", 1ms), gone, done});
+  CHECK_THROWS_AS(scripted.sandbox.write_file("/tmp/x", "once", append).result(60s), SandboxUnavailableError);
+  CHECK(scripted.server.count("/v1/files") == 1);
+  CHECK_THROWS_AS(scripted.sandbox.write_file("/tmp/x", "once", append).result(60s), SandboxUnavailableError);
+  CHECK(scripted.server.count("/v1/files") == 2);
+  scripted.sandbox.write_file("/tmp/x", "once", append).result(60s);
+  CHECK(scripted.server.requests("/v1/files").back().target.find("&append=true") != std::string::npos);
+  // A server that only has WriteFile would replace the file.
+  scripted.server.reply_each("/v1/files", {ScriptedServer::error("unimplemented", "what?")});
+  CHECK(file_error(scripted.sandbox.write_file("/tmp/x", "once", append)).code() == "unimplemented");
+  CHECK(scripted.server.count("WriteFile") == 0);
 }

@@ -13,17 +13,6 @@ using nlohmann::json;
 
 namespace {
 
-/// Waits for what another thread brings about.
-template <typename Condition>
-bool eventually(Condition condition) {
-  const auto deadline = std::chrono::steady_clock::now() + 20s;
-  while (!condition()) {
-    if (std::chrono::steady_clock::now() > deadline) return false;
-    std::this_thread::sleep_for(2ms);
-  }
-  return true;
-}
-
 template <typename Error, typename T>
 std::string error_of(const task<T>& operation) {
   try {

@@ -3,6 +3,9 @@
 #include "scripted_server.hpp"
 #include "support.hpp"
 
+#include <boost/asio/executor_work_guard.hpp>
+#include <boost/asio/io_context.hpp>
+
 #include <algorithm>
 #include <atomic>
 #include <mutex>
@@ -11,18 +14,9 @@
 using namespace support;
 using namespace cwsandbox;
 using nlohmann::json;
+namespace asio = boost::asio;
 
 namespace {
-
-template <typename Condition>
-bool eventually(Condition condition) {
-  const auto deadline = std::chrono::steady_clock::now() + 30s;
-  while (!condition()) {
-    if (std::chrono::steady_clock::now() > deadline) return false;
-    std::this_thread::sleep_for(2ms);
-  }
-  return true;
-}
 
 /// Everything a reader gives, one line each; "<gap N>" for a gap.
 std::string all_of(const StreamReader<LogLine>& reader) {
@@ -82,10 +76,10 @@ ScriptedServer::Answer stream(const std::string& body, bool cut = false) {
   return answer;
 }
 
-struct Scripted {
+struct ScriptedLogs {
   ScriptedServer server;
   Sandbox sandbox;
-  explicit Scripted(std::vector<ScriptedServer::Answer> streams) {
+  explicit ScriptedLogs(std::vector<ScriptedServer::Answer> streams) {
     server.reply("CreateSandbox", ScriptedServer::sandbox("sb-1", "STATE_RUNNING"));
     server.reply("DeleteSandbox", json::object());
     server.reply_each("StreamLogs", std::move(streams));
@@ -109,6 +103,31 @@ TEST_CASE("whole lines, and a last one that nothing ends", "[LG-1][LG-12]") {
   CHECK(all_of(sandbox.stream_logs(LogOptions().with_since(std::chrono::system_clock::now() + 1h))).empty());
   for (const auto& line : sandbox.stream_logs()) CHECK_FALSE(line.timestamp);
   CHECK_THROWS_AS(sandbox.stream_logs(LogOptions().with_tail_lines(0)), std::invalid_argument);
+}
+
+TEST_CASE("a gateway inside keeps output elsewhere when it cannot in TMPDIR", "[LG-1][EV-14]") {
+  const char* before = std::getenv("TMPDIR");
+  const std::string old = before != nullptr ? before : "";
+  ::setenv("TMPDIR", "/no/such/place", 1);
+  {
+    asio::io_context context;
+    const auto work = asio::make_work_guard(context);
+    std::thread thread([&context] { context.run(); });
+    {
+      const LoopManager loop(context.get_executor());
+      const Client client(ClientOptions().with_base_url("local:").with_loop(loop));
+      const auto sandbox = Sandbox::run(client, SandboxOptions().with_command(shell("seq 1 100000")));
+      std::string expected;
+      for (int i = 1; i <= 100000; ++i) expected += std::to_string(i) + "\n";
+      CHECK((all_of(sandbox.stream_logs(LogOptions().with_follow())) == expected));
+    }
+    context.stop();
+    thread.join();
+  }
+  if (before != nullptr)
+    ::setenv("TMPDIR", old.c_str(), 1);
+  else
+    ::unsetenv("TMPDIR");
 }
 
 TEST_CASE("a sandbox that was stopped still has its log", "[LG-12]") {
@@ -172,7 +191,7 @@ TEST_CASE("a reader that is slow holds the server up; closing it ends the stream
 TEST_CASE("a line of more than 1 MiB", "[LG-2]") {
   const std::string half(700'000, 'x');
   SECTION("in pieces") {
-    const Scripted scripted({stream(entry("ok\n" + half, 700'003) + entry(half, 1'400'003) + end())});
+    const ScriptedLogs scripted({stream(entry("ok\n" + half, 700'003) + entry(half, 1'400'003) + end())});
     const auto reader = scripted.sandbox.stream_logs(LogOptions().with_follow());
     CHECK(reader.next().result(30s)->text == "ok");
     CHECK_THROWS_AS(reader.next().result(30s), SandboxStreamTruncatedError);
@@ -180,12 +199,12 @@ TEST_CASE("a line of more than 1 MiB", "[LG-2]") {
     CHECK(scripted.server.count("StreamLogs") == 1);
   }
   SECTION("in one") {
-    const Scripted scripted({stream(entry(half + half + "\n", 1'400'001) + end())});
+    const ScriptedLogs scripted({stream(entry(half + half + "\n", 1'400'001) + end())});
     CHECK_THROWS_AS(all_of(scripted.sandbox.stream_logs()), SandboxStreamTruncatedError);
   }
   SECTION("exactly 1 MiB is no error") {
     const std::string line(1024 * 1024, 'y');
-    const Scripted scripted(
+    const ScriptedLogs scripted(
         {stream(entry(line.substr(0, 500'000), 500'000) + entry(line.substr(500'000) + "\n", 1'048'577) + end())});
     CHECK((all_of(scripted.sandbox.stream_logs()) == line + "\n"));
   }
@@ -198,8 +217,8 @@ TEST_CASE("a line of more than 1 MiB", "[LG-2]") {
 }
 
 TEST_CASE("a follow that breaks goes on by session and offset, also within a line", "[LG-3]") {
-  const Scripted scripted({stream(entry("one\ntw", 6), true), stream(entry("o\nthree\n", 14)),
-                           stream(in_band("STREAM_INTERRUPTED")), stream(entry("four", 18) + end())});
+  const ScriptedLogs scripted({stream(entry("one\ntw", 6), true), stream(entry("o\nthree\n", 14)),
+                               stream(in_band("STREAM_INTERRUPTED")), stream(entry("four", 18) + end())});
   CHECK(scripted.follow() == "one\ntwo\nthree\nfour\n");
   REQUIRE(scripted.server.count("StreamLogs") == 4);
   CHECK(scripted.asked(0) == json{{"sandboxId", "sb-1"}, {"follow", true}});
@@ -209,7 +228,7 @@ TEST_CASE("a follow that breaks goes on by session and offset, also within a lin
 }
 
 TEST_CASE("what was asked for at first is not asked for again", "[LG-3]") {
-  const Scripted scripted({stream(entry("one\n", 4), true), stream(end())});
+  const ScriptedLogs scripted({stream(entry("one\n", 4), true), stream(end())});
   const auto since = std::chrono::system_clock::time_point(1'700'000'000s);
   CHECK(all_of(scripted.sandbox.stream_logs(LogOptions().with_follow().with_tail_lines(7).with_since(since).with_timestamps())) ==
         "one\n");
@@ -222,45 +241,45 @@ TEST_CASE("what was asked for at first is not asked for again", "[LG-3]") {
 
 TEST_CASE("a gap is an item", "[LG-4]") {
   SECTION("from a server that goes on behind it") {
-    const Scripted scripted(
+    const ScriptedLogs scripted(
         {stream(entry("one\npart", 8), true), stream(in_band("REPLAY_GAP", 1008, "s1") + entry("two\n", 1012) + end())});
     CHECK(scripted.follow() == "one\npart\n<gap 1000>\ntwo\n");
     CHECK(scripted.server.count("StreamLogs") == 2);
   }
   SECTION("at the start") {
-    const Scripted scripted({stream(in_band("REPLAY_GAP", 500, "s1") + entry("two\n", 504) + end())});
+    const ScriptedLogs scripted({stream(in_band("REPLAY_GAP", 500, "s1") + entry("two\n", 504) + end())});
     CHECK(all_of(scripted.sandbox.stream_logs()) == "<gap 500>\ntwo\n");
   }
   SECTION("where the log begins afresh, nobody knows how much") {
     const auto code = GENERATE(as<std::string>(), "SESSION_NOT_FOUND", "REPLAY_GAP", "RUNNER_UNAVAILABLE", "RUNNER_DRAINING");
     CAPTURE(code);
-    const Scripted scripted({stream(entry("one\n", 4, "s1", "2023-11-14T22:13:20Z"), true), stream(in_band(code)),
-                             stream(entry("two\n", 4, "s2") + end())});
+    const ScriptedLogs scripted({stream(entry("one\n", 4, "s1", "2023-11-14T22:13:20Z"), true), stream(in_band(code)),
+                                 stream(entry("two\n", 4, "s2") + end())});
     CHECK(scripted.follow() == "one\n<gap 0>\ntwo\n");
     CHECK_FALSE(scripted.asked(2).contains("resumeLogSessionId"));
     CHECK_FALSE(scripted.asked(2).contains("resumeLogOffset"));
     CHECK(scripted.asked(2).at("sinceTime") == "2023-11-14T22:13:20Z");
   }
   SECTION("afresh before anything has come is no gap") {
-    const Scripted scripted({stream(in_band("RUNNER_UNAVAILABLE")), stream(entry("one\n", 4) + end())});
+    const ScriptedLogs scripted({stream(in_band("RUNNER_UNAVAILABLE")), stream(entry("one\n", 4) + end())});
     CHECK(scripted.follow() == "one\n");
   }
 }
 
 TEST_CASE("codes that end a follow", "[LG-3]") {
   SECTION("of the stream itself") {
-    const Scripted scripted({stream(entry("one\n", 4) + in_band("SANDBOX_NOT_FOUND"))});
+    const ScriptedLogs scripted({stream(entry("one\n", 4) + in_band("SANDBOX_NOT_FOUND"))});
     const auto reader = scripted.sandbox.stream_logs(LogOptions().with_follow());
     CHECK(reader.next().result(30s)->text == "one");
     CHECK_THROWS_AS(reader.next().result(30s), SandboxNotFoundError);
     CHECK(scripted.server.count("StreamLogs") == 1);
   }
   SECTION("permission") {
-    const Scripted scripted({stream(in_band("PERMISSION_DENIED"))});
+    const ScriptedLogs scripted({stream(in_band("PERMISSION_DENIED"))});
     CHECK_THROWS_AS(scripted.follow(), CWSandboxAuthenticationError);
   }
   SECTION("one that nobody knows") {
-    const Scripted scripted({stream(in_band("INVALID_RESUME_OFFSET")), stream(end())});
+    const ScriptedLogs scripted({stream(in_band("INVALID_RESUME_OFFSET")), stream(end())});
     try {
       static_cast<void>(scripted.follow());
       FAIL("no error");
@@ -271,11 +290,11 @@ TEST_CASE("codes that end a follow", "[LG-3]") {
     CHECK(scripted.server.count("StreamLogs") == 1);
   }
   SECTION("the protocol's own end") {
-    const Scripted scripted({stream(entry("one\n", 4) + end_with("permission_denied"))});
+    const ScriptedLogs scripted({stream(entry("one\n", 4) + end_with("permission_denied"))});
     CHECK_THROWS_AS(scripted.follow(), CWSandboxAuthenticationError);
   }
   SECTION("an answer that is an error") {
-    const Scripted scripted({ScriptedServer::error("not_found", "no such sandbox", "CWSANDBOX_SANDBOX_NOT_FOUND")});
+    const ScriptedLogs scripted({ScriptedServer::error("not_found", "no such sandbox", "CWSANDBOX_SANDBOX_NOT_FOUND")});
     CHECK_THROWS_AS(scripted.follow(), SandboxNotFoundError);
     CHECK(scripted.server.count("StreamLogs") == 1);
   }
@@ -283,8 +302,8 @@ TEST_CASE("codes that end a follow", "[LG-3]") {
 
 TEST_CASE("three attempts without data, then the cause", "[LG-7]") {
   // Data sets the count back: the second stream brings some, the three after it do not.
-  const Scripted scripted({stream(entry("one\n", 4), true), stream(entry("two\n", 8) + end_with("unavailable")),
-                           ScriptedServer::error("unavailable", "the runner is on fire")});
+  const ScriptedLogs scripted({stream(entry("one\n", 4), true), stream(entry("two\n", 8) + end_with("unavailable")),
+                               ScriptedServer::error("unavailable", "the runner is on fire")});
   const auto reader = scripted.sandbox.stream_logs(LogOptions().with_follow());
   CHECK(reader.next().result(30s)->text == "one");
   CHECK(reader.next().result(30s)->text == "two");
@@ -311,13 +330,13 @@ TEST_CASE("without follow nothing is connected again", "[LG-8]") {
   const std::vector<ScriptedServer::Answer> answers = {stream(entry("one\n", 4), true), stream(entry("one\n", 4)),
                                                        stream(entry("one\n", 4) + in_band("STREAM_INTERRUPTED")),
                                                        ScriptedServer::error("unavailable", "busy")};
-  const Scripted scripted({answers[static_cast<std::size_t>(answer)]});
+  const ScriptedLogs scripted({answers[static_cast<std::size_t>(answer)]});
   CHECK_THROWS_AS(all_of(scripted.sandbox.stream_logs()), SandboxUnavailableError);
   CHECK(scripted.server.count("StreamLogs") == 1);
 }
 
 TEST_CASE("closing a follow that waits to go on ends it", "[LG-3][SR-6]") {
-  const Scripted scripted({ScriptedServer::error("unavailable", "busy")});
+  const ScriptedLogs scripted({ScriptedServer::error("unavailable", "busy")});
   const auto reader = scripted.sandbox.stream_logs(LogOptions().with_follow());
   CHECK(eventually([&] { return scripted.server.count("StreamLogs") > 0; }));
   reader.close();

@@ -241,7 +241,7 @@ bool run_with(const Stage& stage, const Shape& shape, const FaultProxy::Plan& pl
   shape.run(sandbox);
   if (traffic) {
     // The last message, the release, may still be under way.
-    eventually([&] { return proxy.traffic(0).messages_to_server + proxy.traffic(0).messages_to_client >= shape.least_messages; });
+    wait_until([&] { return proxy.traffic(0).messages_to_server + proxy.traffic(0).messages_to_client >= shape.least_messages; });
     *traffic = proxy.traffic(0);
   }
   return proxy.cuts() == 1;
@@ -400,7 +400,7 @@ TEST_CASE("a client that is stopped longer than its connection lives goes on", "
     const auto before = connections_over(stage.daemon);
     client.signal(SIGSTOP);
     client.write(second.substr(0, 50'000));  // waits in the pipe
-    eventually([&] { return connections_over(stage.daemon) > before; });
+    wait_until([&] { return connections_over(stage.daemon) > before; });
     client.signal(SIGCONT);
     std::thread rest([&] { client.write(std::string_view(second).substr(50'000)); });
     received += client.read(second.size());
@@ -423,7 +423,7 @@ TEST_CASE("a gateway that is stopped longer than its connections live goes on", 
     if (done % (total / 2) != 0 || done == total) return;
     const int before = stage.proxy.connections();
     ::kill(stage.daemon.pid(), SIGSTOP);
-    eventually([&] { return stage.proxy.connections() > before; });  // it has given the connection up and tries again
+    wait_until([&] { return stage.proxy.connections() > before; });  // it has given the connection up and tries again
     ::kill(stage.daemon.pid(), SIGCONT);
     ++stops;
   });
@@ -467,7 +467,7 @@ std::string over_a_bad_network(std::string& how, std::unique_ptr<Transfer>& tran
   }
   Daemon daemon({"--listen", "tcp:127.0.0.1:0", "--idle-timeout", "2"});
   std::string port;
-  eventually([&] {
+  wait_until([&] {
     const auto log = daemon.log();
     const std::string mark = "listening on tcp:127.0.0.1:";
     const auto at = log.find(mark);
@@ -488,7 +488,7 @@ std::string over_a_bad_network(std::string& how, std::unique_ptr<Transfer>& tran
       if (done != total / 2 / Transfer::kChunk * Transfer::kChunk) return;
       // Not a packet passes until the connection is given up on both sides.
       set_loopback(false);
-      eventually([&] { return connections_over(daemon) > 0; });
+      wait_until([&] { return connections_over(daemon) > 0; });
       set_loopback(true);
     });
     sandbox.stop().result(60s);
@@ -546,6 +546,9 @@ std::string repeated(std::string_view word, std::size_t size) {
   return text;
 }
 
+// Nothing is written before its client has gone.
+const std::string kWhenTold = "; while [ ! -e /tmp/go ]; do sleep 0.02; done; ";
+
 }  // namespace
 
 TEST_CASE("a process without a client goes on to its end, and whoever comes gets all of it", "[TS-14][P6]") {
@@ -554,18 +557,16 @@ TEST_CASE("a process without a client goes on to its end, and whoever comes gets
   std::string id;
   {
     const auto process =
-        stage.through.exec(shell("echo begun; read -r line; yes 0123456789abcdef | head -c " + std::to_string(much) +
-                                 "; echo err >&2; yes error | head -c 3000000 >&2; touch /tmp/done; exit 7"),
-                           ExecOptions().with_stdin());
+        stage.through.exec(shell("echo begun" + kWhenTold + "yes 0123456789abcdef | head -c " + std::to_string(much) +
+                                 "; echo err >&2; yes error | head -c 3000000 >&2; touch /tmp/done; exit 7"));
     static_cast<void>(read_until(process.std_out(), "begun\n"));
-    process.std_in()->writeline("go").result();
-    process.std_in()->flush().result(60s);
     id = process.id();
     stage.proxy.refuse(true);
     stage.proxy.cut_all();
     process.detach();
   }
-  eventually([&] { return stage.owner.exec({"test", "-e", "/tmp/done"}).wait() == 0; });
+  stage.owner.write_file("/tmp/go", "").result();
+  wait_until([&] { return stage.owner.exec({"test", "-e", "/tmp/done"}).wait() == 0; });
   CHECK(nameless_files(stage.daemon).size() == 2);
   const auto process = stage.elsewhere().attach(id, AttachOptions().with_from_held());
   const auto& result = process.result(60s);
@@ -576,21 +577,19 @@ TEST_CASE("a process without a client goes on to its end, and whoever comes gets
   CHECK(expected.size() - result.std_out.received() <= 6);
   CHECK(result.std_err.received() == 3'000'004);
   CHECK(result.std_err.view().substr(0, 10) == "err\nerror\n");
-  eventually([&] { return nameless_files(stage.daemon).empty(); });
+  wait_until([&] { return nameless_files(stage.daemon).empty(); });
 }
 
 TEST_CASE("what is kept for a process without a client is bounded; then it waits, and loses nothing", "[TS-14][P6][P2]") {
   constexpr std::uint64_t bound = 1'000'000, much = 6'000'000;
   Stage stage(FaultProxy::Listen::unix_socket, {"--capture-size", std::to_string(bound)});
   const auto process = stage.through.exec(
-      shell("echo begun; read -r line; yes 0123456789abcdef | head -c " + std::to_string(much) + "; touch /tmp/done"),
-      ExecOptions().with_stdin());
+      shell("echo begun" + kWhenTold + "yes 0123456789abcdef | head -c " + std::to_string(much) + "; touch /tmp/done"));
   static_cast<void>(read_until(process.std_out(), "begun\n"));
-  process.std_in()->writeline("go").result();
-  process.std_in()->flush().result(60s);
   stage.proxy.refuse(true);
   stage.proxy.cut_all();
-  eventually([&] { return nameless_files(stage.daemon) == std::vector{bound}; });
+  stage.owner.write_file("/tmp/go", "").result();
+  wait_until([&] { return nameless_files(stage.daemon) == std::vector{bound}; });
   CHECK(stage.owner.exec({"test", "-e", "/tmp/done"}).wait() == 1);
   stage.proxy.refuse(false);
   const auto& result = process.result(60s);
@@ -606,7 +605,7 @@ TEST_CASE("each loss has the whole grace time, also for a process that says noth
   for (int cut = 0; cut < 5; ++cut) {
     const int before = stage.proxy.websockets();
     stage.proxy.cut_all();
-    eventually([&] { return process.done() || stage.proxy.websockets() > before; });
+    wait_until([&] { return process.done() || stage.proxy.websockets() > before; });
     REQUIRE_FALSE(process.done());
     std::this_thread::sleep_for(1100ms);  // more than the grace time in all, each connection of some use
   }

@@ -49,13 +49,10 @@ inline std::string read_until(const StreamReader<std::string>& reader, const std
   return seen;
 }
 
+/// What no test goes on without, on whichever thread.
 template <typename Condition>
-void eventually(const Condition& condition) {
-  const auto deadline = std::chrono::steady_clock::now() + 60s;
-  while (!condition()) {
-    if (std::chrono::steady_clock::now() > deadline) throw std::runtime_error("it did not come to pass");
-    std::this_thread::sleep_for(5ms);
-  }
+void wait_until(const Condition& condition) {
+  if (!eventually(condition)) throw std::runtime_error("it did not come to pass");
 }
 
 }  // namespace support

@@ -156,7 +156,8 @@ TEST_CASE("attaching: the newest wins, the older is told why", "[TS-14]") {
   CHECK(error.reason() == "CWSANDBOX_PROCESS_TAKEN_OVER");
   CHECK(std::string(error.what()).find("took") != std::string::npos);
   CHECK(second.status() == ProcessStatus::running);
-  CHECK_THROWS_AS(second.pid().result(60s), SandboxExecutionError);
+  CHECK(second.pid().result(60s) == first.pid().result(60s));
+  CHECK(second.command() == first.command());
   const auto third = stage.elsewhere().attach(first.id(), AttachOptions().with_stdin().with_offsets(4));
   CHECK(lost(second).reason() == "CWSANDBOX_PROCESS_TAKEN_OVER");
   third.std_in()->writeline("two").result();
@@ -240,7 +241,7 @@ TEST_CASE("a terminal is left and taken up by another program", "[TS-14]") {
   const auto& result = session.result(60s);
   CHECK(result.signal == 9);
   CHECK(result.skipped == 0);
-  CHECK(result.command.empty());
+  CHECK(result.command == session.command());
 }
 
 TEST_CASE("the end of a process that nobody watched is still there for whoever comes", "[TS-14]") {
@@ -279,7 +280,7 @@ TEST_CASE("attaching to what is not there, or without stdin", "[TS-14]") {
   static_cast<void>(first.pid().result(60s));
   const auto second = stage.elsewhere().attach(first.id(), AttachOptions().with_stdin());
   bool failed = false;
-  eventually([&] {
+  wait_until([&] {
     try {
       second.std_in()->write("x");
     } catch (const SandboxExecutionError&) {
@@ -289,4 +290,38 @@ TEST_CASE("attaching to what is not there, or without stdin", "[TS-14]") {
   });
   second.signal("TERM");
   CHECK(second.result(60s).signal == 15);
+}
+
+TEST_CASE("where a reader stands is where another program goes on", "[SR-17][TS-14]") {
+  Stage stage;
+  auto first = stage.owner.exec(shell("printf 'one\\ntwo\\nthr'; printf err >&2; read -r line; printf 'ee\\nfour\\n'; exit 4"),
+                                ExecOptions().with_stdin().with_capture(Capture::none()));
+  CHECK(first.std_out().next_line().result(60s) == "one");
+  CHECK(read_until(first.std_err(), "err") == "err");
+  const auto from = first.std_out().offset(), from_err = first.std_err().offset();
+  CHECK(from == 4);
+  CHECK(from_err == 3);
+  const auto second = stage.elsewhere().attach(first.id(), AttachOptions().with_stdin().with_offsets(from, from_err));
+  CHECK(second.std_out().offset() == 4);
+  CHECK(second.std_out().next_line().result(60s) == "two");
+  CHECK(second.std_out().offset() == 8);
+  second.std_in()->writeline("go").result();
+  CHECK(second.std_out().read_all().result(60s) == "three\nfour\n");
+  CHECK(second.std_out().offset() == 19);
+  CHECK_FALSE(second.std_err().next().result(60s).has_value());
+  CHECK(second.std_err().offset() == 3);
+  CHECK(second.result(60s).returncode == 4);
+}
+
+TEST_CASE("a terminal that was attached to says what runs in it", "[TS-18]") {
+  Stage stage;
+  const auto session = stage.owner.shell(ShellOptions().with_command(shell("stty -echo -onlcr; echo ready; exec cat")));
+  static_cast<void>(read_until(session.output(), "ready"));
+  const auto at = session.output().offset();
+  const auto second = stage.elsewhere().attach_terminal(session.id(), AttachOptions().with_offsets(at));
+  CHECK(second.pid().result(60s) == session.pid().result(60s));
+  CHECK(second.command() == session.command());
+  CHECK(second.output().offset() == at);
+  second.signal("KILL");
+  CHECK(second.result(60s).signal == 9);
 }

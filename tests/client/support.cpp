@@ -6,6 +6,7 @@
 #include <condition_variable>
 #include <csignal>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <map>
 #include <mutex>
@@ -94,8 +95,11 @@ TemporaryDirectory::TemporaryDirectory() {
   path_ = name;
 }
 TemporaryDirectory::~TemporaryDirectory() {
-  for (const char* name : {"/socket", "/token", "/proxy", "/out"}) ::unlink((path_ + name).c_str());
-  ::rmdir(path_.c_str());
+  std::error_code ignored;
+  std::filesystem::remove_all(path_, ignored);
+}
+std::size_t TemporaryDirectory::entries() const {
+  return static_cast<std::size_t>(std::distance(std::filesystem::directory_iterator(path_), std::filesystem::directory_iterator()));
 }
 
 // A test that runs for long is not about the memory that this takes.

@@ -5,9 +5,11 @@
 #include <cwsandbox/sandbox.hpp>
 
 #include "support/catch.hpp"
+#include "support/patience.hpp"
 
 #include <cstdint>
 #include <cstdlib>
+#include <exception>
 #include <memory>
 #include <string>
 #include <vector>
@@ -21,6 +23,7 @@ using cwsandbox::argv;
 using cwsandbox::Capture;
 using cwsandbox::ExecOptions;
 using cwsandbox::Sandbox;
+using test_support::eventually;
 
 /// One sandbox for the tests that do not mind sharing it. Ends with the process.
 inline const Sandbox& shared_sandbox() {
@@ -28,7 +31,17 @@ inline const Sandbox& shared_sandbox() {
   return sandbox;
 }
 
+/// For co_spawn: what goes wrong ends the loop with its error.
+inline void rethrow(const std::exception_ptr& error) {
+  if (error) std::rethrow_exception(error);
+}
+
 inline std::vector<std::string> shell(std::string script) { return {"/bin/sh", "-c", std::move(script)}; }
+
+/// What a shell in the sandbox says.
+inline std::string say(const Sandbox& sandbox, const std::string& script) {
+  return sandbox.exec(shell(script)).result(std::chrono::seconds(60)).std_out.str();
+}
 
 /// What a child process printed, and how it ended (as waitpid says it).
 struct Ran {
@@ -39,7 +52,7 @@ struct Ran {
 /// Runs a program with `input` on its stdin.
 Ran run_program(const std::vector<std::string>& command, const std::string& input = "", const std::vector<std::string>& env = {});
 
-/// A directory that goes with this object.
+/// A directory of this machine that goes with this object, and all that is in it.
 class TemporaryDirectory {
  public:
   TemporaryDirectory();
@@ -47,6 +60,8 @@ class TemporaryDirectory {
   TemporaryDirectory(const TemporaryDirectory&) = delete;
   TemporaryDirectory& operator=(const TemporaryDirectory&) = delete;
   [[nodiscard]] const std::string& path() const noexcept { return path_; }
+  [[nodiscard]] std::string operator/(const std::string& name) const { return path_ + "/" + name; }
+  [[nodiscard]] std::size_t entries() const;
 
  private:
   std::string path_;

@@ -1,52 +1,11 @@
 // Client and gateway over TLS, calls and streams, with certificates that are right and that are not.
-#include "gateway/gateway.hpp"
-#include "runner/local/local_runner.hpp"
-#include "support.hpp"
 #include "support/certs.hpp"
-
-#include <boost/asio/co_spawn.hpp>
-#include <boost/asio/io_context.hpp>
-#include <boost/asio/use_future.hpp>
-
-#include <thread>
+#include "tcp_gateway.hpp"
 
 using namespace support;
 using namespace cwsandbox;
 
 namespace {
-
-const std::string kToken = "token-for-the-tls-test";
-
-/// A gateway on a loopback port, with the certificate of `file`.
-class TlsGateway {
- public:
-  explicit TlsGateway(const std::string& file, const std::string& client_ca = "") {
-    gateway::GatewayOptions options;
-    options.tokens.push_back(kToken);
-    gateway_.emplace(io_.get_executor(), runner::local::make_local_runner(io_.get_executor()), options);
-    net::TlsServerOptions tls;
-    tls.certificate_file = tls.key_file = file;
-    tls.client_ca_file = client_ca;
-    port_ = gateway_->listen(net::parse_listen("tcp:127.0.0.1:0"), tls).port;
-    thread_ = std::thread([this] { io_.run(); });
-  }
-  ~TlsGateway() {
-    asio::co_spawn(io_, gateway_->stop(1s), asio::use_future).wait();
-    asio::post(io_, [this] { gateway_.reset(); });
-    thread_.join();  // the loop ends when nothing is left
-  }
-  TlsGateway(const TlsGateway&) = delete;
-  TlsGateway& operator=(const TlsGateway&) = delete;
-  [[nodiscard]] ClientOptions options() const {
-    return ClientOptions().with_base_url("https://localhost:" + std::to_string(port_)).with_api_key(kToken).with_retry_budget(0ms);
-  }
-
- private:
-  asio::io_context io_;
-  std::optional<gateway::Gateway> gateway_;
-  std::uint16_t port_ = 0;
-  std::thread thread_;
-};
 
 /// Why a call to the server did not get through.
 std::string refusal(const Client& client) {
@@ -66,7 +25,7 @@ TEST_CASE("commands and streams over TLS", "[EX-8][IO-6][IO-8]") {
   const test::Authority authority;
   authority.write_certificate(directory.path() + "/ca.pem");
   authority.issue(directory.path() + "/server.pem", "DNS:localhost,IP:127.0.0.1");
-  const TlsGateway gateway(directory.path() + "/server.pem");
+  const TcpGateway gateway(directory.path() + "/server.pem");
 
   const Client client(gateway.options().with_ca_file(directory.path() + "/ca.pem"));
   const auto sandbox = Sandbox::run(client);
@@ -84,7 +43,7 @@ TEST_CASE("commands and streams over TLS", "[EX-8][IO-6][IO-8]") {
     const Client stranger(gateway.options());
     const std::string why = refusal(stranger);
     CHECK(has(why, "certificate is refused"));
-    CHECK_FALSE(has(why, kToken));
+    CHECK_FALSE(has(why, TcpGateway::kToken));
     const Client careless(gateway.options().with_verify(false));
     CHECK_NOTHROW(Sandbox::list(careless).result());
   }
@@ -95,7 +54,7 @@ TEST_CASE("a certificate for another host or another time is refused", "[EX-9]")
   const test::Authority authority;
   authority.write_certificate(directory.path() + "/ca.pem");
   const auto refused = [&](const std::string& file) {
-    const TlsGateway gateway(file);
+    const TcpGateway gateway(file);
     return refusal(Client(gateway.options().with_ca_file(directory.path() + "/ca.pem")));
   };
   authority.issue(directory.path() + "/other.pem", "DNS:example.org");
@@ -115,7 +74,7 @@ TEST_CASE("a gateway that asks for certificates lets in who shows the right one,
   authority.issue(file("server.pem"), "DNS:localhost");
   users.issue(file("user.pem"), "DNS:user");
   authority.issue(file("stranger.pem"), "DNS:user");
-  const TlsGateway gateway(file("server.pem"), file("users.pem"));
+  const TcpGateway gateway(file("server.pem"), file("users.pem"));
   const auto options = [&] { return gateway.options().with_ca_file(file("ca.pem")); };
   CHECK(has(refusal(Client(options())), "certificate required"));
   CHECK(has(refusal(Client(options().with_client_certificate(file("stranger.pem"), file("stranger.pem")))), "unknown ca"));

@@ -39,10 +39,6 @@ namespace {
 
 using Chunk = std::optional<std::string>;
 
-void rethrow(const std::exception_ptr& error) {
-  if (error) std::rethrow_exception(error);
-}
-
 std::string text_of(const std::exception_ptr& error) {
   try {
     rethrow(error);

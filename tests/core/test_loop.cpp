@@ -1,5 +1,7 @@
 // LoopManager: the lazy thread, adopting an executor, fork and exit.
+#include "core/loop_watch.hpp"
 #include "support/catch.hpp"
+#include "support/patience.hpp"
 #include "support/sanitizers.hpp"
 
 #include <cwsandbox/loop_manager.hpp>
@@ -7,13 +9,17 @@
 
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/post.hpp>
+#include <boost/asio/steady_timer.hpp>
 #include <boost/asio/strand.hpp>
 #include <boost/asio/thread_pool.hpp>
 
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <future>
+#include <mutex>
+#include <string>
 #include <thread>
 
 using namespace cwsandbox;
@@ -170,4 +176,162 @@ TEST_CASE("a fork before the first use is fine", "[EV-7]") { CHECK(fresh("fork-f
 TEST_CASE("exit and static destruction are clean", "[EV-7]") {
   CHECK(fresh("late-use") == 40);
   CHECK(fresh("exit-on-loop") == 7);
+}
+
+namespace {
+
+/// What a watch has reported; its own thread writes it.
+class Reports {
+ public:
+  void add(const std::string& text) {
+    const std::lock_guard lock(mutex_);
+    text_ += text;
+  }
+  std::string text() {
+    const std::lock_guard lock(mutex_);
+    return text_;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::string text_;
+};
+
+bool awaited(Reports& reports, std::chrono::steady_clock::time_point until) {
+  return reports.text().find("\n  ") == std::string::npos && std::chrono::steady_clock::now() < until;
+}
+
+/// Blocks until it has been reported. Not inlined: the report is to name it.
+[[gnu::noinline]] void hold_up_the_loop(Reports& reports) {
+  const auto until = std::chrono::steady_clock::now() + test_support::patience(60s);
+  while (awaited(reports, until)) std::this_thread::sleep_for(1ms);
+}
+[[gnu::noinline]] void keep_the_loop_busy(Reports& reports) {
+  const auto until = std::chrono::steady_clock::now() + test_support::patience(60s);
+  while (awaited(reports, until)) continue;
+}
+
+#ifdef __x86_64__
+// Some time in code that has no word on how to unwind it, as the jumps into other libraries have.
+asm(".text\n"
+    ".type cwsandbox_test_spin, @function\n"
+    "cwsandbox_test_spin:\n"
+    "  dec %rdi\n"
+    "  jnz cwsandbox_test_spin\n"
+    "  ret\n"
+    ".size cwsandbox_test_spin, . - cwsandbox_test_spin\n");
+extern "C" void cwsandbox_test_spin(std::uint64_t rounds);
+[[gnu::noinline]] void keep_it_busy_out_of_sight(Reports& reports, std::uint64_t rounds, std::chrono::milliseconds in_sight) {
+  const auto until = std::chrono::steady_clock::now() + test_support::patience(60s);
+  while (awaited(reports, until)) {
+    cwsandbox_test_spin(rounds);
+    const auto seen = std::chrono::steady_clock::now() + in_sight;
+    while (std::chrono::steady_clock::now() < seen) continue;
+  }
+}
+#endif
+
+}  // namespace
+
+TEST_CASE("a turn of the loop that takes too long is told once, and no other", "[EV-9]") {
+  using core::TurnJudge;
+  using Verdict = TurnJudge::Verdict;
+  TurnJudge judge(20ms);
+  TurnJudge::Look look;
+  const auto next = [&](std::chrono::nanoseconds later, std::chrono::nanoseconds computed) {
+    look.now += later;
+    look.computed += computed;
+    return judge.look(look);
+  };
+  // Idle for an hour.
+  look.idle = look.blocked = true;
+  for (int i = 0; i < 3; ++i) CHECK(next(1h, 0ns) == Verdict::fine);
+  // Busy for an hour, a turn after the other.
+  look.idle = look.blocked = false;
+  for (int i = 0; i < 1000; ++i) {
+    ++look.turns;
+    CHECK(next(3600ms, 3600ms) == Verdict::fine);
+  }
+  // In one turn, without a processor.
+  ++look.turns;
+  for (int i = 0; i < 3; ++i) CHECK(next(1h, 1ms) == Verdict::fine);
+
+  SECTION("it computes") {
+    ++look.turns;
+    CHECK(next(1ms, 1ms) == Verdict::fine);
+    CHECK(next(20ms, 20ms) == Verdict::fine);
+    CHECK(next(1ms, 1ms) == Verdict::too_long);
+    CHECK(next(1h, 1h) == Verdict::fine);
+    CHECK(judge.taken() == 1h + 21ms);
+    ++look.turns;
+    CHECK(next(1ms, 1ms) == Verdict::ended);
+    CHECK(judge.taken() == 1h + 21ms);
+    CHECK(next(1ms, 1ms) == Verdict::fine);
+  }
+  SECTION("it waits for something else than events") {
+    ++look.turns;
+    look.blocked = true;
+    CHECK(next(1ms, 1ms) == Verdict::fine);
+    CHECK(next(21ms, 0ns) == Verdict::too_long);
+    CHECK(judge.computed() == 0ns);
+    look.idle = true;
+    CHECK(next(1ms, 0ns) == Verdict::ended);
+    CHECK(next(1h, 0ns) == Verdict::fine);
+  }
+}
+
+TEST_CASE("a turn that blocks the loop is reported with its place", "[EV-9]") {
+  const bool waits = GENERATE(true, false);
+  // A sanitizer of threads hands a signal on when the thread calls something, which a loop that computes does not.
+  if (!waits && test_support::kThreadSanitizer) return;
+  Reports reports;
+  asio::io_context io(1);
+  asio::post(io, [&] { waits ? hold_up_the_loop(reports) : keep_the_loop_busy(reports); });
+  core::LoopWatch watch(core::kTurnLimit, [&](const std::string& text) { reports.add(text); });
+  watch.run(io);
+  CAPTURE(reports.text());
+  CHECK(reports.text().starts_with("a turn of the event loop has taken "));
+  CHECK(reports.text().find(waits ? "hold_up_the_loop(" : "keep_the_loop_busy(") != std::string::npos);
+  CHECK(reports.text().find("test-core+0x") != std::string::npos);
+}
+
+#ifdef __x86_64__
+TEST_CASE("the place is had too where half of the time nobody can tell it", "[EV-9]") {
+  if (test_support::kThreadSanitizer) return;  // as above
+  for (int i = 0; i < 8; ++i) {
+    Reports reports;
+    asio::io_context io(1);
+    asio::post(io, [&] { keep_it_busy_out_of_sight(reports, 3'000'000, 1ms); });  // a millisecond each
+    core::LoopWatch watch(core::kTurnLimit, [&](const std::string& text) { reports.add(text); });
+    watch.run(io);
+    CAPTURE(reports.text());
+    CHECK(reports.text().find("keep_it_busy_out_of_sight(") != std::string::npos);
+  }
+}
+
+TEST_CASE("where a thread was at the beginning of a function, that one is named and not the one before it", "[EV-9]") {
+  if (test_support::kThreadSanitizer) return;  // as above
+  for (int i = 0; i < 4; ++i) {
+    Reports reports;
+    asio::io_context io(1);
+    asio::post(io, [&] { keep_it_busy_out_of_sight(reports, 300'000'000, 0ms); });  // half of the time at its first instruction
+    core::LoopWatch watch(core::kTurnLimit, [&](const std::string& text) { reports.add(text); });
+    watch.run(io);
+    const std::string text = reports.text();
+    CAPTURE(text);
+    const bool named =
+        text.find("cwsandbox_test_spin") != std::string::npos || text.find("keep_it_busy_out_of_sight(") != std::string::npos;
+    CHECK(named);
+  }
+}
+#endif
+
+TEST_CASE("of a loop that waits for events nothing is reported", "[EV-9]") {
+  Reports reports;
+  asio::io_context io(1);
+  asio::steady_timer timer(io, 10 * core::kTurnLimit);
+  timer.async_wait([](const boost::system::error_code&) {});
+  core::LoopWatch watch(core::kTurnLimit, [&](const std::string& text) { reports.add(text); });
+  watch.run(io);
+  CHECK(reports.text().empty());
 }

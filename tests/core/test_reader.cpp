@@ -2,6 +2,7 @@
 #include "support/catch.hpp"
 
 #include <cwsandbox/asio.hpp>
+#include <cwsandbox/io.hpp>
 #include <cwsandbox/stream_reader.hpp>
 
 #include <boost/asio/bind_cancellation_slot.hpp>
@@ -469,4 +470,63 @@ TEST_CASE("a reader of nothing is misuse, not a crash", "[SR-1]") {
   CHECK_THROWS_AS(empty.close(), std::invalid_argument);
   TextChannel channel;
   CHECK_THROWS_AS(channel.fail(nullptr), std::invalid_argument);
+}
+
+TEST_CASE("the offset counts what was looked at, in chunks, lines and whatever else", "[SR-17]") {
+  const StreamReader<std::string> reader(filled({"one\ntw", "o\nthree\n", "rest", "> tail", "end"}));
+  CHECK(reader.offset() == 0);
+  {
+    const auto dropped = reader.next();
+    CHECK(dropped.done());
+    CHECK(reader.offset() == 0);  // nobody has looked
+  }
+  CHECK(reader.next_line().result() == "one");
+  CHECK(reader.offset() == 4);  // not what is left over behind it
+  {
+    const auto unseen = reader.next_line();
+    CHECK(reader.offset() == 4);
+  }
+  CHECK(reader.next_line().result() == "two");
+  CHECK(reader.offset() == 8);
+  const auto line = reader.next_line();
+  CHECK(line.result() == "three");
+  CHECK(line.result() == "three");  // once more is not more
+  CHECK(reader.offset() == 14);
+  CHECK(reader.next().result() == "rest");
+  CHECK(reader.offset() == 18);
+  {
+    const auto unseen = expect(reader, "> ", std::chrono::seconds(10));
+    CHECK(unseen.done());
+    CHECK(reader.offset() == 18);
+  }
+  CHECK(expect(reader, "> ", std::chrono::seconds(10)).result() == "> ");
+  CHECK(reader.offset() == 20);
+  CHECK_THROWS_AS(expect(reader, "never", std::chrono::seconds(10)).result(), SandboxExecutionError);
+  CHECK(reader.offset() == 20);
+  CHECK(reader.read_all().result() == "tailend");
+  CHECK(reader.offset() == 27);
+  CHECK_FALSE(reader.next().result().has_value());
+  CHECK(reader.offset() == 27);
+  // Whatever way lines end.
+  const StreamReader<std::string> lines(filled({"a\r\n\nlast"}));
+  for (const auto line_of : lines.lines()) static_cast<void>(line_of);
+  CHECK(lines.offset() == 8);
+  CHECK_THROWS_AS(StreamReader<std::string>().offset(), std::invalid_argument);
+}
+
+TEST_CASE("what is gathered and given up is not counted", "[SR-17]") {
+  const auto channel = std::make_shared<TextChannel>();
+  const StreamReader<std::string> reader(channel);
+  channel->send("begun").result();
+  {
+    const auto all_of_it = reader.read_all();
+    CHECK_FALSE(all_of_it.done());
+    CHECK(reader.offset() == 0);
+    all_of_it.cancel();
+  }
+  CHECK(reader.offset() == 0);
+  channel->send("more").result();
+  channel->finish();
+  CHECK(reader.read_all().result() == "begunmore");
+  CHECK(reader.offset() == 9);
 }

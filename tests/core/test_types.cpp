@@ -1,11 +1,17 @@
 // Types that behave: what can be written with an Output, a status, a command of numbers, an empty Process.
 #include "support/catch.hpp"
 
+#include <cwsandbox/client.hpp>
 #include <cwsandbox/exec_options.hpp>
+#include <cwsandbox/io.hpp>
 #include <cwsandbox/process.hpp>
+#include <cwsandbox/wait.hpp>
 
+#include <array>
 #include <clocale>
+#include <limits>
 #include <map>
+#include <span>
 #include <sstream>
 
 using namespace cwsandbox;
@@ -130,4 +136,77 @@ TEST_CASE("an empty process can stand in a map, and says what it is", "[TY-4]") 
   CHECK_THROWS_AS(empty.pid(), std::invalid_argument);
   CHECK_THROWS_AS(empty.detach(), std::invalid_argument);
   CHECK_THROWS_AS(empty.std_out().next(), std::invalid_argument);
+}
+
+TEST_CASE("a duration may have any unit and a fraction", "[TY-6]") {
+  using namespace std::chrono_literals;
+  const auto timeout = [](Duration duration) { return ExecOptions().with_timeout(duration).timeout(); };
+  CHECK(timeout(2s) == 2000ms);
+  CHECK(timeout(0.5s) == 500ms);
+  CHECK(timeout(std::chrono::duration<float>(1.5F)) == 1500ms);
+  CHECK(timeout(std::chrono::duration<double, std::ratio<60>>(0.5)) == 30s);
+  CHECK(timeout(1h) == 3600s);
+  // What is more than nothing stays more than nothing, and a last bit is no fraction.
+  CHECK(timeout(1ns) == 1ms);
+  CHECK(timeout(1.0001ms) == 2ms);
+  for (int tenths = 1; tenths < 2000; ++tenths) CHECK(timeout(std::chrono::duration<double>(tenths / 10.0)) == tenths * 100ms);
+  CHECK(timeout(std::chrono::milliseconds(86'399'999)) == 86'399'999ms);
+  // Far away is far away, without an overflow on the way.
+  constexpr auto infinite = std::chrono::duration<double>(std::numeric_limits<double>::infinity());
+  CHECK(timeout(infinite) == std::chrono::hours(24 * 365 * 100));
+  CHECK(timeout(std::chrono::hours::max()) == timeout(infinite));
+  CHECK(timeout(std::chrono::duration<double>(1e300)) == timeout(infinite));
+  CHECK(ClientOptions().with_connect_timeout(0.25s).connect_timeout() == 250ms);
+  CHECK(SandboxOptions().with_max_lifetime(90.2s).max_lifetime() == 91s);
+  CHECK(WaitManyOptions().with_timeout(-1s).timeout() == 0ms);  // a deadline that has passed
+}
+
+TEST_CASE("a duration that is none is refused, by the name of the option", "[TY-6]") {
+  using namespace std::chrono_literals;
+  const auto refused = [](auto set) {
+    try {
+      set();
+    } catch (const std::invalid_argument& error) {
+      return std::string(error.what());
+    }
+    return std::string();
+  };
+  constexpr auto nan = std::chrono::duration<double>(std::numeric_limits<double>::quiet_NaN());
+  CHECK(refused([&] { ExecOptions().with_timeout(nan); }) == "cwsandbox: the timeout is not a number");
+  CHECK(refused([] { ExecOptions().with_drain(-1ms); }) == "cwsandbox: the drain time is negative");
+  CHECK(refused([] { ExecOptions().with_grace_period(-1ns); }) == "cwsandbox: the grace period is negative");
+  CHECK(refused([] { AttachOptions().with_resume_grace(-0.5s); }) == "cwsandbox: the resume grace is negative");
+  CHECK(refused([&] { ShellOptions().with_grace_period(nan); }) == "cwsandbox: the grace period is not a number");
+  CHECK(refused([&] { StopOptions().with_grace_period(nan); }) == "cwsandbox: the grace period is not a number");
+  CHECK(refused([] { ClientOptions().with_idle_timeout(-1s); }) == "cwsandbox: the idle timeout is negative");
+  CHECK(refused([] { ClientOptions().with_retry_budget(-1s); }) == "cwsandbox: the retry budget is negative");
+  CHECK(refused([] { SandboxOptions().with_max_lifetime(-1s); }) == "cwsandbox: the maximum lifetime is negative");
+  CHECK(refused([&] { WaitManyOptions().with_timeout(nan); }) == "cwsandbox: the timeout is not a number");
+  const task_source<int> source;
+  const auto task = source.get_task();
+  CHECK(refused([&] { static_cast<void>(task.result(nan)); }) == "cwsandbox: the time limit is not a number");
+  CHECK(refused([&] { static_cast<void>(with_timeout(task, nan)); }) == "cwsandbox: the time limit is not a number");
+  CHECK_THROWS_AS(task.result(std::chrono::duration<double>(-1e300)), TimeoutError);
+}
+
+TEST_CASE("any array of bytes can be written", "[TY-7]") {
+  const auto channel = std::make_shared<ByteChannel>();
+  const StreamWriter writer(channel);
+  std::string storage = "span";
+  const std::span<char> mutable_span(storage);
+  const std::span<const char> span(storage);
+  const std::span<const char, 2> fixed(storage.data(), 2);
+  const std::array<char, 3> array{'a', 0, 'b'};
+  const std::array<unsigned char, 1> octets{255};
+  writer.write(mutable_span).result();
+  writer.write(span).result();
+  writer.write(fixed).result();
+  writer.write(array).result();
+  writer.write(octets).result();
+  writer.write(std::vector<char>{'v'}).result();
+  writer.write(Output("o")).result();
+  writer.close().result();
+  std::string all;
+  while (auto chunk = channel->receive().result()) all += *chunk;
+  CHECK(all == std::string("spanspanspa\0b\xffvo", 16));
 }

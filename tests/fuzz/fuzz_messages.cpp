@@ -24,7 +24,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   Script script(data, size);
   const std::uint8_t which = script.byte();
   const std::string_view json = script.rest();
-  switch (which % 24) {
+  switch (which % 26) {
     case 0:
       round_trip(parse_create_sandbox_request, json);
       break;
@@ -88,8 +88,14 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     case 20:
       round_trip(parse_log_entry, json);
       break;
+    case 24:
+      round_trip(parse_watch_file_request, json);
+      break;
+    case 25:
+      round_trip(parse_watch_file_response, json);
+      break;
     default: {
-      const auto first = parse_first_message(which % 24 == 21 ? 5 : 8, json);
+      const auto first = parse_first_message(which % 26 == 21 ? 5 : 8, json);
       if (const auto* start = std::get_if<StartRequest>(&first)) {
         if (validate(*start)) break;
         ExecClientStream client(*start);

@@ -81,7 +81,7 @@ struct Daemon {
     arguments.insert(arguments.end(), more.begin(), more.end());
     if (!shell.empty()) arguments.insert(arguments.begin(), {"/bin/sh", "-c", shell + "; exec \"$@\"", "sh"});
     child = std::make_unique<Child>(arguments, dir.path("log"));
-    const bool silent = shell.find("2>&-") != std::string::npos;
+    const bool silent = shell.find("2>") != std::string::npos;
     const std::string listening = "listening on unix:" + address.path;
     REQUIRE(eventually([&] { return silent ? listens() : log().find(listening) != std::string::npos; }));
   }

@@ -1,5 +1,6 @@
 #include "gateway_support.hpp"
 
+#include "core/loop_watch.hpp"
 #include "runner/local/local_runner.hpp"
 
 #include <boost/asio/co_spawn.hpp>
@@ -18,20 +19,12 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <iostream>
 #include <random>
 #include <sstream>
 #include <stdexcept>
 
 namespace gateway_test {
-
-bool eventually(const std::function<bool()>& holds) {
-  const auto deadline = std::chrono::steady_clock::now() + kLong;
-  while (!holds()) {
-    if (std::chrono::steady_clock::now() > deadline) return false;
-    std::this_thread::sleep_for(std::chrono::milliseconds(2));  // only how often it looks
-  }
-  return true;
-}
 
 std::size_t processes_with(const std::string& marker) {
   std::size_t found = 0;
@@ -522,7 +515,11 @@ Server::Server(const std::function<void(gateway::GatewayOptions&)>& change, Make
   address.is_unix = true;
   address.path = dir_.path("socket");
   address_ = gateway_->listen(address);
-  thread_ = std::thread([this] { io_.run(); });
+  thread_ = std::thread([this] {
+    // What holds up the loop is told beside the tests, and fails none: a machine may be slow.
+    cwsandbox::core::LoopWatch watch(cwsandbox::core::kDefaultTurnLimit, [](const std::string& text) { std::cerr << text; });
+    watch.run(io_);
+  });
 }
 
 Server::~Server() {

@@ -36,8 +36,7 @@ inline constexpr const char* kToken = "test-token-0123456789";
 /// Bounds every wait of these tests; nothing ever takes this long.
 inline const std::chrono::seconds kLong = test_support::patience(std::chrono::seconds(20));
 
-/// Looks again until it holds; false after kLong.
-bool eventually(const std::function<bool()>& holds);
+using test_support::eventually;
 
 /// How many processes of this machine have `marker` in their command line.
 std::size_t processes_with(const std::string& marker);

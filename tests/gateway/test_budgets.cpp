@@ -1,6 +1,15 @@
 // What one owner may make the gateway hold, and that the others have their part whatever they do.
+#include "gateway/budgets.hpp"
+#include "gateway/memory_bound.hpp"
+#include "gateway/output_spill.hpp"
 #include "gateway_support.hpp"
+#include "net/sizes.hpp"
+#include "protocol/exec_stream.hpp"
 #include "support/catch.hpp"
+
+#include <algorithm>
+#include <functional>
+#include <set>
 
 using namespace gateway_test;
 using Catch::Matchers::Contains;
@@ -14,6 +23,35 @@ constexpr const char* kOther = "another-token-9876543210";
 std::map<std::string, std::string> as_other() { return {{"Authorization", std::string("Bearer ") + kOther}}; }
 
 void two_owners(Server& server) { server.set_tokens({gateway::Token(kToken), gateway::Token(kOther)}); }
+
+/// Makes sandboxes of an owner's until one is refused; how many were made, and the refusal.
+struct Filled {
+  std::vector<std::string> ids;
+  Answer refusal;
+};
+Filled fill(Server& server, const std::map<std::string, std::string>& headers) {
+  Filled out;
+  for (int i = 0; i < 100; ++i) {
+    out.refusal = server.call("CreateSandbox", {{"sandbox", {{"spec", Json::object()}}}}, headers);
+    if (out.refusal.status != 200) break;
+    out.ids.push_back(out.refusal.json()["sandboxId"]);
+  }
+  return out;
+}
+
+/// Says which budget is used up, and what sets it.
+void check_exhausted(const Answer& answer, const std::string& budget, const std::string& option) {
+  CHECK(answer.status == 429);
+  CHECK(answer.headers.count("retry-after") == 1);
+  const Json error = answer.json();
+  CHECK(error["code"] == "resource_exhausted");
+  CHECK_THAT(error["message"].get<std::string>(), Contains(option));
+  const auto told = detail_strings(error, "ErrorInfo");
+  const auto tells = [&told](const std::string& text) { return std::find(told.begin(), told.end(), text) != told.end(); };
+  CHECK(tells("budget"));
+  CHECK(tells(budget));
+  CHECK(tells(option));
+}
 
 Json with_environment(std::size_t bytes, const Json& more = Json::object()) {
   Json container = more;
@@ -163,4 +201,174 @@ TEST_CASE("no word moves a limit farther ahead than the first", "[gateway][P2][P
   const Peer::Outcome outcome = peer.to_exit();
   CHECK(outcome.exit["code"] == 0);
   CHECK(outcome.out.size() == size);
+}
+
+TEST_CASE("every budget of an owner has its name and its option", "[gateway][EV-11]") {
+  std::set<std::string> names, options;
+  for (const gateway::BudgetEntry& entry : gateway::kBudgets) {
+    CHECK(&gateway::entry_of(entry.budget) == &entry);
+    CHECK(names.insert(entry.name).second);
+    CHECK(options.insert(entry.option).second);
+  }
+}
+
+TEST_CASE("who takes all sandboxes leaves others theirs, and has them again after", "[gateway][EV-11]") {
+  Server server([](auto& options) { options.max_sandboxes = 4; });
+  SECTION("an only owner may have all") {
+    const Filled all = fill(server, {});
+    CHECK(all.ids.size() == 4);
+    CHECK_THAT(all.refusal.body, Contains("this gateway runs its maximum of 4 sandboxes"));
+  }
+  SECTION("one of several three quarters") {
+    two_owners(server);
+    const Filled mine = fill(server, {});
+    REQUIRE(mine.ids.size() == 3);
+    check_exhausted(mine.refusal, "sandboxes", "--max-sandboxes-per-owner");
+    CHECK(fill(server, as_other()).ids.size() == 1);
+    server.call("DeleteSandbox", {{"sandboxId", mine.ids[0]}, {"gracePeriodSeconds", 1}});
+    CHECK(eventually([&] { return fill(server, {}).ids.size() == 1; }));
+  }
+}
+
+TEST_CASE("processes and open files are counted for an owner, and for all", "[gateway][EV-11]") {
+  Server server([](auto& options) {
+    options.max_processes_per_owner = 2;
+    options.max_descriptors = 20;
+  });
+  two_owners(server);
+  const std::string id = server.sandbox();
+  std::vector<std::unique_ptr<Peer>> peers;
+  for (int i = 0; i < 2; ++i) {
+    peers.push_back(std::make_unique<Peer>(server.address()));
+    peers.back()->send(kStart, start(id, {"sleep", "1000"}));
+    peers.back()->expect_status("started");
+  }
+  const auto exec = [&] { return server.call("Exec", {{"sandboxId", id}, {"command", {"true"}}}); };
+  check_exhausted(exec(), "processes", "--max-processes-per-owner");
+  Peer third(server.address());
+  third.send(kStart, start(id, {"true"}));
+  const Json error = third.expect_status("error");
+  CHECK(error["code"] == "resource_exhausted");
+  CHECK(error["metadata"]["budget"] == "processes");
+  // 6 for a sandbox and 3 for each process: of the 15 that one may have, 12 are taken.
+  check_exhausted(server.call("CreateSandbox", {{"sandbox", {{"spec", Json::object()}}}}), "descriptors",
+                  "--max-descriptors-per-owner");
+  // There are 8 more for all.
+  const Filled others = fill(server, as_other());
+  CHECK(others.ids.size() == 1);
+  CHECK_THAT(others.refusal.body, Contains("all owners together may have at most 20"));
+  // What has ended counts no longer, also while its client looks at how it ended.
+  peers[0]->send(kSignal, Json{{"type", "cancel"}});
+  CHECK(eventually([&] { return exec().status == 200; }));
+  peers.clear();
+}
+
+TEST_CASE("requests of a second are counted for an owner", "[gateway][EV-11]") {
+  using namespace std::chrono_literals;
+  SECTION("by construction") {
+    gateway::GatewayOptions options;
+    options.max_requests_per_owner = 10;
+    gateway::Budgets budgets(std::make_shared<gateway::BudgetTable>(options));
+    std::chrono::steady_clock::time_point now{};
+    now += 1h;
+    // All of a second's at once, and then one each tenth of it.
+    for (int i = 0; i < 10; ++i) CHECK_FALSE(budgets.take_request(now));
+    for (int i = 0; i < 5; ++i) {
+      const auto wait = budgets.take_request(now);
+      REQUIRE(wait);
+      CHECK(*wait == 100ms);
+      CHECK(budgets.take_request(now + *wait - 1ns));
+      now += *wait;
+      CHECK_FALSE(budgets.take_request(now));
+    }
+    now += 1h;
+    for (int i = 0; i < 10; ++i) CHECK_FALSE(budgets.take_request(now));
+    CHECK(budgets.take_request(now));
+  }
+  SECTION("by a gateway") {
+    Server server([](auto& options) { options.max_requests_per_owner = 1; });
+    two_owners(server);
+    Answer refused;
+    CHECK(eventually([&] { return (refused = server.call("ListSandboxes", Json::object())).status == 429; }));
+    check_exhausted(refused, "requests", "--max-requests-per-owner");
+    CHECK(server.call("ListSandboxes", Json::object(), as_other()).status == 200);
+    // Who only looks whether it is there is nobody's.
+    CHECK(http(server.address(), "GET", "/healthz", {}, "").status == 200);
+  }
+}
+
+TEST_CASE("output that waits on disk has a part for each owner", "[gateway][TS-14][EV-11]") {
+  gateway::GatewayOptions options;
+  options.total_capture_bytes = 1000;
+  const auto table = std::make_shared<gateway::BudgetTable>(options);
+  const auto mine = std::make_shared<gateway::Budgets>(table), other = std::make_shared<gateway::Budgets>(table);
+  gateway::OutputSpill spill(mine, 10'000, "/tmp"), another(other, 10'000, "/tmp");
+  CHECK(spill.room() == 1000);
+  table->set_several_owners(true);
+  CHECK(spill.room() == 750);
+  spill.append(std::string(750, 'x'));
+  CHECK(spill.room() == 0);
+  CHECK(another.room() == 250);
+  another.append(std::string(250, 'y'));
+  CHECK(another.room() == 0);
+  spill.clear();
+  CHECK(spill.room() == 750);
+  CHECK(another.room() == 500);
+}
+
+TEST_CASE("of the logs of sandboxes that have ended, each owner has its own to lose", "[gateway][LG-4][EV-11]") {
+  Server server([](auto& options) { options.ended_log_bytes = 64 * kKiB; });
+  two_owners(server);
+  const auto end = [&server](const std::map<std::string, std::string>& headers) {
+    const Json container = {
+        {"name", "main"}, {"command", "/usr/bin/head"}, {"args", {"-c", std::to_string(20 * kKiB), "/dev/zero"}}};
+    const Answer made = server.call("CreateSandbox", {{"sandbox", {{"spec", {{"containers", {container}}}}}}}, headers);
+    REQUIRE(made.status == 200);
+    const std::string id = made.json()["sandboxId"];
+    REQUIRE(eventually(
+        [&] { return server.call("GetSandbox", {{"sandboxId", id}}, headers).json()["status"]["state"] == "STATE_COMPLETED"; }));
+    return id;
+  };
+  const auto bytes = [&server](const std::string& id, const std::map<std::string, std::string>& headers) {
+    StreamCall call(server.address(), "coreweave.sandbox.v1.SandboxService/StreamLogs", {{"sandboxId", id}}, headers);
+    std::size_t sum = 0;
+    for (const Json& entry : call.rest()) sum += base64_decode(entry.value("data", "")).size();
+    return sum;
+  };
+  const std::string kept = end(as_other());
+  std::vector<std::string> mine;
+  for (int i = 0; i < 4; ++i) mine.push_back(end({}));
+  CHECK(bytes(kept, as_other()) == 20 * kKiB);
+  CHECK(bytes(mine.front(), {}) == 0);
+  CHECK(bytes(mine.back(), {}) == 20 * kKiB);
+}
+
+TEST_CASE("the bound of a gateway's memory has every option that moves it, with what the code keeps to", "[gateway][EV-12]") {
+  using Change = std::function<void(gateway::GatewayOptions&)>;
+  const auto bound_after = [&](const Change& change, std::size_t owners = 1) {
+    gateway::GatewayOptions options;
+    change(options);
+    return gateway::memory_bound(gateway::memory_terms(options, owners));
+  };
+  const std::uint64_t usual = bound_after([](auto&) {});
+  const auto more = [&](const Change& change) { return bound_after(change) - usual; };
+  CHECK(more([](auto& options) { options.limits.max_stranger_memory += 7; }) == 7);
+  CHECK(more([](auto& options) { options.limits.max_client_memory += 7; }) == 7);
+  // What one process may hold: three windows, and the storage of both outputs that is kept for more.
+  const std::uint64_t process = 3 * cwsandbox::protocol::kDefaultWindow + 2 * kMiB;
+  CHECK(more([](auto& options) { options.max_orphans += 3; }) == 3 * process);
+  CHECK(more([](auto& options) { options.limits.max_connections += 3; }) == 3 * (process + net::kMostOfConnection));
+  CHECK(more([](auto& options) { options.max_remembered_bytes += 100; }) == 400);
+  const std::uint64_t log = more([](auto& options) { options.max_remembered += 1; });
+  CHECK(log >= 16 * kKiB + 4096 * 24);
+  // The largest that may be asked for, as text four times over, with its log.
+  CHECK(more([](auto& options) { options.max_sandboxes += 1; }) == 4 * 256 * kKiB + log);
+  CHECK(more([](auto& options) { options.runner_memory += 7; }) == 7);
+  CHECK(more([](auto& options) { options.runner_memory_per_sandbox += 7; }) == 7 * gateway::GatewayOptions().max_sandboxes);
+  CHECK(bound_after([](auto&) {}, 2) - usual == bound_after([](auto&) {}, 3) - bound_after([](auto&) {}, 2));
+  CHECK(bound_after([](auto&) {}, 2) > usual);
+
+  // And the gateway says it, to whoever runs it.
+  Server server;
+  CHECK_THAT(server.log(), Contains(" bytes of memory (") && Contains("4096 connections"));
 }

@@ -30,8 +30,10 @@ struct FakeState {
   bool open = false;
   std::string failure;
   int created = 0, destroyed = 0, stopped = 0;
-  bool does_all = false;       // nothing is refused
-  runner::SandboxSpec wanted;  // what was to be created last
+  bool does_all = false;           // nothing is refused
+  std::size_t at_once = 0;         // creations that do not get into each other's way; 0: any number
+  runner::SandboxSpec wanted;      // what was to be created last
+  std::vector<std::string> asked;  // ids, in order
   std::function<void(const runner::ExitInfo&)> on_exit;
 };
 
@@ -71,10 +73,12 @@ class FakeRunner final : public runner::Runner {
  public:
   explicit FakeRunner(std::shared_ptr<FakeState> state) : state_(std::move(state)) {}
   ~FakeRunner() override { state_->gate.reset(); }
+  std::size_t creations_at_once() const noexcept override { return state_->at_once; }
   FakeRunner(const FakeRunner&) = delete;
   FakeRunner& operator=(const FakeRunner&) = delete;
   std::string_view name() const noexcept override { return "fake"; }
   asio::awaitable<std::unique_ptr<runner::Sandbox>> create(runner::SandboxSpec spec) override {
+    state_->asked.push_back(spec.id);
     state_->wanted = std::move(spec);
     return create_with(state_);
   }
@@ -94,9 +98,11 @@ class FakeRunner final : public runner::Runner {
 
 struct Fake {
   std::shared_ptr<FakeState> state;
+  std::size_t at_once = 0;
   Server::MakeRunner maker() {
     return [this](const asio::any_io_executor& executor) {
       state = std::make_shared<FakeState>(executor);
+      state->at_once = at_once;
       return std::make_unique<FakeRunner>(state);
     };
   }
@@ -238,6 +244,31 @@ TEST_CASE("a creation that fails, one that is deleted, and one too many", "[gate
       });
     });
   }
+}
+
+TEST_CASE("who asks for many sandboxes keeps another waiting for one", "[gateway][EV-15]") {
+  Fake fake;
+  fake.at_once = 1;
+  Server server({}, fake.maker());
+  server.set_tokens({gateway::Token(kToken), gateway::Token("another-token-9876543210")});
+  const Json one = {{"sandbox", {{"spec", Json::object()}}}};
+  std::vector<std::string> ids;
+  for (int i = 0; i < 20; ++i) ids.push_back(server.call("CreateSandbox", one).json()["sandboxId"]);
+  const std::map<std::string, std::string> as_other = {{"Authorization", "Bearer another-token-9876543210"}};
+  const std::string others = server.call("CreateSandbox", one, as_other).json()["sandboxId"];
+  // One that is deleted before its turn is never made, and nobody waits for it.
+  CHECK(server.call("DeleteSandbox", {{"sandboxId", ids[2]}}).json()["sandbox"]["status"]["state"] == "STATE_TERMINATING");
+  CHECK(server.on_loop([&] { return fake.state->asked; }) == std::vector<std::string>{ids[0]});
+  fake.open(server);
+  for (const std::string& id : ids) {
+    const char* wanted = id == ids[2] ? "STATE_TERMINATED" : "STATE_RUNNING";
+    CHECK(server.wait_state(id, wanted) == wanted);
+  }
+  const auto asked = server.on_loop([&] { return fake.state->asked; });
+  REQUIRE(asked.size() == 20);
+  CHECK(asked[1] == ids[1]);
+  CHECK(asked[2] == others);
+  CHECK(std::find(asked.begin(), asked.end(), ids[2]) == asked.end());
 }
 
 TEST_CASE("the main command's end is the sandbox's", "[gateway][LC-7][LC-9]") {

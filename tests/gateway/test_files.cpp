@@ -296,6 +296,73 @@ TEST_CASE("errors that a disk here does not have", "[gateway][files][FI-4]") {
   CHECK(list.end["error"]["code"] == "failed_precondition");
 }
 
+TEST_CASE("a watch says that it stands, that it lives, and what happens", "[gateway][files][FI-16][FI-20]") {
+  Server server([](auto& options) {
+    options.log_keep_alive = std::chrono::milliseconds(20);
+    options.max_watches_per_sandbox = 2;
+    options.max_watches_per_owner = 3;
+  });
+  const std::string id = server.sandbox(), other = server.sandbox();
+  const auto watch = [&](const std::string& sandbox, const std::map<std::string, std::string>& headers = {}) {
+    return StreamCall(server.address(), "cwsandbox.v1.FileService/Watch", {{"sandboxId", sandbox}, {"path", "/tmp"}}, headers);
+  };
+  StreamCall call = watch(id);
+  for (int i = 0; i < 3; ++i) {
+    const auto message = call.next();
+    REQUIRE(message);
+    CHECK(*message == Json::object());
+  }
+  run(server, id, "mkdir /tmp/d; mv /tmp/d /tmp/e");
+  Json events = Json::array();
+  while (events.size() < 2) {
+    const auto message = call.next();
+    REQUIRE(message);
+    for (const Json& event : message->value("events", Json::array())) events.push_back(event);
+  }
+  CHECK(events == Json{{{"kind", "FILE_EVENT_KIND_CREATED"}, {"name", "d"}, {"directory", true}},
+                       {{"kind", "FILE_EVENT_KIND_RENAMED"}, {"name", "e"}, {"oldName", "d"}, {"directory", true}}});
+
+  StreamCall second = watch(id), elsewhere = watch(other);
+  REQUIRE(second.next());
+  REQUIRE(elsewhere.next());
+  const auto refused = [&](const std::string& sandbox) {
+    StreamCall one = watch(sandbox);
+    one.rest();
+    return one.end["error"].value("code", "") + ": " + one.end["error"].value("message", "");
+  };
+  CHECK(refused(id) == "resource_exhausted: the sandbox has at most 2 watches of files at one time");
+  CHECK(refused(other) ==
+        "resource_exhausted: one owner may have at most 3 watches of files at one time (--max-watches-per-owner)");
+  second.cut();
+  CHECK(eventually([&] {
+    StreamCall again = watch(other);
+    return again.next().has_value();
+  }));
+
+  // A client that is given up makes room, whenever that is noticed: until then it counts.
+  StreamCall timed = [&] {
+    for (;;) {
+      StreamCall one = watch(other, {{"Connect-Timeout-Ms", "300"}});
+      one.rest();
+      if (one.end["error"].value("code", "") != "resource_exhausted") return one;
+    }
+  }();
+  CHECK(timed.end["error"]["code"] == "deadline_exceeded");
+
+  server.call("DeleteSandbox", {{"sandboxId", id}});
+  call.rest();
+  CHECK(call.end["error"]["code"] == "failed_precondition");
+  for (const Json& request :
+       {Json{{"path", "/tmp"}}, Json{{"sandboxId", other}}, Json{{"sandboxId", other}, {"pathBytes", "AA=="}}}) {
+    StreamCall bad(server.address(), "cwsandbox.v1.FileService/Watch", request);
+    bad.rest();
+    CHECK(bad.end["error"]["code"] == "invalid_argument");
+  }
+  StreamCall unknown = watch("sb-unknown");
+  unknown.rest();
+  CHECK(unknown.end["error"]["code"] == "not_found");
+}
+
 TEST_CASE("stat, list, make, rename, remove", "[gateway][files][FI-8]") {
   Server server;
   const std::string id = server.sandbox();

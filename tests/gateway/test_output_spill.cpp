@@ -3,16 +3,26 @@
 
 #include "support/catch.hpp"
 
+#include <memory>
 #include <random>
 #include <string>
 
 #include <fcntl.h>
 #include <unistd.h>
 
+using cwsandbox::gateway::Budget;
+using cwsandbox::gateway::Budgets;
+using cwsandbox::gateway::BudgetTable;
 using cwsandbox::gateway::OutputSpill;
-using cwsandbox::gateway::SpillBudget;
 
 namespace {
+
+/// Of an only owner.
+std::shared_ptr<Budgets> budget_of(std::uint64_t bytes) {
+  cwsandbox::gateway::GatewayOptions options;
+  options.total_capture_bytes = bytes;
+  return std::make_shared<Budgets>(std::make_shared<BudgetTable>(options));
+}
 
 std::string take(OutputSpill& spill, std::size_t size) {
   std::string bytes(size, '\0');
@@ -32,7 +42,7 @@ int next_descriptor() {
 TEST_CASE("bytes come back in their order, however they are taken, within the bounds", "[gateway][TS-14][P2]") {
   const int before = next_descriptor();
   constexpr std::uint64_t capacity = 10'007;
-  const auto budget = std::make_shared<SpillBudget>(15'000);
+  const auto budget = budget_of(15'000);
   {
     OutputSpill spill(budget, capacity, "/tmp"), other(budget, capacity, "/tmp");
     std::mt19937_64 random(5);
@@ -52,7 +62,7 @@ TEST_CASE("bytes come back in their order, however they are taken, within the bo
       }
       REQUIRE(spill.size() == model.size());
       REQUIRE(spill.size() <= capacity);
-      REQUIRE(budget->used() == model.size());
+      REQUIRE(budget->used(Budget::capture) == model.size());
       full = full || spill.size() == capacity;
       empty = empty || (spill.empty() && written > 0);
     }
@@ -63,17 +73,17 @@ TEST_CASE("bytes come back in their order, however they are taken, within the bo
     CHECK(spill.room() == 0);
     CHECK(other.room() == 15'000 - spill.size());
     other.append(std::string(other.room(), 'y'));
-    CHECK(budget->room() == 0);
+    CHECK(budget->room(Budget::capture) == 0);
     spill.clear();
     CHECK(spill.empty());
-    CHECK(budget->used() == other.size());
+    CHECK(budget->used(Budget::capture) == other.size());
   }
-  CHECK(budget->used() == 0);
+  CHECK(budget->used(Budget::capture) == 0);
   CHECK(next_descriptor() == before);
 }
 
 TEST_CASE("bytes that the disk refuses are not lost, and no more are taken", "[gateway][TS-14]") {
-  const auto budget = std::make_shared<SpillBudget>(1'000'000);
+  const auto budget = budget_of(1'000'000);
   OutputSpill spill(budget, 100'000, "/no/such/directory");
   CHECK(spill.room() == 100'000);
   spill.append("first");
@@ -83,7 +93,7 @@ TEST_CASE("bytes that the disk refuses are not lost, and no more are taken", "[g
   CHECK(take(spill, 3) == "st");
   CHECK(take(spill, 3).empty());
   CHECK(spill.error() == 0);
-  CHECK(budget->used() == 0);
+  CHECK(budget->used(Budget::capture) == 0);
   CHECK(spill.room() == 100'000);  // it is tried again
   OutputSpill none(budget, 0, "/tmp");
   CHECK(none.room() == 0);

@@ -23,12 +23,15 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 
 namespace cwsandbox::net::test {
 
 using namespace std::chrono_literals;
 using Clock = std::chrono::steady_clock;
 using RawSocket = asio::generic::stream_protocol::socket;
+
+inline bool holds(std::string_view text, std::string_view part) { return text.find(part) != std::string_view::npos; }
 
 /// A deadline that only a hang reaches.
 inline Clock::time_point soon() { return Clock::now() + 30s; }

@@ -1,9 +1,10 @@
 #include "net/endpoint.hpp"
-#include "support/catch.hpp"
+#include "net_support.hpp"
 
 #include <stdexcept>
 
 using namespace cwsandbox::net;
+using cwsandbox::net::test::holds;
 
 namespace {
 
@@ -15,8 +16,6 @@ std::string complaint(std::string_view text) {
   }
   return "accepted";
 }
-
-bool holds(const std::string& text, std::string_view part) { return text.find(part) != std::string::npos; }
 
 }  // namespace
 
@@ -64,6 +63,11 @@ TEST_CASE("base URLs that are refused, and why", "[NW-1]") {
   CHECK(holds(complaint("http://example.org:"), "port"));
   CHECK(holds(complaint("http://exa mple.org"), "malformed"));
   CHECK(holds(complaint("http://exa%0ample.org"), "character"));
+  // A colon that is only there once decoded would make another host and port of the text.
+  CHECK(holds(complaint("http://example%3a8080"), "character"));
+  CHECK(holds(complaint("http://a%3Ab:80"), "character"));
+  CHECK(holds(complaint("http://%3a%3A1"), "character"));
+  CHECK(holds(complaint("http://[v1.a:b]"), "character"));
   CHECK(holds(complaint("unix:run/x"), "absolute"));
   CHECK(holds(complaint("unix://host/x"), "host"));
   CHECK(holds(complaint("unix:/" + std::string(200, 'x')), "107"));

@@ -13,8 +13,6 @@ using namespace cwsandbox::net::test;
 
 namespace {
 
-bool holds(const std::string& text, std::string_view part) { return text.find(part) != std::string::npos; }
-
 struct TlsSite : Site {
   explicit TlsSite(const std::string& names, long from = -60, long until = 3600, ServerLimits limits = {}, bool client_ca = false)
       : Site(limits) {
@@ -197,6 +195,32 @@ TEST_CASE("TLS 1.1 is refused, 1.2 and 1.3 are spoken") {
         CHECK_FALSE(ec);
         CHECK(SSL_version(stream.native_handle()) == version);
       }
+    }
+  };
+  run(site.context, body);
+}
+
+TEST_CASE("of TLS 1.2 only suites with authenticated encryption and keys that are not kept") {
+  TlsSite site("IP:127.0.0.1");
+  auto body = [&]() -> asio::awaitable<void> {
+    const std::pair<const char*, bool> suites[] = {{"ECDHE+AESGCM", true},
+                                                   {"ECDHE+CHACHA20", true},
+                                                   {"ECDHE+AES:!AESGCM:!AESCCM", false},
+                                                   {"kRSA+AESGCM:kRSA+AES", false},
+                                                   {"3DES:ECDHE+3DES", false}};
+    for (const auto& [list, spoken] : suites) {
+      asio::ssl::context context(asio::ssl::context::tls_client);
+      SSL_CTX_set_security_level(context.native_handle(), 0);
+      SSL_CTX_set_max_proto_version(context.native_handle(), TLS1_2_VERSION);
+      if (SSL_CTX_set_cipher_list(context.native_handle(), list) != 1) continue;  // not in this OpenSSL
+      asio::ssl::stream<asio::ip::tcp::socket> stream(site.context, context);
+      const asio::ip::tcp::endpoint to(asio::ip::make_address(site.secure.host), site.secure.port);
+      co_await stream.next_layer().async_connect(to, asio::use_awaitable);
+      error_code ec;
+      auto token = asio::redirect_error(asio::use_awaitable, ec);
+      co_await stream.async_handshake(asio::ssl::stream_base::client, token);
+      INFO(list << ": " << ec.message());
+      CHECK(!ec == spoken);
     }
   };
   run(site.context, body);

@@ -50,7 +50,8 @@ bool quiet(Machine& machine) {
 template <class Event, class Machine>
 Event expect(Machine& machine, int channel, const std::string& payload) {
   auto event = machine.on_message(static_cast<std::uint8_t>(channel), payload);
-  if (const auto* error = std::get_if<ProtocolError>(&event)) INFO(error->reason);
+  const auto* error = std::get_if<ProtocolError>(&event);
+  INFO((error ? error->reason : ""));
   REQUIRE(std::holds_alternative<Event>(event));
   return std::get<Event>(event);
 }

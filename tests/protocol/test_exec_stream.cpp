@@ -1079,3 +1079,59 @@ TEST_CASE("what is still held is said when a resume is refused", "[exec-stream][
   request.stderr_received = 0;
   CHECK_FALSE(server.refuses(request));
 }
+
+TEST_CASE("whoever takes a process over may ask what it is", "[exec-stream][TS-18]") {
+  StartRequest start;
+  start.id = kId;
+  start.sandbox_id = "sb-1";
+  start.command = {"sh", "-c", "echo \xff", ""};
+  ResumeRequest wanted;
+  wanted.id = kId;
+  wanted.sandbox_id = "sb-1";
+  wanted.describe = true;
+  ExecClientStream client(wanted);
+  const Message asked = next(client);
+  CHECK(asked.json()["describe"] == true);
+
+  const auto answer = [&](ExecServerStream& server, bool described) {
+    auto request = std::get<ResumeRequest>(parse_first_message(8, asked.payload));
+    request.describe = described;
+    REQUIRE_FALSE(server.on_reconnected(request));
+    return next(server);
+  };
+  ExecServerStream server(start);
+  server.on_started(42);
+  (void)next(server);
+  CHECK_FALSE(answer(server, false).json().contains("command"));
+  const Message told = answer(server, true);
+  CHECK(told.json()["pid"] == 42);
+  CHECK(told.json()["command"].size() == 4);
+  INFO(told.payload);
+  const auto resumed = expect<Resumed>(client, 8, told.payload);
+  CHECK(resumed.pid == 42);
+  CHECK(resumed.command == start.command);
+  // The same client again knows it.
+  client.on_reconnected();
+  CHECK_FALSE(next(client).json().contains("describe"));
+
+  // One that is too long to be told, as it is or as it is written, is left out; the rest is told.
+  for (const auto& argument : {std::string(kMaxToldCommand, 'x'), std::string(kMaxToldCommand - 100, '\x01')}) {
+    start.command = {"echo", argument};
+    ExecServerStream other(start);
+    other.on_started(43);
+    (void)next(other);
+    const Message part = answer(other, true);
+    CHECK(part.payload.size() < kMaxControlPayload);
+    CHECK(part.json()["pid"] == 43);
+    CHECK_FALSE(part.json().contains("command"));
+  }
+  // An old server says nothing of it.
+  ExecClientStream patient(wanted);
+  (void)next(patient);
+  const auto old = expect<Resumed>(patient, 8, R"({"type":"resumed","stdin":{"received":0,"limit":20}})");
+  CHECK_FALSE(old.pid.has_value());
+  CHECK(old.command.empty());
+  ExecClientStream strict(wanted);
+  (void)next(strict);
+  CHECK(fault(strict, 8, R"({"type":"resumed","stdin":{"received":0,"limit":20},"command":[7]})").find("resumed: command[0]") == 0);
+}

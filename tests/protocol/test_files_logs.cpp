@@ -1,25 +1,12 @@
 // Messages of files and logs: the proto3 JSON mapping, from literals.
+#include "fault.hpp"
 #include "protocol/messages.hpp"
 #include "support/catch.hpp"
 
-#include <functional>
 #include <string>
 
 using namespace cwsandbox::protocol;
 using namespace std::chrono;
-
-namespace {
-
-std::string fault_of(const std::function<void()>& parse) {
-  try {
-    parse();
-  } catch (const ParseError& e) {
-    return e.field;
-  }
-  return "(no error)";
-}
-
-}  // namespace
 
 TEST_CASE("the published file messages", "[messages]") {
   WriteFileRequest write;
@@ -97,6 +84,33 @@ TEST_CASE("what a file is", "[messages]") {
   ListFilesResponse list;
   list.files = {info, FileInfo{}};
   CHECK(parse_list_files_response(to_json(list)).files.size() == 2);
+}
+
+TEST_CASE("a watch is asked for, and events come", "[messages]") {
+  WatchFileRequest request;
+  request.sandbox_id = "s";
+  request.path.bytes = "a\377b";
+  CHECK(to_json(request) == R"({"pathBytes":"Yf9i","sandboxId":"s"})");
+  CHECK(parse_watch_file_request(to_json(request)).path.bytes == request.path.bytes);
+  CHECK(fault_of([] { (void)parse_watch_file_request(R"({"sandboxId":"s"})"); }) == "path");
+
+  WatchFileResponse response;
+  CHECK(to_json(response) == "{}");
+  FileEvent event;
+  event.kind = FileEventKind::renamed;
+  event.name = "b";
+  event.old_name = "\377";
+  event.directory = true;
+  response.events = {event, FileEvent{}};
+  CHECK(to_json(response) ==
+        R"({"events":[{"directory":true,"kind":"FILE_EVENT_KIND_RENAMED","name":"b","oldNameBytes":"/w=="},{}]})");
+  const auto read = parse_watch_file_response(to_json(response));
+  REQUIRE(read.events.size() == 2);
+  CHECK(read.events[0].kind == FileEventKind::renamed);
+  CHECK(read.events[0].old_name == "\377");
+  CHECK(read.events[0].directory);
+  CHECK(parse_watch_file_response(R"({"events":[{"kind":"FILE_EVENT_KIND_NEW"}]})").events[0].kind == FileEventKind::unspecified);
+  CHECK(fault_of([] { (void)parse_watch_file_response(R"({"events":[{},{"kind":[]}]})"); }) == "events[1].kind");
 }
 
 TEST_CASE("logs are asked for and come in entries", "[messages]") {

@@ -1,8 +1,8 @@
 // Control-plane messages: the proto3 JSON mapping, from literals.
+#include "fault.hpp"
 #include "protocol/messages.hpp"
 #include "support/catch.hpp"
 
-#include <functional>
 #include <random>
 #include <string>
 
@@ -10,17 +10,6 @@ using namespace cwsandbox::protocol;
 using namespace std::chrono;
 
 namespace {
-
-/// The field that a ParseError names.
-std::string fault_of(const std::function<void()>& parse) {
-  try {
-    parse();
-  } catch (const ParseError& e) {
-    CHECK(std::string(e.what()).size() > 4);
-    return e.field;
-  }
-  return "(no error)";
-}
 
 std::string create_fault(const std::string& json) {
   return fault_of([&] { (void)parse_create_sandbox_request(json); });

@@ -396,12 +396,8 @@ asio::awaitable<void> background_outlives_leader(Runner& runner) {
 }
 
 asio::awaitable<void> stop_is_graceful(Runner& runner) {
-  SandboxSpec spec = sandbox_spec();
-  spec.command = sh("trap 'exit 0' TERM; touch /tmp/ready; sleep infinity & wait");
-  auto sandbox = co_await runner.create(spec);
-  // The main command has to have come as far as its trap, too.
-  const Outcome main_ready = co_await exec_sh(*sandbox, "while [ ! -e /tmp/ready ]; do sleep 0.01; done");
-  REQUIRE(main_ready.exit.value == 0);
+  auto sandbox = co_await runner.create(graceful_spec());
+  co_await main_is_ready(*sandbox);
   auto process = co_await sandbox->start(command(sh("trap 'echo bye; exit 6' TERM; sleep infinity & echo ready; wait")));
   const std::string ready = co_await read_line(process->std_out());
   REQUIRE(ready == "ready");

@@ -40,6 +40,17 @@ runner::SandboxSpec sandbox_spec(std::string id) {
   return spec;
 }
 
+runner::SandboxSpec graceful_spec() {
+  runner::SandboxSpec spec = sandbox_spec();
+  spec.command = sh("trap 'exit 0' TERM; touch /tmp/ready; sleep infinity & wait");
+  return spec;
+}
+
+asio::awaitable<void> main_is_ready(runner::Sandbox& sandbox) {
+  const Outcome ready = co_await exec_sh(sandbox, "while [ ! -e /tmp/ready ]; do sleep 0.01; done");
+  REQUIRE(ready.exit.value == 0);
+}
+
 namespace {
 
 template <class End>

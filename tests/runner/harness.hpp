@@ -65,6 +65,9 @@ struct Outcome {
 [[nodiscard]] std::vector<std::string> sh(std::string script);
 [[nodiscard]] runner::ProcessSpec command(std::vector<std::string> words);
 [[nodiscard]] runner::SandboxSpec sandbox_spec(std::string id = "test");
+/// The same for what is to be seen to end by itself: it does on SIGTERM, once `main_is_ready` has completed.
+[[nodiscard]] runner::SandboxSpec graceful_spec();
+[[nodiscard]] asio::awaitable<void> main_is_ready(runner::Sandbox& sandbox);
 
 /// Waits for the end of the process. At most one at a time per process.
 [[nodiscard]] asio::awaitable<runner::ExitInfo> wait_exit(runner::Process& process);

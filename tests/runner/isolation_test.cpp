@@ -68,6 +68,7 @@ TEST_CASE("even under root, a sandbox is not root", "[runner][isolation]") {
     return;
   }
   Room in;
+  Room other;
   const std::string marker = "4242" + std::to_string(::getpid());
   // It says so when its command line can be seen.
   const auto process = run(in.loop, in.sandbox->start(command(sh("echo ready; read x < /dev/zero # " + marker))));
@@ -78,7 +79,19 @@ TEST_CASE("even under root, a sandbox is not root", "[runner][isolation]") {
     if (line.find(marker) == std::string::npos || !line.starts_with("/bin/sh")) continue;
     found = true;
     const std::string text = content_of(entry.path() / "status");
-    CHECK(text.find("Uid:\t65534\t65534\t65534\t65534\n") != std::string::npos);
+    const std::size_t at = text.find("Uid:\t") + 5;
+    std::istringstream uids(text.substr(at, text.find('\n', at) - at));
+    std::set<unsigned> users;
+    for (unsigned uid = 0; uids >> uid;) users.insert(uid);
+    REQUIRE(users.size() == 1);
+    CHECK(*users.begin() != 0);
+    // One of its own, where there are that many.
+    const runner::local::LocalRunnerOptions standard;
+    const unsigned last = standard.first_own_uid + standard.own_uids - 1;
+    const bool own = runner::local::try_to_become(last, standard.gid).error == 0;
+    CHECK((*users.begin() == 65534) != own);
+    CHECK((*users.begin() >= standard.first_own_uid && *users.begin() <= last) == own);
+    CHECK((user_of(in) != user_of(other)) == own);
     CHECK(text.find("Gid:\t65534\t65534\t65534\t65534\n") != std::string::npos);
     CHECK(text.find("Groups:\t \n") != std::string::npos);
   }

@@ -11,11 +11,13 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
+#include <thread>
 
 #include "harness.hpp"
 #include "runner/local/local_runner.hpp"
@@ -344,6 +346,69 @@ TEST_CASE("the program's own signals and children are left alone", "[runner]") {
   REQUIRE(::sigaction(SIGCHLD, &old_child, &now) == 0);
   CHECK(now.sa_handler == SIG_IGN);
   ::sigaction(SIGPIPE, &old_pipe, nullptr);
+}
+
+TEST_CASE("who waits for our children, or wants none to be waited for, changes no exit code", "[runner][EV-13]") {
+  // What programs do around us: let the kernel drop children as they end, in two ways, or wait for whichever ends.
+  enum class Around : std::uint8_t { ignores, does_not_wait, waits_for_all };
+  for (const Around around : {Around::ignores, Around::does_not_wait, Around::waits_for_all}) {
+    INFO(static_cast<int>(around));
+    struct sigaction action{}, old{};
+    action.sa_handler = around == Around::ignores ? SIG_IGN : SIG_DFL;
+    action.sa_flags = around == Around::does_not_wait ? SA_NOCLDWAIT : 0;
+    REQUIRE(::sigaction(SIGCHLD, &action, &old) == 0);
+    std::atomic<bool> over{false};
+    std::atomic<int> taken{0};
+    std::thread thief([&] {
+      while (around == Around::waits_for_all && !over) {
+        if (::waitpid(-1, nullptr, 0) > 0)
+          ++taken;
+        else
+          ::poll(nullptr, 0, 1);
+      }
+    });
+    {
+      asio::io_context loop;
+      const auto runner = make_local_runner(loop.get_executor());
+      for (int i = 0; i < 5; ++i) {
+        auto spec = sandbox_spec();
+        spec.command = sh("while [ ! -e /tmp/go ]; do sleep 0.01; done; exit 42");
+        const auto sandbox = run(loop, runner->create(spec));
+        CHECK(run(loop, exec_sh(*sandbox, "exit 7")).exit.value == 7);
+        const Outcome killed = run(loop, exec_sh(*sandbox, "kill -KILL $$"));
+        CHECK(killed.exit.kind == runner::ExitInfo::Kind::signaled);
+        CHECK(killed.exit.value == SIGKILL);
+        static_cast<void>(run(loop, exec_sh(*sandbox, "touch /tmp/go")));  // it may be overtaken by the end
+        const runner::ExitInfo end = run(loop, wait_exit(*sandbox));
+        CHECK(end.kind == runner::ExitInfo::Kind::exited);
+        CHECK(end.value == 42);
+      }
+      // Nor does one that never comes up hang, or seem to have.
+      const FakeBwrap broken("echo 'bwrap: Unknown option --size' >&2; exit 1");
+      CHECK(has(refusal(broken.options()), "0.6 or newer"));
+      const FakeBwrap silent("exit 0");
+      CHECK(has(refusal(silent.options()), "did not start"));
+    }
+    over = true;
+    thief.join();
+    CHECK((taken > 0) == (around == Around::waits_for_all));
+    REQUIRE(::sigaction(SIGCHLD, &old, nullptr) == 0);
+    CHECK(children().empty());
+  }
+  // And the other way round: a child of the program's own is its own to wait for, whatever ends beside it.
+  const pid_t own = ::fork();
+  if (own == 0) ::_exit(5);
+  {
+    asio::io_context loop;
+    const auto runner = make_local_runner(loop.get_executor());
+    const auto sandbox = run(loop, runner->create(sandbox_spec()));
+    CHECK(run(loop, exec_sh(*sandbox, "exit 7")).exit.value == 7);
+    run(loop, sandbox->stop(std::chrono::milliseconds(0)));
+  }
+  int status = 0;
+  REQUIRE(::waitpid(own, &status, 0) == own);
+  CHECK(WIFEXITED(status));
+  CHECK(WEXITSTATUS(status) == 5);
 }
 
 }  // namespace cwsandbox::test

@@ -7,6 +7,8 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 
+#include <algorithm>
+#include <array>
 #include <csignal>
 #include <fstream>
 
@@ -45,15 +47,32 @@ std::vector<std::string> first_lines(Room& in, runner::Process& process, int cou
   return lines;
 }
 
+std::size_t processes_with(const std::string& marker) {
+  std::size_t count = 0;
+  for (const auto& entry : fs::directory_iterator("/proc")) {
+    if (std::atoi(entry.path().filename().c_str()) > 0 && content_of(entry.path() / "cmdline").find(marker) != std::string::npos)
+      ++count;
+  }
+  return count;
+}
+
 // Groups of the process with this number, wherever on this machine.
-std::vector<fs::path> groups_of(pid_t pid) {
-  std::vector<fs::path> found;
-  const std::string mark = "-" + std::to_string(pid) + "-";
+// Directory by directory: others make and remove groups meanwhile, and one iterator over all of them ends at the first that is
+// gone.
+void find_groups(const fs::path& directory, const std::string& mark, std::vector<fs::path>& found) {
   std::error_code ec;
-  for (fs::recursive_directory_iterator at("/sys/fs/cgroup", ec), end; !ec && at != end; at.increment(ec)) {
+  for (fs::directory_iterator at(directory, ec), end; !ec && at != end; at.increment(ec)) {
+    std::error_code gone;
+    if (at->is_symlink(gone) || !at->is_directory(gone)) continue;
     const std::string name = at->path().filename().native();
     if (name.starts_with("cwsandbox-") && name.find(mark) != std::string::npos) found.push_back(at->path());
+    find_groups(at->path(), mark, found);
   }
+}
+
+std::vector<fs::path> groups_of(pid_t pid) {
+  std::vector<fs::path> found;
+  find_groups("/sys/fs/cgroup", "-" + std::to_string(pid) + "-", found);
   return found;
 }
 
@@ -114,10 +133,39 @@ TEST_CASE("a fork bomb is held to its number of processes while a neighbour work
     counter->signal_group(SIGKILL);
     run(in.loop, wait_exit(*counter));
   }
-  const auto bomb = run(in.loop, in.sandbox->start(command({kHostile, "fork-bomb"})));
-  works(neighbour);
-  // However it forks, it can be ended.
-  run(in.loop, in.sandbox->stop(std::chrono::milliseconds(0)));
+}
+
+TEST_CASE("a fork bomb goes off in its sandbox alone, and ends with it", "[runner][limits][P22]") {
+  LocalRunnerOptions options;
+  options.limits.pids = 512;
+  options.limits.cpu_share = 1000;
+  Room neighbour(options);
+  const std::string marker = "bomb-" + std::to_string(::getpid());
+  {
+    Room in(options);
+    run(in.loop, put_hostile(*in.sandbox, kHostile));
+    // On a busy machine its agent may get too little of the sandbox's part to answer: then the sandbox is given up, nobody else's.
+    bool given_up = false;
+    std::unique_ptr<runner::Process> bomb;
+    const auto in_there = [&](const auto& step) {
+      try {
+        step();
+      } catch (const runner::RunnerError& error) {
+        given_up = true;
+        CHECK(std::string(error.what()).find("the sandbox has ended") != std::string::npos);
+      }
+    };
+    in_there([&] { bomb = run(in.loop, in.sandbox->start(command({kHostile, "fork-bomb", marker}))); });
+    CHECK((given_up || test_support::eventually([&] { return processes_with(marker) >= 500; })));
+    CHECK(processes_with(marker) <= 512);
+    works(neighbour);
+    // What goes on is not held up by a sandbox that comes or goes beside it.
+    Room later(options);
+    works(later);
+    in_there([&] { run(in.loop, in.sandbox->stop(std::chrono::milliseconds(0))); });
+    const auto all_gone = [&] { return processes_with(marker) == 0; };
+    CHECK((given_up ? test_support::eventually(all_gone) : all_gone()));
+  }
   works(neighbour);
 }
 
@@ -138,6 +186,94 @@ TEST_CASE("a memory hog is killed at its limit while a neighbour works", "[runne
     works(neighbour);
     in(std::string("rm ") + place + "/full");
   }
+}
+
+TEST_CASE("who fills the memory with files ends itself and not its sandbox", "[runner][limits]") {
+  if (!can_limit(ControlGroups::memory)) {
+    WARN("SKIPPED: there are no limits on memory here");
+    return;
+  }
+  Room in({}, spec_with(memory_of(64u << 20)));
+  const auto remove = [&in](const std::string& path) {
+    try {
+      run(in.loop, in.sandbox->files().remove(path, false));
+    } catch (const runner::FileFailed& failure) {
+      CHECK(failure.error() == ENOENT);
+    }
+  };
+  const std::array<const char*, 2> pairs[] = {{"/tmp", "/var/tmp"}, {"/dev/shm", "/workspace"}, {"/home/sandbox", "/tmp"}};
+  for (const auto& places : pairs) {
+    // Two of them are all the memory there is.
+    for (const char* place : places) {
+      const Outcome filled = in.hostile("fill", std::string(place) + "/full");
+      const bool told = filled.out.starts_with("-1 ENOSPC\n");
+      const bool killed = filled.exit.kind == ExitInfo::Kind::signaled && filled.exit.value == SIGKILL;
+      INFO(place << ": " << filled.out << ' ' << filled.exit.value);
+      CHECK((told || killed));
+    }
+    // Its owner makes room again.
+    for (const char* place : places) remove(std::string(place) + "/full");
+    CHECK(in("echo alive").out == "alive\n");
+  }
+}
+
+TEST_CASE("files that are sent are the sandbox's memory, and it is full before anybody is killed", "[runner][limits][files]") {
+  if (!can_limit(ControlGroups::memory)) {
+    WARN("SKIPPED: there are no limits on memory here");
+    return;
+  }
+  constexpr std::size_t kLimit = 64u << 20;
+  Room in({}, spec_with(memory_of(kLimit)));
+  const std::string data((3 << 20) + 5000, 'x');
+  std::size_t sent = 0;
+  int refused = 0;
+  for (const char* place : {"/tmp", "/var/tmp", "/dev/shm", "/workspace", "/home/sandbox"}) {
+    for (int i = 0; i < 11; ++i) {
+      runner::FileWriteSpec spec;
+      spec.path = std::string(place) + "/" + std::to_string(i);
+      try {
+        const auto writer = run(in.loop, in.sandbox->files().create(spec));
+        run(in.loop, writer->write(asio::buffer(data)));
+        run(in.loop, writer->commit());
+        sent += data.size();
+      } catch (const runner::FileFailed& failure) {
+        CHECK(failure.error() == ENOSPC);
+        ++refused;
+      }
+    }
+  }
+  CHECK(refused > 0);
+  CHECK(sent < kLimit);
+  CHECK(sent > kLimit / 2);
+  // It is the sandbox's group that has them.
+  const std::vector<fs::path> groups = groups_of(::getpid());
+  const auto used = [&groups]() -> std::uint64_t {
+    for (const fs::path& group : groups) {
+      for (const char* name : {"memory.current", "memory.usage_in_bytes"}) {
+        if (fs::exists(group / name)) return std::stoull(content_of(group / name));
+      }
+    }
+    return 0;
+  };
+  CHECK(used() >= sent);
+  CHECK(in("echo alive").out == "alive\n");
+  // What was taken beyond its end has been given back.
+  const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+  const std::size_t blocks = (data.size() + page - 1) / page * (page / 512);
+  CHECK(in("stat -c '%s %b' /tmp/0").out == std::to_string(data.size()) + " " + std::to_string(blocks) + "\n");
+}
+
+TEST_CASE("what nobody reads of connections to itself is held to a sandbox's memory", "[runner][limits]") {
+  if (!can_limit(ControlGroups::memory)) {
+    WARN("SKIPPED: there are no limits on memory here");
+    return;
+  }
+  Room in({}, spec_with(memory_of(32u << 20)));
+  const Outcome unread = in.hostile("unread");
+  const bool killed = unread.exit.kind == ExitInfo::Kind::signaled && unread.exit.value == SIGKILL;
+  INFO(unread.out);
+  if (!killed) CHECK(std::stol(unread.out.substr(unread.out.find('\n') + 1)) < (32 << 20));
+  CHECK(in("echo alive").out == "alive\n");
 }
 
 TEST_CASE("a main command that is killed for its memory says so", "[runner][limits]") {
@@ -248,6 +384,68 @@ TEST_CASE("a busy loop is held to its part of the CPU", "[runner][limits]") {
   while (!throttled() && std::chrono::steady_clock::now() < deadline) ::poll(nullptr, 0, 20);
   CHECK(throttled());
   works(neighbour);
+}
+
+TEST_CASE("however many want the CPU in a sandbox, they weigh what its neighbour does", "[runner][limits][P22]") {
+  if (!can_limit(ControlGroups::cpu)) {
+    WARN("SKIPPED: the CPU cannot be divided among sandboxes here");
+    return;
+  }
+  const bool v2 = fs::exists("/sys/fs/cgroup/cgroup.controllers");
+  LocalRunnerOptions options;
+  options.limits.cpu_share = 1000;
+  Room neighbour(options);
+  Room in(options);
+  run(in.loop, put_hostile(*in.sandbox, kHostile));
+  const auto burner = run(in.loop, in.sandbox->start(command({kHostile, "burn"})));
+  REQUIRE(first_lines(in, *burner, 1).front() == "ready");
+  works(neighbour);
+  const std::vector<fs::path> groups = groups_of(::getpid());
+  CHECK(groups.size() == 2);
+  for (const fs::path& group : groups) CHECK(content_of(group / (v2 ? "cpu.weight" : "cpu.shares")) == (v2 ? "100\n" : "1024\n"));
+  CHECK(test_support::eventually([&] {
+    return std::any_of(groups.begin(), groups.end(), [](const fs::path& group) {
+      const std::string there = content_of(group / "cgroup.procs");
+      return std::count(there.begin(), there.end(), '\n') >= 16;
+    });
+  }));
+  // Who asks for less or more is given that instead.
+  ResourceSpec resources;
+  resources.cpu_request = 500;
+  Room other(options, spec_with(resources));
+  CHECK(groups_of(::getpid()).size() == 3);
+}
+
+TEST_CASE("what the kernel counts for a user is counted for a sandbox: who uses it up harms nobody else",
+          "[runner][limits][files][P22]") {
+  Room in;
+  Room neighbour;
+  if (user_of(in) == user_of(neighbour)) {
+    WARN("SKIPPED: there is one user for all sandboxes here");
+    return;
+  }
+  run(in.loop, put_hostile(*in.sandbox, kHostile));
+  run(neighbour.loop, put_hostile(*neighbour.sandbox, kHostile));
+  const auto queues = run(in.loop, in.sandbox->start(command({kHostile, "inotify"})));
+  const std::vector<std::string> said = first_lines(in, *queues, 2);
+  CHECK(said[0] == "-1 EMFILE");
+  CHECK(std::stoi(said[1]) > 0);
+  try {
+    const auto watch = run(in.loop, in.sandbox->files().watch("/tmp"));
+    FAIL("there was room for another");
+  } catch (const RunnerError& error) {
+    CHECK(error.code() == "resource_exhausted");
+    CHECK_THAT(error.what(), Catch::Matchers::Contains("max_user_instances"));
+  }
+  const auto watch = run(neighbour.loop, neighbour.sandbox->files().watch("/tmp"));
+  CHECK(neighbour(": >/tmp/seen").exit.value == 0);
+  const auto events = run(neighbour.loop, watch->next(std::chrono::steady_clock::now() + kHang));
+  REQUIRE_FALSE(events.empty());
+  CHECK(events.front().name == "seen");
+  const auto its_own = run(neighbour.loop, neighbour.sandbox->start(command({kHostile, "inotify"})));
+  CHECK(std::stoi(first_lines(neighbour, *its_own, 2)[1]) > 0);
+  works(neighbour);
+  works(in);
 }
 
 TEST_CASE("who asks for a core weighs what those do who ask for nothing", "[runner][limits]") {

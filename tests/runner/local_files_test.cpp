@@ -1,9 +1,16 @@
 // Files of a local sandbox: what must not get out of it or in, and an agent that lies.
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/detached.hpp>
 #include <boost/asio/io_context.hpp>
 
 #include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <sys/inotify.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -13,6 +20,7 @@
 #include <filesystem>
 #include <fstream>
 #include <functional>
+#include <thread>
 
 #include "room.hpp"
 #include "runner/local/errno_text.hpp"
@@ -91,6 +99,7 @@ class LyingAgent final : public runner::local::FileAgent {
   explicit LyingAgent(asio::any_io_executor executor) : executor_(std::move(executor)) {}
   std::function<UniqueFd()> make;
   int refused = 0, aborted = 0;
+  std::size_t reserved = 0;
 
   asio::awaitable<Answer> ask(const Question&) override {
     Answer answer;
@@ -101,6 +110,10 @@ class LyingAgent final : public runner::local::FileAgent {
     Answer answer;
     answer.fd = make();
     co_return answer;
+  }
+  asio::awaitable<Answer> reserve(std::uint64_t, std::int32_t bytes) override {
+    reserved += static_cast<std::size_t>(bytes);
+    co_return Answer();
   }
   void abort(std::uint64_t) noexcept override { ++aborted; }
   void refuse() override {
@@ -264,6 +277,49 @@ TEST_CASE("nothing of a file operation stays open", "[runner][files]") {
   CHECK(in("ls -A /tmp; cat /proc/[0-9]*/comm | grep -c cwsandbox-agent").out == "file\n1\n");  // no worker either
 }
 
+TEST_CASE("what a watch has no room for is missing, and it says so", "[runner][files][FI-17]") {
+  FileRoom in;
+  std::ifstream limit("/proc/sys/fs/inotify/max_queued_events");
+  int most = 0;
+  REQUIRE(limit >> most);
+  REQUIRE(in("mkdir /tmp/d").exit.value == 0);
+  const auto open_here = [] { return std::distance(fs::directory_iterator("/proc/self/fd"), fs::directory_iterator()); };
+  const auto before = open_here();
+  {
+    const auto watch = run(in.loop, in.files().watch("/tmp/d"));
+    // Twice as many as the kernel keeps; nobody takes any meanwhile.
+    REQUIRE(in("cd /tmp/d; i=0; while [ $i -lt " + std::to_string(most) + " ]; do : >f$i; i=$((i+1)); done").exit.value == 0);
+    int told = 0;
+    bool overflow = false;
+    while (!overflow) {
+      const auto events = run(in.loop, watch->next(std::chrono::steady_clock::now() + std::chrono::seconds(60)));
+      REQUIRE_FALSE(events.empty());
+      CHECK(events.size() <= 1024);
+      for (const auto& event : events) {
+        overflow = event.kind == runner::FileEvent::Kind::overflow;
+        told += overflow ? 0 : 1;
+      }
+    }
+    CHECK(told == most);
+    REQUIRE(in("mkdir /tmp/d/after").exit.value == 0);
+    const auto events = run(in.loop, watch->next(std::chrono::steady_clock::now() + std::chrono::seconds(60)));
+    REQUIRE(events.size() == 1);
+    CHECK(events[0].name == "after");
+  }
+  CHECK(open_here() == before);
+}
+
+TEST_CASE("a file that has left is told also when nothing else happens", "[runner][files][FI-16]") {
+  FileRoom in;
+  REQUIRE(in("mkdir /tmp/d /tmp/e; touch /tmp/d/f").exit.value == 0);
+  const auto watch = run(in.loop, in.files().watch("/tmp/d"));
+  REQUIRE(in("mv /tmp/d/f /tmp/e").exit.value == 0);
+  const auto events = run(in.loop, watch->next(std::chrono::steady_clock::now() + std::chrono::seconds(60)));
+  REQUIRE(events.size() == 1);
+  CHECK(events[0].kind == runner::FileEvent::Kind::moved_out);
+  CHECK(events[0].name == "f");
+}
+
 TEST_CASE("a full place is an error, and the old file stays", "[runner][files][FI-6]") {
   runner::local::LocalRunnerOptions options;
   options.limits.disk = 1 << 20;
@@ -325,6 +381,84 @@ TEST_CASE("a file may be larger than a turn of the loop, which goes on meanwhile
   CHECK(in("stat -c %s /tmp/large").out == std::to_string(data.size()) + "\n");
 }
 
+TEST_CASE("nobody in the sandbox can open a file that is being written", "[runner][isolation][files][FI-15]") {
+  FileRoom in;
+  in.write("/tmp/old", "old");
+  const std::string content(100'000, 'n');
+  for (const char* name : {"/tmp/new", "/tmp/old"}) {
+    INFO(name);
+    const auto writer = run(in.loop, in.files().create(to(name)));
+    run(in.loop, writer->write(asio::buffer(content)));
+    // No name, and no process that lets others look at what it has open.
+    CHECK(in("ls -A /tmp").out == (std::string(name) == "/tmp/new" ? "old\n" : "new\nold\n"));
+    CHECK(in("cat /tmp/old").out == "old");
+    CHECK(in("for p in /proc/[0-9]*; do ls -l $p/fd 2>/dev/null | grep deleted; done").out.empty());
+    run(in.loop, writer->commit());
+    CHECK(in(std::string("wc -c < ") + name).out == "100000\n");
+  }
+  CHECK(in("ls -A /tmp").out == "new\nold\n");
+  {
+    const auto given_up = run(in.loop, in.files().create(to("/tmp/old")));
+    run(in.loop, given_up->write(asio::buffer(content)));
+  }
+  CHECK(in("ls -A /tmp; stat -c %s /tmp/old").out == "new\nold\n100000\n");
+}
+
+TEST_CASE("a file whose lock somebody holds holds up its own calls and nothing else", "[runner][files][FI-15]") {
+  // A write whose bytes are in a page that nobody gives: it waits for them with the file's lock in its hands.
+  const UniqueFd faults(static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC)));
+  if (!faults) {
+    WARN("SKIPPED: this process may not hold a page back (userfaultfd)");
+    return;
+  }
+  const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+  void* const held = ::mmap(nullptr, page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  REQUIRE(held != MAP_FAILED);
+  uffdio_api api{};
+  api.api = UFFD_API;
+  REQUIRE(::ioctl(faults.get(), UFFDIO_API, &api) == 0);
+  uffdio_register range{};
+  range.range.start = reinterpret_cast<std::uintptr_t>(held);
+  range.range.len = page;
+  range.mode = UFFDIO_REGISTER_MODE_MISSING;
+  REQUIRE(::ioctl(faults.get(), UFFDIO_REGISTER, &range) == 0);
+  const UniqueFd file(static_cast<int>(::syscall(SYS_memfd_create, "test", 0x0001u)));
+  REQUIRE(static_cast<bool>(file));
+
+  FileRoom in;
+  const auto agent = std::make_shared<LyingAgent>(in.loop.get_executor());
+  agent->make = [&file] { return UniqueFd(::fcntl(file.get(), F_DUPFD_CLOEXEC, 3)); };
+  const std::unique_ptr<Files> files = runner::local::make_local_files(agent);
+  const auto writer = run(in.loop, files->create(to("x")));
+  ssize_t held_written = 0;
+  std::thread holder([&] { held_written = ::pwrite(file.get(), held, page, 0); });
+  uffd_msg fault{};
+  CHECK(::read(faults.get(), &fault, sizeof fault) == static_cast<ssize_t>(sizeof fault));  // it waits
+
+  bool written = false;
+  const std::string text(100'000, 'b');  // more than an agent takes memory for at once
+  const auto write = [&]() -> asio::awaitable<void> {
+    co_await writer->write(asio::buffer(text));
+    written = true;
+  };
+  asio::co_spawn(in.loop, write, asio::detached);
+  // Others do what they like meanwhile, on the same loop.
+  in.write("/tmp/other", "other");
+  CHECK(in.read("/tmp/other") == "other");
+  CHECK(in.list_error("/tmp") == 0);
+  CHECK(in("cat /tmp/other").out == "other");
+  CHECK_FALSE(written);
+  uffdio_zeropage give{};
+  give.range = range.range;
+  CHECK(::ioctl(faults.get(), UFFDIO_ZEROPAGE, &give) == 0);
+  run_until(in.loop, [&written] { return written; });
+  holder.join();
+  CHECK(held_written == static_cast<ssize_t>(page));
+  CHECK(written);
+  CHECK(agent->reserved + runner::local::agent::kFirstReserved == text.size());
+  ::munmap(held, page);
+}
+
 TEST_CASE("an agent's descriptors are taken only when they cannot hurt", "[runner][agent][files]") {
   asio::io_context loop;
   const auto agent = std::make_shared<LyingAgent>(loop.get_executor());
@@ -367,6 +501,12 @@ TEST_CASE("an agent's descriptors are taken only when they cannot hurt", "[runne
   CHECK(refused([&] { return files->list("x"); }));
   agent->make = a_pipe;
   CHECK(refused([&] { return files->list("x"); }));
+  for (const auto& make : bad) {
+    agent->make = make;
+    CHECK(refused([&] { return files->watch("x"); }));
+  }
+  agent->make = [] { return UniqueFd(::inotify_init1(IN_CLOEXEC)); };  // whose read would wait
+  CHECK_FALSE(refused([&] { return files->watch("x"); }));
   agent->make = [] { return UniqueFd(); };
   CHECK(refused([&] { return files->stat("x", true); }));
   CHECK(agent->aborted == 0);

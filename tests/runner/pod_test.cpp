@@ -309,7 +309,8 @@ TEST_CASE("SIGTERM to PID 1 stops its sandbox", "[pod]") {
 }
 
 TEST_CASE("PID 1 reaps orphans, and they end with the sandbox", "[pod]") {
-  Pod pod({}, with_main("trap 'exit 0' TERM; sleep infinity & wait"));
+  Pod pod({}, with_main("trap 'exit 0' TERM; touch /tmp/ready; sleep infinity & wait"));
+  CHECK(pod("until [ -e /tmp/ready ]; do sleep 0.01; done").exit.value == 0);
   CHECK(pod("for i in 1 2 3 4 5; do (sh -c 'exit 3' &) ; done; "
             "until ! grep -l '^State:.Z' /proc/[0-9]*/status 2>/dev/null; do sleep 0.01; done")
             .exit.value == 0);

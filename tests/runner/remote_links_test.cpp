@@ -195,10 +195,11 @@ TEST_CASE("what is answered while there is no link is answered once", "[runner][
     co_return made;
   };
   auto object = RemoteSandbox::make(place.loop.get_executor(), dial, remote_options());
-  run(place.loop, object->create(sandbox_spec()));
+  run(place.loop, object->create(graceful_spec()));
   const auto test = [&]() -> asio::awaitable<void> {
     auto other = place.object();
     co_await other->attach(kHang);
+    co_await main_is_ready(*other);
     auto process =
         co_await object->start(command(sh("trap 'echo asked' TERM; sleep infinity & echo ready; while :; do wait; done")));
     const std::string ready = co_await read_line(process->std_out());
@@ -537,6 +538,41 @@ TEST_CASE("a server that lies is left, with an error", "[runner][remote]") {
       run_until(loop, [&] { return loop.stopped(); });
     }
   }
+}
+
+TEST_CASE("an agent that is older than watches is not asked for one", "[runner][remote][FI-16]") {
+  asio::io_context loop;
+  std::shared_ptr<RawEnd> end;
+  const auto older = [](std::shared_ptr<RawEnd> self) -> asio::awaitable<void> {
+    (void)co_await self->receive_control();
+    Control welcome;
+    welcome.type = Control::Type::welcome;
+    welcome.state = Control::State::running;
+    co_await self->send(welcome);
+    co_await self->drain();
+  };
+  const remote::Dial dial = [&]() -> asio::awaitable<std::unique_ptr<remote::Link>> {
+    if (end) throw RunnerError("unavailable", "", "once is enough");
+    auto pair = link_pair(loop.get_executor());
+    end = std::make_shared<RawEnd>(std::move(pair.second));
+    asio::co_spawn(loop, older(end), asio::detached);
+    co_return std::move(pair.first);
+  };
+  auto object = RemoteSandbox::make(loop.get_executor(), dial, remote_options());
+  const auto test = [&]() -> asio::awaitable<void> {
+    co_await object->attach(kHang);
+    std::string code;
+    try {
+      (void)co_await object->files().watch("/tmp");
+    } catch (const RunnerError& error) {
+      code = error.code();
+    }
+    REQUIRE(code == "unimplemented");
+    REQUIRE(object->last_trouble().empty());
+  };
+  run(loop, test());
+  object.reset();
+  run_until(loop, [&] { return loop.stopped(); });
 }
 
 TEST_CASE("a link whose other end is silent is given up", "[runner][remote]") {

@@ -2,8 +2,10 @@
 #pragma once
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <cstdlib>
 #include <filesystem>
 #include <set>
@@ -39,11 +41,11 @@ namespace cwsandbox::test {
 
 inline constexpr const char* kHostile = "/run/hostile";
 
-/// The program of tests/runner/hostile/, at `path` in the sandbox.
+/// The program of tests/hostile/, at `path` in the sandbox.
 inline asio::awaitable<void> put_hostile(runner::Sandbox& sandbox, std::string path) {
   const char* program = std::getenv("CWSANDBOX_HOSTILE");
   const std::string bytes = program != nullptr ? content_of(program) : std::string();
-  if (bytes.empty()) throw std::runtime_error("CWSANDBOX_HOSTILE must name the program of tests/runner/hostile");
+  if (bytes.empty()) throw std::runtime_error("CWSANDBOX_HOSTILE must name the program of tests/hostile");
   runner::FileWriteSpec spec;
   spec.path = std::move(path);
   spec.mode = 0755;
@@ -80,5 +82,21 @@ struct Room {
  private:
   bool put_ = false;
 };
+
+/// Who its user is outside it.
+[[nodiscard]] inline uid_t user_of(Room& room) {
+  static int number = 0;
+  const std::string marker = "room-" + std::to_string(::getpid()) + "-" + std::to_string(++number);
+  const auto process = run(room.loop, room.sandbox->start(command(sh("echo ready; read x < /dev/zero # " + marker))));
+  if (run(room.loop, read_line(process->std_out())) != "ready") throw std::runtime_error("it does not run");
+  for (const auto& entry : std::filesystem::directory_iterator("/proc")) {
+    struct stat status{};
+    if (content_of(entry.path() / "cmdline").find(marker) != std::string::npos && ::stat(entry.path().c_str(), &status) == 0) {
+      process->signal_group(SIGKILL);
+      return status.st_uid;
+    }
+  }
+  throw std::runtime_error("it cannot be seen");
+}
 
 }  // namespace cwsandbox::test

@@ -5,6 +5,7 @@
 // processes that are left and taken over. What each of them sees is checked. Twice everything is let come to rest: after the
 // warm-up, and at the end; between the two neither side may have grown.
 #include "client/support.hpp"
+#include "holds.hpp"
 #include "support/fault_proxy.hpp"
 
 #include <boost/asio/executor_work_guard.hpp>
@@ -33,6 +34,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+using namespace soak_test;
 using namespace support;
 using namespace cwsandbox;
 namespace fs = std::filesystem;
@@ -53,109 +55,7 @@ void expect(bool condition, const char* what) {
   if (!condition) fail(what);
 }
 
-// ---- what a process holds ----
-
-struct Holds {
-  std::int64_t resident = 0;  // bytes
-  std::int64_t in_use = 0;    // bytes of this process that were allocated and not freed
-  int descriptors = 0, processes = 0;
-};
-
-std::multimap<pid_t, pid_t> children_by_parent() {
-  std::multimap<pid_t, pid_t> out;
-  for (const auto& entry : fs::directory_iterator("/proc")) {
-    const auto name = entry.path().filename().string();
-    if (name.find_first_not_of("0123456789") != std::string::npos) continue;
-    std::ifstream file(entry.path() / "stat");
-    std::stringstream text;
-    text << file.rdbuf();
-    const auto stat = text.str();
-    const auto end = stat.rfind(')');
-    if (end == std::string::npos) continue;
-    char state = 0;
-    int parent = 0;
-    if (std::sscanf(stat.c_str() + end + 1, " %c %d", &state, &parent) == 2) out.emplace(parent, std::atoi(name.c_str()));
-  }
-  return out;
-}
-
-/// All below `pid`, `except` and what is below it left out.
-int descendants(pid_t pid, pid_t except = -1) {
-  const auto all = children_by_parent();
-  const std::function<int(pid_t)> below = [&](pid_t one) {
-    int n = 0;
-    for (auto [at, end] = all.equal_range(one); at != end; ++at)
-      if (at->second != except) n += 1 + below(at->second);
-    return n;
-  };
-  return below(pid);
-}
-
-Holds held_by(pid_t pid, pid_t except = -1) {
-  Holds holds;
-  const std::string directory = "/proc/" + std::to_string(pid);
-  std::ifstream statm(directory + "/statm");
-  std::int64_t total = 0, pages = 0;
-  statm >> total >> pages;
-  holds.resident = pages * ::sysconf(_SC_PAGESIZE);
-  std::error_code ec;
-  for (auto at = fs::directory_iterator(directory + "/fd", ec); !ec && at != fs::directory_iterator(); at.increment(ec))
-    ++holds.descriptors;
-  holds.processes = descendants(pid, except);
-  return holds;
-}
-
-std::set<std::string> entries(const std::string& directory, bool deep = false) {
-  std::set<std::string> out;
-  std::error_code ec;
-  if (deep) {
-    for (auto at = fs::recursive_directory_iterator(directory, fs::directory_options::skip_permission_denied, ec);
-         !ec && at != fs::recursive_directory_iterator(); at.increment(ec))
-      if (at->is_directory(ec)) out.insert(at->path().string());
-  } else {
-    for (auto at = fs::directory_iterator(directory, ec); !ec && at != fs::directory_iterator(); at.increment(ec))
-      out.insert(at->path().string());
-  }
-  return out;
-}
-
-/// Control groups of sandboxes, whatever they are called.
-std::set<std::string> control_groups() {
-  std::set<std::string> out;
-  for (const auto& path : entries("/sys/fs/cgroup", true))
-    if (path.find("cwsandbox") != std::string::npos) out.insert(path);
-  return out;
-}
-
-template <typename Condition>
-bool comes(const Condition& condition, std::chrono::seconds limit = 60s) {
-  const auto deadline = std::chrono::steady_clock::now() + limit;
-  while (!condition()) {
-    if (std::chrono::steady_clock::now() > deadline) return false;
-    std::this_thread::sleep_for(50ms);
-  }
-  return true;
-}
-
 // ---- the work ----
-
-class Random {
- public:
-  explicit Random(std::uint64_t seed) : generator_(seed) {}
-  std::uint64_t below(std::uint64_t n) { return generator_() % n; }
-  bool one_in(std::uint64_t n) { return below(n) == 0; }
-  std::string bytes(std::size_t size) {
-    std::string out(size, '\0');
-    for (std::size_t at = 0; at < size; at += 8) {
-      const std::uint64_t word = generator_();
-      std::memcpy(out.data() + at, &word, std::min<std::size_t>(8, size - at));
-    }
-    return out;
-  }
-
- private:
-  std::mt19937_64 generator_;
-};
 
 struct Place {
   const Sandbox& sandbox;

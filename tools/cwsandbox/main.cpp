@@ -17,9 +17,11 @@
 
 #include <cwsandbox/cwsandbox.hpp>
 
+#include <atomic>
 #include <cstdlib>
 #include <functional>
 #include <map>
+#include <memory>
 #include <optional>
 
 #include <sys/stat.h>
@@ -122,10 +124,23 @@ void stop_unused(const Sandbox& sandbox, const Signals& signals) {
   wait_or_signal(stopped, signals);
 }
 
+/// The code that `use` gives. The sandbox is gone when it throws instead; a signal leaves that to the exit, which has no such time.
+template <typename Use>
+int stopped_when_it_fails(const Sandbox& sandbox, const Signals& signals, const Use& use) {
+  try {
+    return use();
+  } catch (const Interrupted&) {
+    throw;
+  } catch (...) {
+    stop_unused(sandbox, signals);
+    throw;
+  }
+}
+
 int run_in_new(const cwsandbox::Client& client, const Arguments& arguments, const Signals& signals) {
   const Command command(arguments);
   const auto sandbox = Sandbox::run(client, sandbox_options(arguments));
-  const int code = command.run(sandbox, signals);
+  const int code = stopped_when_it_fails(sandbox, signals, [&] { return command.run(sandbox, signals); });
   stop_unused(sandbox, signals);
   return code;
 }
@@ -143,9 +158,11 @@ int run_detached(const cwsandbox::Client& client, const Arguments& arguments, co
   if (!arguments.cwd.empty()) options.with_working_dir(arguments.cwd);
   set_env(options, arguments);
   const auto sandbox = Sandbox::run(client, std::move(options));
-  // Given up before it runs, by an error or a signal, it is stopped: nobody would know its id.
-  result_or_signal(sandbox.wait(), signals);
-  const int code = print(created_text(*sandbox.sandbox_id(), arguments.format()));
+  // Given up before it runs, or when its id cannot be said, it is stopped: nobody would know it.
+  const int code = stopped_when_it_fails(sandbox, signals, [&] {
+    result_or_signal(sandbox.wait(), signals);
+    return print(created_text(*sandbox.sandbox_id(), arguments.format()));
+  });
   if (code == 0) {
     sandbox.release();
   } else {
@@ -322,7 +339,13 @@ int run_main(int argc, char** argv) {
     // Somebody waits at the other end: a gateway that is not there is worth a few seconds, not half a minute.
     options.with_retry_budget(std::chrono::seconds(5));
     options.with_resume_grace(milliseconds(arguments.resume_grace));
+    // What should not be as it is, said once. What is tried again later is not worth a word: it succeeds, or its error is shown.
+    auto starting = std::make_shared<std::atomic<bool>>(true);
+    options.with_logger([starting](cwsandbox::LogLevel level, std::string_view line) {
+      if (*starting && level >= cwsandbox::LogLevel::warning) print_note(std::string(line));
+    });
     const cwsandbox::Client client(std::move(options));
+    *starting = false;
     return run_command(client, arguments, signals);
   } catch (const Interrupted& interrupted) {
     return 128 + interrupted.signal;

@@ -24,8 +24,6 @@ using Clock = std::chrono::steady_clock;
 // Objects of the API nest some twenty levels deep; more is no object of its.
 constexpr std::size_t kMaxDepth = 200;
 constexpr std::size_t kMaxMessage = 500;
-constexpr const char* kUnavailable = "CWSANDBOX_RUNNER_UNAVAILABLE";
-
 std::string code_of(unsigned status, const std::string& reason, const std::string& message) {
   switch (status) {
     case 400:
@@ -49,11 +47,6 @@ std::string code_of(unsigned status, const std::string& reason, const std::strin
   }
 }
 
-std::string text_member(const Json& object, const char* name) {
-  const Json* value = protocol::json_util::find(object, name);
-  return value != nullptr && value->is_string() ? value->get<std::string>() : std::string();
-}
-
 std::optional<std::chrono::seconds> seconds_of(std::string_view text) {
   unsigned value = 0;
   const auto [end, ec] = std::from_chars(text.data(), text.data() + text.size(), value);
@@ -70,7 +63,8 @@ std::optional<Json> parse(const std::string& text) {
 
 ApiError error_from(const Json& status, unsigned http_status, std::optional<std::chrono::seconds> retry_after,
                     const std::string& what) {
-  std::string reason = text_member(status, "reason"), message = text_member(status, "message");
+  std::string reason = protocol::json_util::text_member(status, "reason"),
+              message = protocol::json_util::text_member(status, "message");
   if (const Json* details = protocol::json_util::find(status, "details"); details != nullptr && details->is_object()) {
     const Json* seconds = protocol::json_util::find(*details, "retryAfterSeconds");
     if (seconds != nullptr && seconds->is_number_unsigned() && seconds->get<std::uint64_t>() > 0)
@@ -168,7 +162,7 @@ ApiError::ApiError(std::string code, unsigned status, std::string reason, std::o
 ApiError make_api_error(const net::HttpResponse& response, const std::string& what) {
   const auto retry_after = seconds_of(net::find_header(response.headers, "Retry-After"));
   const auto json = parse(response.body);
-  if (json && json->is_object() && text_member(*json, "kind") == "Status")
+  if (json && json->is_object() && protocol::json_util::text_member(*json, "kind") == "Status")
     return error_from(*json, response.status, retry_after, what);
   // A proxy's answer, or the plain text of an older server's streams.
   Json plain = Json::object();

@@ -23,6 +23,8 @@ namespace cwsandbox::runner::kubernetes {
 
 using Json = nlohmann::json;
 
+[[nodiscard]] inline RunnerError unavailable(const std::string& what) { return {"unavailable", kUnavailable, what}; }
+
 /// What the API server answered, or that it did not. Its code is a Connect code: not_found, already_exists (reason AlreadyExists),
 /// aborted (409 else), permission_denied, unauthenticated, invalid_argument (400, 422), resource_exhausted (403 for a quota),
 /// unavailable (429, 5xx, no answer), failed_precondition (410), internal.

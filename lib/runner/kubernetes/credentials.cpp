@@ -29,9 +29,7 @@ constexpr std::chrono::seconds kTokenFileAge{60};
 // A credential that is about to expire might do so on its way.
 constexpr std::chrono::seconds kExpiryMargin{5};
 
-[[nodiscard]] RunnerError unauthenticated(const std::string& why) {
-  return {"unauthenticated", "CWSANDBOX_RUNNER_UNAVAILABLE", why};
-}
+[[nodiscard]] RunnerError unauthenticated(const std::string& why) { return {"unauthenticated", kUnavailable, why}; }
 
 std::string_view trimmed(std::string_view text) {
   constexpr std::string_view kBlank = " \t\r\n";
@@ -44,11 +42,6 @@ bool sound_token(std::string_view token) {
   for (const char c : token)
     if (c <= 0x20 || c >= 0x7f) return false;
   return true;
-}
-
-std::string text_member(const Json& object, const char* name) {
-  const Json* value = protocol::json_util::find(object, name);
-  return value != nullptr && value->is_string() ? value->get<std::string>() : std::string();
 }
 
 // What tells that a file is another one, or another text.
@@ -157,15 +150,17 @@ struct Credentials::State : std::enable_shared_from_this<State> {
     const bool deep = protocol::nests_deeper(result.output, protocol::json_util::kMaxDepth);
     const Json json = deep ? Json() : Json::parse(result.output, nullptr, false);
     if (!json.is_object()) throw unauthenticated(name + "did not write a JSON object" + said);
-    if (text_member(json, "kind") != "ExecCredential") throw unauthenticated(name + "did not write an ExecCredential");
-    if (text_member(json, "apiVersion") != plugin->api_version)
+    if (protocol::json_util::text_member(json, "kind") != "ExecCredential")
+      throw unauthenticated(name + "did not write an ExecCredential");
+    if (protocol::json_util::text_member(json, "apiVersion") != plugin->api_version)
       throw unauthenticated(name + "wrote another apiVersion than " + plugin->api_version);
     const Json* status = protocol::json_util::find(json, "status");
     if (status == nullptr || !status->is_object()) throw unauthenticated(name + "wrote an ExecCredential without a status");
     Credential next = base;
-    next.token = text_member(*status, "token");
+    next.token = protocol::json_util::text_member(*status, "token");
     if (!sound_token(next.token)) throw unauthenticated(name + "wrote a token that holds blanks or control characters");
-    const auto certificate = text_member(*status, "clientCertificateData"), key = text_member(*status, "clientKeyData");
+    const auto certificate = protocol::json_util::text_member(*status, "clientCertificateData"),
+               key = protocol::json_util::text_member(*status, "clientKeyData");
     if (certificate.empty() != key.empty())
       throw unauthenticated(name + "wrote only one of clientCertificateData and clientKeyData");
     if (!certificate.empty()) {
@@ -173,7 +168,7 @@ struct Credentials::State : std::enable_shared_from_this<State> {
       next.key = key;
     }
     if (next.token.empty() && certificate.empty()) throw unauthenticated(name + "wrote neither a token nor a client certificate");
-    const auto until = text_member(*status, "expirationTimestamp");
+    const auto until = protocol::json_util::text_member(*status, "expirationTimestamp");
     const auto when = protocol::parse_timestamp(until);
     if (!until.empty() && !when) throw unauthenticated(name + "wrote an expirationTimestamp that is no time");
     expires = when;
@@ -217,10 +212,9 @@ struct Credentials::State : std::enable_shared_from_this<State> {
     auto token = asio::redirect_error(asio::use_awaitable, ec);
     co_await timer->async_wait(token);
     if (ec != asio::error::operation_aborted)
-      throw RunnerError("unavailable", "CWSANDBOX_RUNNER_UNAVAILABLE", "the credential plugin has not ended before the deadline");
+      throw RunnerError("unavailable", kUnavailable, "the credential plugin has not ended before the deadline");
     if (self->failure) std::rethrow_exception(self->failure);
-    if (!self->current)
-      throw RunnerError("unavailable", "CWSANDBOX_RUNNER_UNAVAILABLE", "the wait for the credential plugin was given up");
+    if (!self->current) throw RunnerError("unavailable", kUnavailable, "the wait for the credential plugin was given up");
     co_return self->current;
   }
 };

@@ -15,6 +15,7 @@
 
 #include "runner/kubernetes/api_client.hpp"
 #include "runner/kubernetes/backoff.hpp"
+#include "runner/kubernetes/early_policy.hpp"
 #include "runner/kubernetes/plain_sandbox.hpp"
 #include "runner/kubernetes/pod_exec.hpp"
 #include "runner/kubernetes/pod_view.hpp"
@@ -28,8 +29,6 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 using remote::RemoteSandbox;
-
-constexpr const char* kUnavailable = "CWSANDBOX_RUNNER_UNAVAILABLE";
 
 // Beyond a pod's grace: what PID 1 needs to report how all of it ended before the kubelet kills it.
 constexpr std::chrono::seconds kReportTime{15};
@@ -54,8 +53,6 @@ std::string random_hex(std::size_t bytes) {
   }
   return out;
 }
-
-[[nodiscard]] RunnerError unavailable(const std::string& what) { return {"unavailable", kUnavailable, what}; }
 
 // A pod that this object knows of: from the watch, or because it made it.
 struct Entry {
@@ -121,6 +118,7 @@ class Cluster final : public std::enable_shared_from_this<Cluster> {
   }
 
   static asio::awaitable<std::shared_ptr<Entry>> make(std::shared_ptr<Cluster> self, const SandboxSpec& spec);
+  static asio::awaitable<std::unique_ptr<EarlyPolicy>> policy_first(std::shared_ptr<Cluster> self, const SandboxSpec& spec);
   static asio::awaitable<void> wait_up(std::shared_ptr<Cluster> self, std::shared_ptr<Entry> entry, Clock::time_point deadline);
   static asio::awaitable<std::unique_ptr<remote::Link>> dial(std::shared_ptr<Cluster> self, std::shared_ptr<Entry> entry);
   [[nodiscard]] std::shared_ptr<RemoteSandbox> make_remote(const std::shared_ptr<Entry>& entry);
@@ -350,12 +348,22 @@ asio::awaitable<std::shared_ptr<Entry>> Cluster::make(std::shared_ptr<Cluster> s
   if (there && (view.sandbox != spec.id || view.record != spec.record))
     throw RunnerError("already_exists", "CWSANDBOX_INVALID_REQUEST", "there is another sandbox " + spec.id,
                       {{"sandbox_id", spec.id}});
-  const bool ours = view.key == key;  // else the creation is repeated, and somebody else's
+  // Else the creation is repeated, and somebody else's. A pod without the agent has no key to be known by.
+  const bool ours = !there || (!view.plain && view.key == key);
   const auto known = self->entry(name);
   if (ours) known->here = true;
   if (ours && spec.on_accepted) spec.on_accepted();
   if (!known->pod || known->pod->uid != view.uid) self->take(*known, std::move(view));
   co_return known;
+}
+
+// Of a plain pod, whose command runs when its node has it, and not when we say so; else none.
+asio::awaitable<std::unique_ptr<EarlyPolicy>> Cluster::policy_first(std::shared_ptr<Cluster> self, const SandboxSpec& spec) {
+  if (!self->options_.pods.plain) co_return nullptr;
+  std::optional<Json> policy = make_network_policy(spec, std::nullopt, self->options_.pods);
+  if (!policy) co_return nullptr;
+  auto posting = EarlyPolicy::post(self->api_, self->policies_, self->pod_target(object_name(spec.id)), std::move(*policy));
+  co_return co_await std::move(posting);
 }
 
 // Until its agent can be reached. What the cluster tries again we let it, for a while.
@@ -443,14 +451,21 @@ asio::awaitable<std::unique_ptr<Sandbox>> Cluster::create(std::shared_ptr<Cluste
   const auto deadline = Clock::now() + self->options_.create_timeout;
   auto watched = synced(self, deadline);
   co_await std::move(watched);
+  auto before = policy_first(self, spec);
+  const std::unique_ptr<EarlyPolicy> early = co_await std::move(before);
   auto making = make(self, spec);
   const auto known = co_await std::move(making);
+  std::optional<RemoveUnlessKept> guard;
+  if (known->here) guard.emplace(self, known);
+  if (early) {
+    auto given = early->give_to(pod_as_owner(spec, known->pod->uid));
+    co_await std::move(given);
+  }
   if (!known->here) {
     auto adopted = adopt(self, spec.id);
     co_return co_await std::move(adopted);
   }
-  RemoveUnlessKept guard(self, known);
-  if (std::optional<Json> policy = make_network_policy(spec, known->pod->uid, self->options_.pods)) {
+  if (std::optional<Json> policy = early ? std::nullopt : make_network_policy(spec, known->pod->uid, self->options_.pods)) {
     auto posted = self->api_->post(self->policies_, std::move(*policy));
     static_cast<void>(co_await std::move(posted));
   }
@@ -466,7 +481,7 @@ asio::awaitable<std::unique_ptr<Sandbox>> Cluster::create(std::shared_ptr<Cluste
     co_await std::move(begun);
     there->let_go();  // the pod is what ends it
   }
-  guard.keep();
+  guard->keep();
   co_return std::make_unique<KubernetesSandbox>(self, known, std::move(inside));
 }
 

@@ -38,7 +38,6 @@ constexpr std::uint64_t kLogReadAgain = std::uint64_t{4} * 1024 * 1024;
 constexpr std::chrono::hours kLogSilence{1};
 
 [[nodiscard]] RunnerError unimplemented(const std::string& what) { return {"unimplemented", "CWSANDBOX_NOT_IMPLEMENTED", what}; }
-[[nodiscard]] RunnerError unavailable(const std::string& what) { return {"unavailable", "CWSANDBOX_RUNNER_UNAVAILABLE", what}; }
 
 // For a shell, whatever is in it.
 [[nodiscard]] std::string shell_quoted(std::string_view text) {

@@ -1,5 +1,7 @@
 #include "runner/kubernetes/pod_spec.hpp"
 
+#include "runner/address_block.hpp"
+
 #include <algorithm>
 #include <array>
 #include <cstddef>
@@ -17,6 +19,8 @@ constexpr const char* kAgentVolumeSize = "16Mi";
 constexpr std::size_t kMaxAnnotations = 256 * 1024;
 constexpr std::size_t kMaxRecord = 64 * 1024;
 constexpr std::size_t kMaxName = 63;
+// How much longer than its sandbox a pod may live: it is counted from before its image has been fetched.
+constexpr std::chrono::seconds kLifetimeSlack{600};
 
 struct OwnDirectory {
   const char* volume;
@@ -41,8 +45,8 @@ bool is_lower_or_digit(char c) { return (c >= 'a' && c <= 'z') || (c >= '0' && c
 
 bool is_letter_or_digit(char c) { return is_lower_or_digit(c) || (c >= 'A' && c <= 'Z'); }
 
-/// The part behind the slash of an annotation's name.
-bool is_annotation_name(std::string_view name) {
+/// The part behind the slash of a label's or an annotation's name; also what a label's value can be, if it is not empty.
+bool is_qualified_name(std::string_view name) {
   if (name.empty() || name.size() > kMaxName || !is_letter_or_digit(name.front()) || !is_letter_or_digit(name.back())) return false;
   return std::all_of(name.begin(), name.end(), [](char c) { return is_letter_or_digit(c) || c == '-' || c == '_' || c == '.'; });
 }
@@ -71,7 +75,7 @@ Json tags_json(const SandboxSpec& spec) {
 bool annotations_fit(const SandboxSpec& spec) {
   std::size_t bytes = kMaxRecord + 1024 + dump(tags_json(spec)).size();  // beside the names and the key
   for (const auto& [name, value] : spec.annotations) {
-    if (!is_annotation_name(name)) return false;
+    if (!is_qualified_name(name)) return false;
     bytes += kUserAnnotationPrefix.size() + name.size() + value.size();
   }
   return bytes <= kMaxAnnotations;
@@ -175,18 +179,18 @@ Json security_context() {
 
 Json resources(const SandboxSpec& spec, const PodOptions& options) {
   Json limits = Json::object(), requests = Json::object();
-  const auto put = [](Json& list, const char* name, const auto& asked, const auto& otherwise, const char* unit) {
-    if (const auto value = asked ? asked : otherwise) list[name] = std::to_string(*value) + unit;
+  const auto put = [&](const char* name, const auto& limit, const auto& request, const auto& most, const auto& otherwise,
+                       const char* unit) {
+    // What asks for a request alone has a limit all the same, and one that asks for a limit alone has that set aside.
+    const auto bound = limit ? limit : most;
+    const auto aside = request || limit ? request : otherwise;
+    if (bound) limits[name] = std::to_string(*bound) + unit;
+    if (aside) requests[name] = std::to_string(bound ? std::min(*aside, *bound) : *aside) + unit;
   };
   const ResourceSpec& asked = spec.resources;
-  const ResourceSpec none;
-  // A default must not exceed what was asked for: who sets one of the pair gets no default for the other.
-  const ResourceSpec& memory = asked.memory_limit || asked.memory_request ? none : options.resources;
-  const ResourceSpec& cpu = asked.cpu_limit || asked.cpu_request ? none : options.resources;
-  put(limits, "memory", asked.memory_limit, memory.memory_limit, "");
-  put(requests, "memory", asked.memory_request, memory.memory_request, "");
-  put(limits, "cpu", asked.cpu_limit, cpu.cpu_limit, "m");
-  put(requests, "cpu", asked.cpu_request, cpu.cpu_request, "m");
+  const ResourceSpec& given = options.resources;
+  put("memory", asked.memory_limit, asked.memory_request, given.memory_limit, given.memory_request, "");
+  put("cpu", asked.cpu_limit, asked.cpu_request, given.cpu_limit, given.cpu_request, "m");
   if (asked.gpus > 0) {
     const std::string& name = options.gpu_resources.at(asked.gpu_type);
     limits[name] = requests[name] = std::to_string(asked.gpus);  // of extended resources both, and alike
@@ -280,18 +284,41 @@ bool has_port_range(const std::vector<EgressRule>& rules) {
                      [&](const EgressRule& rule) { return std::any_of(rule.ports.begin(), rule.ports.end(), is_range); });
 }
 
-Json egress_rule(const EgressRule& rule) {
-  Json out = Json::object();
-  if (!rule.cidr.empty()) {
+Json egress_rule(const Reachable& to) {
+  const EgressRule& rule = to.rule;
+  Json peer = Json::object();
+  if (to.pods) {
+    peer["namespaceSelector"] = Json::object();
+  } else {
     Json block = Json::object();
     block["cidr"] = rule.cidr;
     if (!rule.except.empty()) block["except"] = rule.except;
-    Json peer = Json::object();
     peer["ipBlock"] = std::move(block);
-    out["to"] = Json::array({std::move(peer)});
   }
+  Json out = Json::object();
+  out["to"] = Json::array({std::move(peer)});
   for (const PortRange& range : rule.ports) out["ports"].push_back(policy_port(range.protocol, range.first, range.last));
   return out;
+}
+
+/// What makes no sense, the gateway has another word for.
+bool makes_sense(const EgressRule& rule) {
+  return (rule.cidr.empty() || parse_block(rule.cidr)) && std::all_of(rule.ports.begin(), rule.ports.end(), [](const auto& range) {
+           return range.first != 0 && range.first <= range.last;
+         });
+}
+
+std::string at(const char* list, std::size_t index) { return std::string(list) + "[" + std::to_string(index) + "]"; }
+
+/// Which of the resources are more than a sandbox may have.
+void add_excessive(const ResourceSpec& asked, const ResourceSpec& most, std::vector<std::string>& names) {
+  const auto check = [&names](const char* name, const auto& value, const auto& bound) {
+    if (value && bound && *value > *bound) names.emplace_back(name);
+  };
+  check("resources.memory_limit", asked.memory_limit, most.memory_limit);
+  check("resources.memory_request", asked.memory_request, most.memory_limit);
+  check("resources.cpu_limit", asked.cpu_limit, most.cpu_limit);
+  check("resources.cpu_request", asked.cpu_request, most.cpu_limit);
 }
 
 }  // namespace
@@ -304,27 +331,48 @@ void check_scheduling(const Json& fragment) {
   }
 }
 
+void check_label(const std::string& name, const std::string& value) {
+  const auto refuse = [&](const char* why) {
+    throw RunnerError("invalid_argument", "", "the label \"" + name.substr(0, 64) + "\" " + why);
+  };
+  constexpr std::size_t kMaxPrefix = 253;
+  const auto slash = name.find('/');
+  const std::string_view prefix = slash == std::string::npos ? std::string_view() : std::string_view(name).substr(0, slash);
+  const bool dns = std::all_of(prefix.begin(), prefix.end(), [](char c) { return is_lower_or_digit(c) || c == '-' || c == '.'; });
+  const std::string_view last = slash == std::string::npos ? std::string_view(name) : std::string_view(name).substr(slash + 1);
+  if (slash == 0 || !dns || prefix.size() > kMaxPrefix || !is_qualified_name(last)) refuse("has a name that is none");
+  if (!value.empty() && !is_qualified_name(value)) refuse("has a value that is none");
+  if (name == kManagedByLabel || name == kSandboxLabel) refuse("is set by the gateway");
+}
+
 std::vector<std::string> refused(const SandboxSpec& spec, const PodOptions& options) {
   std::vector<std::string> names;
   if (spec.image.empty() && options.default_image.empty()) names.emplace_back("image");
   if (options.plain && !spec.files.empty()) names.emplace_back("files");
   if (spec.resources.gpus > 0 && !options.gpu_resources.contains(spec.resources.gpu_type))
     names.emplace_back(spec.resources.gpu_type.empty() ? "resources.gpus" : "resources.gpu_type");
-  const auto bad_volume = [&](const ScratchVolume& volume) {
-    return volume.name.starts_with(kOwnVolumes) || (options.max_volume_size && volume.size_limit > options.max_volume_size);
-  };
-  if (std::any_of(spec.volumes.begin(), spec.volumes.end(), bad_volume)) names.emplace_back("volumes");
+  add_excessive(spec.resources, options.resources, names);
+  for (std::size_t i = 0; i < spec.volumes.size(); ++i) {
+    if (spec.volumes[i].name.starts_with(kOwnVolumes)) names.push_back(at("volumes", i) + ".name");
+    if (options.max_volume_size && spec.volumes[i].size_limit > options.max_volume_size)
+      names.push_back(at("volumes", i) + ".size_limit");
+  }
   const auto bad_mount = [](const VolumeMount& wanted) {
     return std::any_of(kReserved.begin(), kReserved.end(),
                        [&](std::string_view reserved) { return is_at_or_below(wanted.path, reserved); });
   };
   if (std::any_of(spec.mounts.begin(), spec.mounts.end(), bad_mount)) names.emplace_back("mounts");
-  const auto bad_secret = [&](const SecretVariable& variable) {
-    return options.secrets && !options.secrets->contains(variable.secret);
-  };
-  if (std::any_of(spec.secrets.begin(), spec.secrets.end(), bad_secret)) names.emplace_back("secrets");
-  if (spec.egress && (!options.network_policies || (!options.port_ranges && has_port_range(*spec.egress))))
+  for (std::size_t i = 0; i < spec.secrets.size(); ++i) {
+    if (options.secrets && !options.secrets->contains(spec.secrets[i].secret)) names.push_back(at("secrets", i));
+  }
+  if (spec.egress && (!options.network_policies || (!options.port_ranges && has_port_range(*spec.egress)))) {
     names.emplace_back("egress");
+  } else if (spec.egress) {
+    for (std::size_t i = 0; i < spec.egress->size(); ++i) {
+      const EgressRule& rule = (*spec.egress)[i];
+      if (makes_sense(rule) && !reach_within(rule, options.egress_ceiling)) names.push_back(at("egress", i));
+    }
+  }
   if (!spec.runtime_class.empty() && spec.runtime_class != options.runtime_class &&
       !options.runtime_classes.contains(spec.runtime_class))
     names.emplace_back("runtime_class");
@@ -346,7 +394,7 @@ Json make_pod(const SandboxSpec& spec, const std::string& key, const PodOptions&
   pod["automountServiceAccountToken"] = false;
   pod["enableServiceLinks"] = false;
   pod["terminationGracePeriodSeconds"] = options.termination_grace.count();
-  if (spec.max_lifetime) pod["activeDeadlineSeconds"] = (*spec.max_lifetime + options.lifetime_slack).count();
+  if (spec.max_lifetime) pod["activeDeadlineSeconds"] = (*spec.max_lifetime + kLifetimeSlack).count();
   if (const auto& name = spec.runtime_class.empty() ? options.runtime_class : spec.runtime_class; !name.empty())
     pod["runtimeClassName"] = name;
   for (const auto& name : options.image_pull_secrets) {
@@ -372,7 +420,17 @@ Json make_pod(const SandboxSpec& spec, const std::string& key, const PodOptions&
   return out;
 }
 
-std::optional<Json> make_network_policy(const SandboxSpec& spec, const std::string& pod_uid, const PodOptions& options) {
+Json pod_as_owner(const SandboxSpec& spec, const std::string& pod_uid) {
+  Json owner = Json::object();
+  owner["apiVersion"] = "v1";
+  owner["kind"] = "Pod";
+  owner["name"] = object_name(spec.id);
+  owner["uid"] = pod_uid;
+  return owner;
+}
+
+std::optional<Json> make_network_policy(const SandboxSpec& spec, const std::optional<std::string>& pod_uid,
+                                        const PodOptions& options) {
   if (!options.network_policies) return std::nullopt;
   Json policy = Json::object();
   policy["podSelector"]["matchLabels"][std::string(kSandboxLabel)] = spec.id;
@@ -383,22 +441,19 @@ std::optional<Json> make_network_policy(const SandboxSpec& spec, const std::stri
     for (const ServicePort& port : spec.ports) rule["ports"].push_back(policy_port(port.protocol, port.port, port.port));
     policy["ingress"].push_back(std::move(rule));
   }
-  if (const auto& rules = spec.egress ? spec.egress : options.egress) {
-    policy["policyTypes"].push_back("Egress");
-    policy["egress"] = Json::array();
-    for (const EgressRule& rule : *rules) policy["egress"].push_back(egress_rule(rule));
+  // Said in any case: where the namespace has a policy that lets nobody out, not to have one is to get nowhere.
+  policy["policyTypes"].push_back("Egress");
+  policy["egress"] = Json::array();
+  for (const EgressRule& rule : spec.egress ? *spec.egress : options.egress) {
+    const auto within = reach_within(rule, options.egress_ceiling);
+    if (!within) continue;
+    for (const Reachable& part : *within) policy["egress"].push_back(egress_rule(part));
   }
-  Json owner = Json::object();
-  owner["apiVersion"] = "v1";
-  owner["kind"] = "Pod";
-  owner["name"] = object_name(spec.id);
-  owner["uid"] = pod_uid;
-
   Json out = Json::object();
   out["apiVersion"] = "networking.k8s.io/v1";
   out["kind"] = "NetworkPolicy";
   out["metadata"] = metadata(spec, options);
-  out["metadata"]["ownerReferences"] = Json::array({std::move(owner)});
+  if (pod_uid) out["metadata"]["ownerReferences"] = Json::array({pod_as_owner(spec, *pod_uid)});
   out["spec"] = std::move(policy);
   return out;
 }

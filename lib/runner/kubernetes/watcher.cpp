@@ -66,7 +66,16 @@ struct Watcher::State : std::enable_shared_from_this<State> {
 
   void stop() noexcept {
     stopped = true;
-    cancel.emit(asio::cancellation_type::terminal);
+    try {
+      // co_spawn (Boost 1.81) forwards a cancellation through the executor with a pointer into the signal: the signal is emitted
+      // on the executor, and stays until what that has queued is through. The coroutine may have ended by then.
+      asio::post(client->executor(), [self = shared_from_this()] {
+        self->cancel.emit(asio::cancellation_type::terminal);
+        asio::post(self->client->executor(), [self] {});
+      });
+    } catch (...) {
+      // No memory for the news: the coroutine ends when it next comes around.
+    }
   }
 
   static std::string key_of(const Json& metadata) { return text_of(metadata, "namespace") + "/" + text_of(metadata, "name"); }

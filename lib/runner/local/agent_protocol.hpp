@@ -13,12 +13,12 @@
 
 namespace cwsandbox::runner::local::agent {
 
-inline constexpr std::int32_t kVersion = 3;
+inline constexpr std::int32_t kVersion = 4;
 
 // Descriptors that the agent inherits.
 inline constexpr int kControlFd = 3;  ///< this protocol
 inline constexpr int kGatewayFd = 4;  ///< a pidfd of the process that the runner lives in: readable when that has ended
-inline constexpr int kImageFd = 5;    ///< the agent's own program, which it closes
+inline constexpr int kImageFd = 5;    ///< the agent's own program, which it closes; then its own oom_score_adj
 
 inline constexpr std::uint32_t kMaxRequest =
     4u << 20;  ///< a whole frame to the agent; the kernel's own limit on argv and env is below
@@ -29,14 +29,15 @@ enum class Type : std::uint8_t {
   signal = 2,
   stop = 3,
   file = 4,
-  commit = 5,  ///< the file of the `create` with this number takes its name
-  abort = 6,   ///< it never will; no answer
+  commit = 5,   ///< the file of the `create` with this number takes its name
+  abort = 6,    ///< it never will; no answer
+  reserve = 7,  ///< memory for as many of its next bytes
   // From the agent.
   hello = 65,
   started = 66,  ///< carries descriptors: [stdin,] stdout, stderr; or the terminal's master
   start_failed = 67,
   exited = 68,
-  file_done = 69,   ///< of `file` and `commit`; carries a descriptor where one was asked for
+  file_done = 69,   ///< of `file`, `commit` and `reserve`; carries a descriptor where one was asked for
   group_gone = 70,  ///< nobody is left of the group of a process whose exit was told
 };
 
@@ -57,18 +58,23 @@ enum class FileOp : std::uint8_t {
   make_directory,  ///< nothing, as the others below
   remove,
   rename,  ///< `path` to `second`
+  watch,   ///< an inotify descriptor with one watch
 };
-inline constexpr std::uint8_t kFileOps = 7;
+inline constexpr std::uint8_t kFileOps = 8;
 
 inline constexpr std::uint8_t kFollow = 1;     ///< stat: a symlink in the last place is followed
 inline constexpr std::uint8_t kParents = 2;    ///< create, make_directory
 inline constexpr std::uint8_t kRecursive = 4;  ///< remove
 inline constexpr std::uint8_t kKeepMode = 8;   ///< create: `mode` is only for a file that does not replace one
 inline constexpr std::uint8_t kSetTime = 16;   ///< create: `modified` is when its content is to have changed
-inline constexpr std::uint8_t kAllFileFlags = 31;
+inline constexpr std::uint8_t kAppend = 32;    ///< create: the file itself, to be written to at its end; commit changes nothing
+inline constexpr std::uint8_t kAllFileFlags = 63;
 
 inline constexpr std::size_t kFrameHead = 5;
 inline constexpr std::size_t kMaxDescriptors = 3;
+
+/// Bytes of a new file in memory for which memory is taken when it is made: a small one needs no `reserve`.
+inline constexpr std::int32_t kFirstReserved = 16 * 1024;
 
 /// Reads numbers and stops for good at the first one that is not there.
 class Reader {
@@ -115,10 +121,10 @@ inline Parse take_frame(std::string_view& bytes, std::size_t limit, Frame& frame
 
 /// The fixed part of every message but `start` and `stop`; what a field means depends on the type.
 struct Note {
-  std::uint64_t seq = 0;  ///< the process or the file operation, as the runner counts them
-  std::uint32_t pid = 0;  ///< started, exited, group_gone, signal
-  std::int32_t value =
-      0;  ///< hello: version; start_failed, file_done: errno; exited: wait status; signal: number; stop: grace in milliseconds
+  std::uint64_t seq = 0;   ///< the process or the file operation, as the runner counts them
+  std::uint32_t pid = 0;   ///< started, exited, group_gone, signal
+  std::int32_t value = 0;  ///< hello: version; start_failed, file_done: errno; exited: wait status; signal: number; stop: grace in
+                           ///< milliseconds; reserve: bytes
   std::uint8_t detail =
       0;  ///< started, file_done: number of descriptors; start_failed: Stage; exited: 1 when others of its group are left
 };

@@ -50,7 +50,7 @@ constexpr const char* kInvalid = "CWSANDBOX_INVALID_REQUEST";
 
 [[nodiscard]] RunnerError invalid(const std::string& what) { return {"invalid_argument", kInvalid, what}; }
 [[nodiscard]] RunnerError gone(std::string_view why) {
-  return {"unavailable", "CWSANDBOX_RUNNER_UNAVAILABLE", "the sandbox has ended: " + std::string(why)};
+  return {"unavailable", kUnavailable, "the sandbox has ended: " + std::string(why)};
 }
 
 void check_command(const std::vector<std::string>& command) {
@@ -122,7 +122,7 @@ void append(std::string& to, Number number) {
 }
 
 [[nodiscard]] RunnerError untaken(const std::string& program) {
-  return {"resource_exhausted", "CWSANDBOX_RUNNER_UNAVAILABLE",
+  return {"resource_exhausted", kUnavailable,
           "cannot take the streams of '" + program + "': " + error_text(EMFILE) + core::descriptor_hint(EMFILE)};
 }
 
@@ -289,6 +289,13 @@ asio::awaitable<FileAgent::Answer> AgentSandbox::commit(std::uint64_t seq) {
   Note note;
   note.seq = seq;
   return ask_agent(note_frame(Type::commit, note), seq, false);
+}
+
+asio::awaitable<FileAgent::Answer> AgentSandbox::reserve(std::uint64_t seq, std::int32_t bytes) {
+  Note note;
+  note.seq = seq;
+  note.value = bytes;
+  return ask_agent(note_frame(Type::reserve, note), seq, false);
 }
 
 void AgentSandbox::abort(std::uint64_t seq) noexcept {

@@ -62,6 +62,7 @@ class AgentSandbox : public FileAgent, public std::enable_shared_from_this<Agent
 
   asio::awaitable<Answer> ask(const Question& question) override;
   asio::awaitable<Answer> commit(std::uint64_t seq) override;
+  asio::awaitable<Answer> reserve(std::uint64_t seq, std::int32_t bytes) override;
   void abort(std::uint64_t seq) noexcept override;
   [[noreturn]] void refuse() override;
   const asio::any_io_executor& executor() const noexcept override { return executor_; }

@@ -27,6 +27,10 @@ constexpr std::string_view kLeaf = "cwsandbox-gateway";
 // Of the kernel's scheduler: a limit of 1500 thousandths is 150 ms in every 100 ms. It takes no quota below 1 ms.
 constexpr std::uint64_t kPeriodUs = 100000;
 constexpr std::uint64_t kMinQuotaUs = 1000;
+// This part of the memory is not for files that are sent, so that programs find some.
+constexpr std::uint64_t kKeptFree = 16;
+// Version 1 counts what lies unread in TCP connections apart from all else: so it may be this part of the memory, besides.
+constexpr std::uint64_t kUnreadPart = 8;
 // Bubblewrap, which waits outside, and the agent are in the group too.
 constexpr std::uint32_t kOwnProcesses = 2;
 
@@ -62,6 +66,18 @@ constexpr std::uint32_t kOwnProcesses = 2;
     while (std::getline(in, word, between)) words.push_back(word);
   }
   return words;
+}
+
+[[nodiscard]] std::uint64_t number_of(const std::string& text) {
+  std::uint64_t number = 0;
+  std::from_chars(text.data(), text.data() + text.size(), number);
+  return number;
+}
+
+// Of lines of a name and a number; 0 when there is no such.
+[[nodiscard]] std::uint64_t value_in(const std::vector<std::string>& words, const std::string& name) {
+  const auto found = std::find(words.begin(), words.end(), name);
+  return found == words.end() || found + 1 == words.end() ? 0 : number_of(found[1]);
 }
 
 [[nodiscard]] bool contains(const std::vector<std::string>& words, const std::string& word) {
@@ -182,13 +198,18 @@ void remove_late() noexcept {
 // ---- One ----
 
 std::uint64_t ControlGroup::killed_for_memory() const {
-  if (memory_events_.empty()) return 0;
-  const std::vector<std::string> words = words_of(read_file(memory_events_));
-  const auto found = std::find(words.begin(), words.end(), "oom_kill");
-  if (found == words.end() || found + 1 == words.end()) return 0;
-  std::uint64_t count = 0;
-  std::from_chars(found[1].data(), found[1].data() + found[1].size(), count);
-  return count;
+  return memory_events_.empty() ? 0 : value_in(words_of(read_file(memory_events_)), "oom_kill");
+}
+
+bool ControlGroup::has_room(std::uint64_t bytes) const {
+  if (memory_limit_ == 0) return true;
+  const std::uint64_t most = memory_limit_ - memory_limit_ / kKeptFree;
+  const std::uint64_t used = number_of(read_file(memory_usage_));
+  if (used + bytes <= most) return true;
+  // What the kernel keeps of files on disks it gives up for others.
+  const std::vector<std::string> stat = words_of(read_file(memory_stat_));
+  const std::uint64_t cached = value_in(stat, "inactive_file") + value_in(stat, "active_file");
+  return used - std::min(used, cached) + bytes <= most;
 }
 
 ControlGroup::~ControlGroup() {
@@ -305,8 +326,7 @@ std::unique_ptr<ControlGroup> ControlGroups::make(const GroupLimits& limits) {
   auto group = std::make_unique<ControlGroup>();
   const std::string name = next_name(prefix_);
   const auto fail = [](const std::string& what, int error) -> RunnerError {
-    return {"resource_exhausted", "CWSANDBOX_RUNNER_UNAVAILABLE",
-            "cannot limit what the sandbox uses: " + what + ": " + std::strerror(error)};
+    return {"resource_exhausted", kUnavailable, "cannot limit what the sandbox uses: " + what + ": " + std::strerror(error)};
   };
   const auto open = [&](Controller controller) {
     std::string directory = places_[controller].directory + "/" + name;
@@ -327,6 +347,9 @@ std::unique_ptr<ControlGroup> ControlGroups::make(const GroupLimits& limits) {
   if (limits.memory != 0) {
     const std::string directory = open(memory);
     const std::string bytes = std::to_string(limits.memory);
+    group->memory_limit_ = limits.memory;
+    group->memory_stat_ = directory + "/memory.stat";
+    group->memory_usage_ = directory + (places_[memory].v2 ? "/memory.current" : "/memory.usage_in_bytes");
     if (places_[memory].v2) {
       set(directory, "memory.max", bytes);
       set(directory, "memory.swap.max", "0", true);
@@ -334,6 +357,8 @@ std::unique_ptr<ControlGroup> ControlGroups::make(const GroupLimits& limits) {
     } else {
       set(directory, "memory.limit_in_bytes", bytes);
       set(directory, "memory.memsw.limit_in_bytes", bytes, true);
+      // Not there, or without an effect, where the kernel does not count them so.
+      static_cast<void>(write_file(directory + "/memory.kmem.tcp.limit_in_bytes", std::to_string(limits.memory / kUnreadPart)));
       group->memory_events_ = directory + "/memory.oom_control";
     }
   }

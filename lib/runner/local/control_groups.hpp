@@ -37,6 +37,8 @@ class ControlGroup {
   void close_doors() noexcept { doors_.clear(); }
   /// How many of its processes the kernel has killed because of the limit on memory.
   [[nodiscard]] std::uint64_t killed_for_memory() const;
+  /// Whether so many bytes more leave some of the limit on memory free, and nobody has to be killed for them.
+  [[nodiscard]] bool has_room(std::uint64_t bytes) const;
   /// True when it is gone. The kernel may need a moment after the end of its last process.
   [[nodiscard]] bool remove() noexcept;
 
@@ -44,7 +46,8 @@ class ControlGroup {
   friend class ControlGroups;
   std::vector<std::string> directories_;
   std::vector<UniqueFd> doors_;
-  std::string memory_events_;
+  std::uint64_t memory_limit_ = 0;
+  std::string memory_events_, memory_usage_, memory_stat_;
 };
 
 class ControlGroups {

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
@@ -31,8 +32,6 @@ namespace cwsandbox::runner::local {
 namespace {
 
 namespace fs = std::filesystem;
-
-constexpr const char* kUnavailable = "CWSANDBOX_RUNNER_UNAVAILABLE";
 
 [[nodiscard]] RunnerError unavailable(const std::string& what) { return {"failed_precondition", kUnavailable, what}; }
 
@@ -57,7 +56,7 @@ struct SmallFile {
   std::string_view text;
 };
 
-constexpr SmallFile kFiles[] = {
+constexpr SmallFile kOwnFiles[] = {
     {"/etc/passwd",
      "root:x:0:0:root:/root:/usr/sbin/nologin\nsandbox:x:1000:1000:sandbox:/home/sandbox:/bin/sh\n"
      "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"},
@@ -80,7 +79,7 @@ constexpr const char* kEtcFiles[] = {"/etc/ld.so.cache", "/etc/ssl/openssl.cnf",
 constexpr off_t kMaxCopied = 1 << 20;
 constexpr int kFilterFd = agent::kImageFd + 1;  // and the next; bubblewrap closes both
 constexpr int kFirstFileFd = kFilterFd + 2;
-static_assert(kFirstFileFd + std::size(kFiles) + std::size(kEtcFiles) <= kMaxInherited);
+static_assert(kFirstFileFd + std::size(kOwnFiles) + std::size(kEtcFiles) <= kMaxInherited);
 
 constexpr const char* kSystemLinks[] = {"/bin", "/sbin", "/lib", "/lib64", "/lib32", "/libx32"};
 
@@ -242,6 +241,11 @@ void Launcher::find_user() {
   // For anything but these nothing is to be run with more rights than it should have.
   if (failure.error != 0 && failure.error != EPERM && failure.error != EINVAL) throw out_of(failure.step, failure.error);
   drop_privileges_ = failure.error == 0;
+  if (drop_privileges_ && options_.own_uids > 0) {
+    // A namespace may know of fewer.
+    const std::uint32_t last = options_.first_own_uid + options_.own_uids - 1;
+    own_users_ = try_to_become(options_.first_own_uid, options_.gid).error == 0 && try_to_become(last, options_.gid).error == 0;
+  }
   as_root_ = !drop_privileges_ && is_root_of_the_machine();
   if (as_root_) {
     say("sandboxes have root's user id on this machine, though not its rights, and a read-only /proc: this process is root there "
@@ -260,7 +264,7 @@ GroupLimits Launcher::group_limits(const ResourceSpec& resources) {
   GroupLimits limits;
   limits.memory = resources.memory_limit.value_or(all.memory);
   limits.cpu = resources.cpu_limit.value_or(all.cpu);
-  limits.cpu_request = resources.cpu_request.value_or(0);
+  limits.cpu_request = resources.cpu_request.value_or(all.cpu_share);
   // Where the kernel counts a sandbox's processes by itself, a group would cost time and add nothing.
   if (!own_pid_limits_) limits.pids = all.pids;
   const auto check = [this](ControlGroups::Controller controller, bool asked, std::initializer_list<std::uint32_t*> values) {
@@ -318,7 +322,7 @@ std::vector<std::string> Launcher::arguments(const std::vector<std::string>& cop
   add(to, {"--add-seccomp-fd", std::to_string(kFilterFd), "--add-seccomp-fd", std::to_string(kFilterFd + 1)});
   to.insert(to.end(), system_arguments_.begin(), system_arguments_.end());
   int fd = kFirstFileFd;
-  for (const SmallFile& file : kFiles) add(to, {"--perms", "0444", "--file", std::to_string(fd++), file.path});
+  for (const SmallFile& file : kOwnFiles) add(to, {"--perms", "0444", "--file", std::to_string(fd++), file.path});
   for (const std::string& path : copied) add(to, {"--perms", "0444", "--file", std::to_string(fd++), path});
   add(to, {"--proc", "/proc", "--dev", "/dev"});
   const std::string size = std::to_string(disk(resources));
@@ -366,7 +370,7 @@ Launched Launcher::launch(const ResourceSpec& resources) {
   std::vector<int> fds = {null.get(),  null.get(),  complaints.get(), theirs.get(),
                           self_.get(), image.get(), calls.get(),      arguments_filter.get()};
   static_assert(agent::kControlFd == 3 && agent::kGatewayFd == 4 && agent::kImageFd == 5);
-  for (const SmallFile& file : kFiles) {
+  for (const SmallFile& file : kOwnFiles) {
     // Each is far smaller than a pipe.
     if (::pipe2(ends, O_CLOEXEC) != 0) throw out_of("pipe");
     files.emplace_back(ends[0]);
@@ -399,7 +403,7 @@ Launched Launcher::launch(const ResourceSpec& resources) {
   plan.fds = fds.data();
   plan.fd_count = static_cast<int>(fds.size());
   plan.drop = drop_privileges_;
-  plan.uid = options_.uid;
+  plan.uid = launched.uid = next_user();
   plan.gid = options_.gid;
   plan.oom_score = oom_score_.c_str();
   plan.oom_score_size = oom_score_.size();
@@ -425,7 +429,15 @@ Launched Launcher::launch(const ResourceSpec& resources) {
   return launched;
 }
 
-uid_t Launcher::uid() const noexcept { return drop_privileges_ ? options_.uid : ::geteuid(); }
+uid_t Launcher::next_user() const noexcept {
+  if (!drop_privileges_) return ::geteuid();
+  if (!own_users_) return options_.uid;
+  // One number for all of this process. Another gateway on this machine begins elsewhere: where they meet, two sandboxes share what
+  // the kernel counts, no more.
+  static std::atomic<std::uint32_t> number{static_cast<std::uint32_t>(::getpid()) * 64u};
+  return options_.first_own_uid + number.fetch_add(1, std::memory_order_relaxed) % options_.own_uids;
+}
+
 gid_t Launcher::gid() const noexcept { return drop_privileges_ ? options_.gid : ::getegid(); }
 
 bool Launcher::adapt(std::string_view complaint) {

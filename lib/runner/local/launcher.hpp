@@ -23,6 +23,7 @@ struct Launched {
   UniqueFd monitor;                     ///< a pidfd of bubblewrap, a child of this process
   UniqueFd errors;                      ///< what bubblewrap complains of, nonblocking
   std::unique_ptr<ControlGroup> group;  ///< in which all of it runs; null: in none
+  uid_t uid = 0;                        ///< who the sandbox's user is outside it
 };
 
 class Launcher {
@@ -38,8 +39,7 @@ class Launcher {
   /// it. `agent` is its number here.
   void limit_files(pid_t agent, const ResourceSpec& resources);
 
-  /// Who a sandbox's user is outside it.
-  [[nodiscard]] uid_t uid() const noexcept;
+  /// The group of a sandbox's user outside it.
   [[nodiscard]] gid_t gid() const noexcept;
 
   /// What this host cannot do, after a launch with this `complaint` of bubblewrap failed. True when the next launch does without
@@ -54,6 +54,7 @@ class Launcher {
   void prepare();
   /// As whom sandboxes run.
   void find_user();
+  [[nodiscard]] uid_t next_user() const noexcept;
   void say(const std::string& what) const;
   [[nodiscard]] GroupLimits group_limits(const ResourceSpec& resources);
   [[nodiscard]] std::uint64_t disk(const ResourceSpec& resources) const noexcept;
@@ -62,6 +63,7 @@ class Launcher {
   LocalRunnerOptions options_;
   bool prepared_ = false;
   bool drop_privileges_ = false;  // sandboxes are another user's than this process, which is root
+  bool own_users_ = false;        // and each of them is one of its own
   bool as_root_ = false;          // they are those of the machine's root, who is nobody else here
   bool image_as_data_ = false;    // the host does not run programs from memory
   bool disable_userns_ = true;    // bubblewrap ≥ 0.8

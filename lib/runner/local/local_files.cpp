@@ -18,9 +18,11 @@
 #include <cerrno>
 #include <cstddef>
 #include <cstring>
+#include <exception>
 #include <utility>
 
 #include "runner/local/errno_text.hpp"
+#include "runner/local/local_watch.hpp"
 
 namespace cwsandbox::runner::local {
 
@@ -28,9 +30,11 @@ namespace {
 
 using agent::FileOp;
 
-// What one turn of the event loop may copy, and how many entries of a directory it may look at.
-constexpr std::size_t kTurnBytes = 1u << 20;
-constexpr std::size_t kTurnEntries = 256;
+// What one call may copy, and how many entries of a directory it may look at: a sandbox's calls take turns.
+constexpr std::size_t kCallBytes = 1u << 20;
+constexpr std::size_t kCallEntries = 256;
+// Memory that is taken ahead for a file that is being written.
+constexpr std::uint64_t kMostAhead = 8u << 20;
 
 // The sandbox's user and group, as it sees them; all others are nobody there.
 constexpr std::uint32_t kInside = 1000;
@@ -76,15 +80,22 @@ void check_path(const std::string& path, const char* what) {
   }
 }
 
-[[nodiscard]] FileInfo file_info(const FileAgent& agent, std::string name, const struct stat& status) {
+// How the numbers of users and groups here are those in the sandbox.
+struct Users {
+  explicit Users(const FileAgent& agent) : same(agent.shares_users()), uid(agent.uid()), gid(agent.gid()) {}
+  bool same;
+  uid_t uid;
+  gid_t gid;
+};
+
+[[nodiscard]] FileInfo file_info(const Users& users, std::string name, const struct stat& status) {
   FileInfo info;
   info.name = std::move(name);
   info.type = file_type(status.st_mode);
   info.size = static_cast<std::uint64_t>(std::max<off_t>(status.st_size, 0));
   info.mode = status.st_mode & 07777;
-  const bool same = agent.shares_users();
-  info.uid = same ? status.st_uid : status.st_uid == agent.uid() ? kInside : kNobody;
-  info.gid = same ? status.st_gid : status.st_gid == agent.gid() ? kInside : kNobody;
+  info.uid = users.same ? status.st_uid : status.st_uid == users.uid ? kInside : kNobody;
+  info.gid = users.same ? status.st_gid : status.st_gid == users.gid ? kInside : kNobody;
   const auto since = std::chrono::seconds(status.st_mtim.tv_sec) + std::chrono::nanoseconds(status.st_mtim.tv_nsec);
   info.modified = std::chrono::system_clock::time_point(std::chrono::duration_cast<std::chrono::system_clock::duration>(since));
   return info;
@@ -111,7 +122,27 @@ void check_path(const std::string& path, const char* what) {
          S_ISREG(status.st_mode) && !is_proc(fd);
 }
 
-asio::awaitable<void> next_turn(const asio::any_io_executor& executor) { co_await asio::post(executor, asio::use_awaitable); }
+// Then its bytes are there at once, and reading them takes no lock that whoever writes the file could hold.
+[[nodiscard]] bool is_in_memory(int fd) {
+  struct statfs system{};
+  return ::fstatfs(fd, &system) == 0 && system.f_type == TMPFS_MAGIC;
+}
+
+// A call whose result is a number of bytes or an errno.
+class BytesCall : public FileCall {
+ public:
+  ssize_t bytes = -1;
+  int error = 0;
+
+  void work() noexcept final {
+    do bytes = call();
+    while (bytes < 0 && errno == EINTR);
+    if (bytes < 0) error = errno;
+  }
+
+ private:
+  virtual ssize_t call() noexcept = 0;
+};
 
 // ---- Reading ----
 
@@ -120,32 +151,49 @@ struct OpenFile {
   UniqueFd fd;
   std::string path;
   FileInfo info;
-  std::size_t in_turn = 0;
+  bool in_memory = false;
+  std::size_t in_turn = 0;  // bytes, of those that were read on the event loop
+};
+
+class ReadCall final : public BytesCall {
+ public:
+  ReadCall(int fd, asio::mutable_buffer into, off_t offset) : fd_(fd), into_(into), offset_(offset) {}
+
+ private:
+  ssize_t call() noexcept override { return ::pread(fd_, into_.data(), std::min(into_.size(), kCallBytes), offset_); }
+
+  int fd_;
+  asio::mutable_buffer into_;
+  off_t offset_;
 };
 
 class LocalFileReader final : public FileReader {
  public:
   explicit LocalFileReader(std::shared_ptr<OpenFile> file) : file_(std::move(file)) {}
   const FileInfo& info() const noexcept override { return file_->info; }
-  int native_handle() const noexcept override { return file_->fd.get(); }
+  // Whoever has it reads on the event loop.
+  int native_handle() const noexcept override { return file_->in_memory ? file_->fd.get() : -1; }
   asio::awaitable<std::size_t> read(std::uint64_t offset, asio::mutable_buffer into) override {
     return read_from(file_, offset, into);
   }
 
  private:
   static asio::awaitable<std::size_t> read_from(std::shared_ptr<OpenFile> file, std::uint64_t offset, asio::mutable_buffer into) {
-    if (file->in_turn >= kTurnBytes) {
-      file->in_turn = 0;
-      co_await next_turn(file->agent->executor());
-    }
     if (offset > static_cast<std::uint64_t>(INT64_MAX)) co_return 0;
-    for (;;) {
-      const ssize_t n = ::pread(file->fd.get(), into.data(), std::min(into.size(), kTurnBytes), static_cast<off_t>(offset));
-      if (n < 0 && errno == EINTR) continue;
-      if (n < 0) throw failed(errno, "read", file->path);
-      file->in_turn += static_cast<std::size_t>(n);
-      co_return static_cast<std::size_t>(n);
+    ReadCall call(file->fd.get(), into, static_cast<off_t>(offset));
+    if (file->in_memory) {
+      if (file->in_turn >= kCallBytes) {
+        file->in_turn = 0;
+        co_await asio::post(file->agent->executor(), asio::use_awaitable);
+      }
+      call.work();
+      if (call.bytes > 0) file->in_turn += static_cast<std::size_t>(call.bytes);
+    } else {
+      auto called = FileCalls::run(file->agent->calls(), call);
+      co_await std::move(called);
     }
+    if (call.error != 0) throw failed(call.error, "read", file->path);
+    co_return static_cast<std::size_t>(call.bytes);
   }
 
   std::shared_ptr<OpenFile> file_;
@@ -159,9 +207,23 @@ struct NewFile {
   UniqueFd fd;
   std::string path;
   std::uint64_t offset = 0;
-  std::size_t in_turn = 0;
-  int error = 0;       // of the first write that failed
-  bool ended = false;  // committed or given up
+  std::uint64_t reserved = agent::kFirstReserved;
+  bool in_memory = false;
+  bool append = false;  // to a file that others may write to, too
+  int error = 0;        // of the first write that failed
+  bool ended = false;   // committed or given up
+};
+
+class WriteCall final : public BytesCall {
+ public:
+  WriteCall(int fd, asio::const_buffer from, off_t offset) : fd_(fd), from_(from), offset_(offset) {}
+
+ private:
+  ssize_t call() noexcept override { return ::pwrite(fd_, from_.data(), from_.size(), offset_); }
+
+  int fd_;
+  asio::const_buffer from_;
+  off_t offset_;
 };
 
 class LocalFileWriter final : public FileWriter {
@@ -183,10 +245,6 @@ class LocalFileWriter final : public FileWriter {
 
   static asio::awaitable<void> write_to(std::shared_ptr<NewFile> file, asio::const_buffer from) {
     while (from.size() > 0) {
-      if (file->in_turn >= kTurnBytes) {
-        file->in_turn = 0;
-        co_await next_turn(file->agent->executor());
-      }
       check(*file);
       // Beyond this process's own limit the kernel sends a signal that ends it.
       rlimit limit{};
@@ -195,18 +253,42 @@ class LocalFileWriter final : public FileWriter {
         file->error = EFBIG;
         continue;  // into the check
       }
-      const ssize_t n = ::pwrite(file->fd.get(), from.data(), std::min(from.size(), kTurnBytes - file->in_turn),
-                                 static_cast<off_t>(file->offset));
-      if (n < 0 && errno == EINTR) continue;
-      if (n <= 0) {
-        file->error = n < 0 ? errno : EIO;
+      const asio::const_buffer part(from.data(), std::min(from.size(), kCallBytes));
+      auto reserved = reserve(file, part.size());
+      co_await std::move(reserved);
+      if (file->error != 0) continue;
+      WriteCall call(file->fd.get(), part, static_cast<off_t>(file->offset));
+      auto called = FileCalls::run(file->agent->calls(), call);
+      co_await std::move(called);
+      if (call.bytes <= 0) {
+        file->error = call.error != 0 ? call.error : EIO;
         continue;
       }
-      from += static_cast<std::size_t>(n);
-      file->offset += static_cast<std::size_t>(n);
-      file->in_turn += static_cast<std::size_t>(n);
+      from += static_cast<std::size_t>(call.bytes);
+      file->offset += static_cast<std::size_t>(call.bytes);
     }
     check(*file);
+  }
+
+  // The kernel counts memory for whoever touches it first, and that is to be the sandbox. More than is needed now where much has
+  // come already, so that not every piece costs a question.
+  static asio::awaitable<void> reserve(std::shared_ptr<NewFile> file, std::size_t bytes) {
+    if (!file->in_memory || file->offset + bytes <= file->reserved) co_return;
+    const std::size_t needed = static_cast<std::size_t>(file->offset + bytes - file->reserved);
+    const std::size_t ahead = file->append ? 0 : static_cast<std::size_t>(std::min(file->offset, kMostAhead));
+    for (std::size_t want = std::max(needed, ahead);; want = needed) {
+      int error = ENOSPC;
+      if (file->agent->has_room(want)) {
+        auto asked = file->agent->reserve(file->seq, static_cast<std::int32_t>(want));
+        const FileAgent::Answer answer = co_await std::move(asked);
+        if (answer.fd) file->agent->refuse();
+        error = answer.error;
+      }
+      if (error == 0) file->reserved += want;
+      if (error != 0 && want > needed) continue;
+      if (error != 0) file->error = error;
+      co_return;
+    }
   }
 
   static asio::awaitable<void> commit_it(std::shared_ptr<NewFile> file) {
@@ -234,6 +316,59 @@ struct OpenDirectory {
   std::size_t at = 0, end = 0;
 };
 
+class ListCall final : public FileCall {
+ public:
+  ListCall(OpenDirectory& directory, std::size_t limit) : directory_(directory), users_(*directory.agent), limit_(limit) {}
+  std::vector<FileInfo> found;
+  bool at_end = false;
+  int error = 0;
+
+  void work() noexcept override {
+    try {
+      for (std::size_t looked = 0; looked < kCallEntries && found.size() < limit_ && !at_end && error == 0; ++looked) {
+        if (directory_.at < directory_.end || fill()) take();
+      }
+    } catch (const std::exception&) {
+      error = ENOMEM;
+    }
+  }
+
+ private:
+  bool fill() {
+    for (;;) {
+      const long n = ::syscall(SYS_getdents64, directory_.fd.get(), directory_.entries.data(), directory_.entries.size());
+      if (n < 0 && errno == EINTR) continue;
+      if (n < 0 && errno != ENOENT) error = errno;
+      directory_.at = 0;
+      directory_.end = n > 0 ? static_cast<std::size_t>(n) : 0;
+      at_end = n <= 0;  // ENOENT: it was removed meanwhile
+      return n > 0;
+    }
+  }
+
+  void take() {
+    const char* entry = directory_.entries.data() + directory_.at;
+    std::uint16_t length = 0;
+    std::memcpy(&length, entry + offsetof(dirent64, d_reclen), sizeof length);
+    directory_.at += length;
+    const char* name = entry + offsetof(dirent64, d_name);
+    if (std::strcmp(name, ".") == 0 || std::strcmp(name, "..") == 0) return;
+    struct stat status{};
+    if (::fstatat(directory_.fd.get(), name, &status, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT) == 0) {
+      found.push_back(file_info(users_, name, status));
+      if (S_ISLNK(status.st_mode) && !directory_.proc) found.back().link_target = link_target(directory_.fd.get(), name);
+    } else if (errno != ENOENT) {
+      FileInfo& info = found.emplace_back();
+      info.name = name;
+      info.type = file_type(static_cast<mode_t>(DTTOIF(static_cast<unsigned char>(entry[offsetof(dirent64, d_type)]))));
+    }
+  }
+
+  OpenDirectory& directory_;
+  Users users_;
+  std::size_t limit_;
+};
+
 class LocalDirectoryReader final : public DirectoryReader {
  public:
   explicit LocalDirectoryReader(std::shared_ptr<OpenDirectory> directory) : directory_(std::move(directory)) {}
@@ -241,45 +376,13 @@ class LocalDirectoryReader final : public DirectoryReader {
 
  private:
   static asio::awaitable<std::vector<FileInfo>> read_on(std::shared_ptr<OpenDirectory> directory, std::size_t limit) {
-    std::vector<FileInfo> found;
-    limit = std::clamp(limit, std::size_t{1}, kTurnEntries);
-    // An entry that has gone is none, so a turn may give fewer than it looked at; none at all means the end.
-    while (found.empty()) {
-      for (std::size_t looked = 0; looked < kTurnEntries && found.size() < limit; ++looked) {
-        if (directory->at == directory->end && !fill(*directory)) co_return found;
-        take(*directory, found);
-      }
-      if (found.empty()) co_await next_turn(directory->agent->executor());
-    }
-    co_return found;
-  }
-
-  static bool fill(OpenDirectory& directory) {
+    // An entry that has gone is none, so a call may give fewer than it looked at; none at all means the end.
     for (;;) {
-      const long n = ::syscall(SYS_getdents64, directory.fd.get(), directory.entries.data(), directory.entries.size());
-      if (n < 0 && errno == EINTR) continue;
-      if (n < 0 && errno != ENOENT) throw failed(errno, "list", directory.path);
-      directory.at = 0;
-      directory.end = n > 0 ? static_cast<std::size_t>(n) : 0;  // ENOENT: it was removed meanwhile
-      return n > 0;
-    }
-  }
-
-  static void take(OpenDirectory& directory, std::vector<FileInfo>& found) {
-    const char* entry = directory.entries.data() + directory.at;
-    std::uint16_t length = 0;
-    std::memcpy(&length, entry + offsetof(dirent64, d_reclen), sizeof length);
-    directory.at += length;
-    const char* name = entry + offsetof(dirent64, d_name);
-    if (std::strcmp(name, ".") == 0 || std::strcmp(name, "..") == 0) return;
-    struct stat status{};
-    if (::fstatat(directory.fd.get(), name, &status, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT) == 0) {
-      found.push_back(file_info(*directory.agent, name, status));
-      if (S_ISLNK(status.st_mode) && !directory.proc) found.back().link_target = link_target(directory.fd.get(), name);
-    } else if (errno != ENOENT) {
-      FileInfo& info = found.emplace_back();
-      info.name = name;
-      info.type = file_type(static_cast<mode_t>(DTTOIF(static_cast<unsigned char>(entry[offsetof(dirent64, d_type)]))));
+      ListCall call(*directory, std::clamp(limit, std::size_t{1}, kCallEntries));
+      auto called = FileCalls::run(directory->agent->calls(), call);
+      co_await std::move(called);
+      if (call.error != 0) throw failed(call.error, "list", directory->path);
+      if (!call.found.empty() || call.at_end) co_return std::move(call.found);
     }
   }
 
@@ -313,6 +416,7 @@ class LocalFiles final : public Files {
     question.second = std::move(to);
     return change_by(agent_, std::move(question), "rename");
   }
+  asio::awaitable<std::unique_ptr<FileWatch>> watch(std::string path) override { return watch_by(agent_, std::move(path)); }
 
   static asio::awaitable<std::unique_ptr<FileWriter>> create_by(std::shared_ptr<FileAgent> agent, FileWriteSpec spec) {
     check_path(spec.path, "write");
@@ -323,17 +427,25 @@ class LocalFiles final : public Files {
     question.flags = spec.mode ? 0 : agent::kKeepMode;
     question.mode = spec.mode.value_or(0644);
     if (spec.make_parents) question.flags |= agent::kParents;
+    if (spec.append) question.flags |= agent::kAppend;
     if (spec.modified) {
       question.flags |= agent::kSetTime;
       question.modified = std::chrono::nanoseconds(spec.modified->time_since_epoch()).count();
     }
+    if (!agent->has_room(agent::kFirstReserved)) throw failed(ENOSPC, "write", spec.path);
     auto asked = agent->ask(question);
     FileAgent::Answer answer = co_await std::move(asked);
     if (answer.error != 0) throw failed(answer.error, "write", spec.path);
-    if (!is_plain_file(answer.fd.get(), O_RDONLY)) agent->refuse();
+    struct stat status{};
+    if (!is_plain_file(answer.fd.get(), O_RDONLY) || ::fstat(answer.fd.get(), &status) != 0) agent->refuse();
+    if (spec.append && (::fcntl(answer.fd.get(), F_GETFL) & O_APPEND) == 0) agent->refuse();
     auto file = std::make_shared<NewFile>();
+    file->append = spec.append;
+    file->offset = static_cast<std::uint64_t>(status.st_size);  // 0, but for one that is appended to
+    if (spec.append) file->reserved = file->offset;
     file->agent = std::move(agent);
     file->seq = answer.seq;
+    file->in_memory = is_in_memory(answer.fd.get());
     file->fd = std::move(answer.fd);
     file->path = std::move(spec.path);
     co_return std::make_unique<LocalFileWriter>(std::move(file));
@@ -349,7 +461,8 @@ class LocalFiles final : public Files {
     struct stat status{};
     if (!is_plain_file(answer.fd.get(), O_WRONLY) || ::fstat(answer.fd.get(), &status) != 0) agent->refuse();
     auto file = std::make_shared<OpenFile>();
-    file->info = file_info(*agent, last_part(path), status);
+    file->info = file_info(Users(*agent), last_part(path), status);
+    file->in_memory = is_in_memory(answer.fd.get());
     file->agent = std::move(agent);
     file->fd = std::move(answer.fd);
     file->path = std::move(path);
@@ -365,7 +478,7 @@ class LocalFiles final : public Files {
     if (answer.error != 0) throw failed(answer.error, "look at", path);
     struct stat status{};
     if (!answer.fd || ::fstat(answer.fd.get(), &status) != 0) agent->refuse();
-    FileInfo info = file_info(*agent, last_part(path), status);
+    FileInfo info = file_info(Users(*agent), last_part(path), status);
     if (info.type == FileType::symlink && !is_proc(answer.fd.get())) info.link_target = link_target(answer.fd.get(), "");
     co_return info;
   }
@@ -384,6 +497,23 @@ class LocalFiles final : public Files {
     directory->fd = std::move(answer.fd);
     directory->path = std::move(path);
     co_return std::make_unique<LocalDirectoryReader>(std::move(directory));
+  }
+
+  static asio::awaitable<std::unique_ptr<FileWatch>> watch_by(std::shared_ptr<FileAgent> agent, std::string path) {
+    check_path(path, "watch");
+    const FileAgent::Question question(FileOp::watch, path);
+    auto asked = agent->ask(question);
+    FileAgent::Answer answer = co_await std::move(asked);
+    if (answer.error == EMFILE || answer.error == ENOSPC) {
+      // Of the agent's user outside, whose sandboxes share it.
+      throw RunnerError("resource_exhausted", "CWSANDBOX_RUNNER_CAPACITY_EXHAUSTED",
+                        "cannot watch '" + printable(path) + "': the kernel allows this user no more watches (fs.inotify." +
+                            (answer.error == EMFILE ? "max_user_instances)" : "max_user_watches)"));
+    }
+    if (answer.error != 0) throw failed(answer.error, "watch", path);
+    auto watch = make_local_watch(agent->executor(), std::move(answer.fd));
+    if (!watch) agent->refuse();
+    co_return watch;
   }
 
   static asio::awaitable<void> change_by(std::shared_ptr<FileAgent> agent, FileAgent::Question question, const char* what) {

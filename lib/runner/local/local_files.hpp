@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "runner/local/agent_protocol.hpp"
+#include "runner/local/file_calls.hpp"
 #include "runner/local/unique_fd.hpp"
 #include "runner/runner.hpp"
 
@@ -43,6 +44,8 @@ class FileAgent {
   [[nodiscard]] virtual asio::awaitable<Answer> ask(const Question& question) = 0;
   /// The file that the `create` with this number began takes its name.
   [[nodiscard]] virtual asio::awaitable<Answer> commit(std::uint64_t seq) = 0;
+  /// Memory for the next bytes of that file is the sandbox's from now on, before anybody writes them.
+  [[nodiscard]] virtual asio::awaitable<Answer> reserve(std::uint64_t seq, std::int32_t bytes) = 0;
   virtual void abort(std::uint64_t seq) noexcept = 0;
   /// Ends the sandbox, whose agent has sent what it must not, and throws.
   [[noreturn]] virtual void refuse() = 0;
@@ -53,6 +56,16 @@ class FileAgent {
   [[nodiscard]] virtual gid_t gid() const noexcept = 0;
   /// Whether users have the same numbers here as inside. Else the sandbox's own is 1000 there, and all others are nobody.
   [[nodiscard]] virtual bool shares_users() const noexcept { return false; }
+  /// Whether so many bytes more of files fit into the sandbox's memory without anybody's being killed for them.
+  [[nodiscard]] virtual bool has_room(std::uint64_t /*bytes*/) const { return true; }
+  /// What may wait for its files.
+  [[nodiscard]] std::shared_ptr<FileCalls> calls() {
+    if (!calls_) calls_ = std::make_shared<FileCalls>(executor());
+    return calls_;
+  }
+
+ private:
+  std::shared_ptr<FileCalls> calls_;
 };
 
 [[nodiscard]] std::unique_ptr<Files> make_local_files(std::shared_ptr<FileAgent> agent);

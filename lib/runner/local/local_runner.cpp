@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <cstring>
 #include <optional>
+#include <thread>
 #include <utility>
 
 #include "core/descriptor_limit.hpp"
@@ -47,8 +48,9 @@ class State final : public AgentSandbox {
   /// What bubblewrap had to say, when the agent never came up.
   [[nodiscard]] std::string complaint();
 
-  uid_t uid() const noexcept override { return launcher_->uid(); }
+  uid_t uid() const noexcept override { return uid_; }
   gid_t gid() const noexcept override { return launcher_->gid(); }
+  bool has_room(std::uint64_t bytes) const override { return !group_ || group_->has_room(bytes); }
 
  private:
   void on_up() override;
@@ -66,6 +68,7 @@ class State final : public AgentSandbox {
 
   std::shared_ptr<Launcher> launcher_;
   ResourceSpec resources_;
+  uid_t uid_ = 0;
   std::optional<asio::posix::stream_descriptor> monitor_, agent_;
   std::optional<asio::posix::stream_descriptor> errors_;  // bubblewrap's, until the agent has come up
   std::string complaint_;
@@ -89,6 +92,7 @@ State::~State() {
 void State::launch() {
   Launched launched = launcher_->launch(resources_);
   group_ = std::move(launched.group);
+  uid_ = launched.uid;
   errors_.emplace(executor(), launched.errors.release());
   monitor_.emplace(executor(), launched.monitor.release());
   connect(std::move(launched.control), kLaunchDeadline);
@@ -201,6 +205,10 @@ class LocalRunner final : public Runner {
       : executor_(std::move(executor)), launcher_(std::make_shared<Launcher>(std::move(options))) {}
 
   std::string_view name() const noexcept override { return "local"; }
+  // Some of a creation is waiting for the kernel.
+  std::size_t creations_at_once() const noexcept override {
+    return std::size_t{2} * std::max(1u, std::thread::hardware_concurrency());
+  }
   asio::awaitable<std::unique_ptr<Sandbox>> create(SandboxSpec spec) override {
     return create_with(executor_, launcher_, std::move(spec));
   }

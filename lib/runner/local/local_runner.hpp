@@ -13,9 +13,10 @@ namespace cwsandbox::runner::local {
 /// What each sandbox may use. Those on memory and CPU hold for what asks for nothing itself, and need control groups: where there
 /// are none, `log` says so once, and there is no such limit.
 struct LocalLimits {
-  std::uint64_t memory = 0;          ///< bytes, files in memory included; 0: no limit
-  std::uint32_t cpu = 0;             ///< thousandths of a core; 0: no limit
-  std::uint32_t pids = 4096;         ///< processes and threads; 0: no limit
+  std::uint64_t memory = 0;     ///< bytes, files in memory included; 0: no limit
+  std::uint32_t cpu = 0;        ///< thousandths of a core; 0: no limit
+  std::uint32_t cpu_share = 0;  ///< what it weighs when others want the CPU too, as the same; 0: each of its processes by itself
+  std::uint32_t pids = 4096;    ///< processes and threads; 0: no limit
   std::uint32_t open_files = 65536;  ///< of one process; 0: as this process
   std::uint64_t disk = 1ull << 30;   ///< bytes in each writable place (/tmp, home, /workspace, ...); at most half of the memory
   std::uint64_t files = 1ull << 18;  ///< files and directories in each writable place
@@ -27,6 +28,10 @@ struct LocalRunnerOptions {
   /// Who runs the sandboxes when this process is root: never root, unless this process cannot change users (a user namespace of one
   /// user, no capabilities), which `log` is told when root is that of the machine.
   std::uint32_t uid = 65534, gid = 65534;
+  /// Where there are that many more users than this process knows of, each sandbox is one of `own_uids` from `first_own_uid` on
+  /// instead of `uid`: then what the kernel counts for a user is counted for a sandbox. Beyond what systemd, SSSD and FreeIPA give
+  /// out.
+  std::uint32_t first_own_uid = 0x7c000000, own_uids = 1u << 25;
   std::function<void(const std::string&)> log;  ///< a line for the operator, on the executor; may be empty
 };
 

@@ -131,7 +131,7 @@ asio::awaitable<std::unique_ptr<Sandbox>> PodRunner::create(SandboxSpec spec) {
   auto begun = local::AgentSandbox::begin(sandbox, spec);
   std::unique_ptr<Sandbox> made = co_await std::move(begun);
   if (!made) {
-    throw RunnerError("unavailable", "CWSANDBOX_RUNNER_UNAVAILABLE", "the pod's agent did not come up: " + sandbox->why_lost());
+    throw RunnerError("unavailable", kUnavailable, "the pod's agent did not come up: " + sandbox->why_lost());
   }
   co_return made;
 }

@@ -9,7 +9,7 @@ namespace cwsandbox::runner::remote {
 namespace {
 
 // A larger buffer is not kept for the small frames that follow.
-constexpr std::size_t kKeptBuffer = 4096;
+constexpr std::size_t kKeptStorage = 4096;
 
 void put32(char* to, std::uint32_t value) noexcept {
   for (int i = 0; i < 4; ++i) to[i] = static_cast<char>(value >> (24 - 8 * i));
@@ -39,7 +39,7 @@ std::size_t max_frame_payload(std::uint32_t stream, std::uint8_t channel) noexce
 }
 
 std::optional<Frame> FrameReader::next() {
-  if (stored_.capacity() > kKeptBuffer && header_size_ == 0) stored_ = std::string();
+  if (stored_.capacity() > kKeptStorage && header_size_ == 0) stored_ = std::string();
   if (header_size_ < kFrameHeader) {
     const std::size_t n = std::min(kFrameHeader - header_size_, input_.size());
     std::copy_n(input_.data(), n, header_ + header_size_);

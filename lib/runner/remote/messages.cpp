@@ -24,6 +24,8 @@ using protocol::json_text::Value;
 constexpr std::size_t kMaxDepth = 8;
 constexpr std::size_t kMaxText = 8 * 1024;  // of an error
 constexpr int kMostErrno = 256;
+constexpr int kMostExitCode = 255, kMostSignal = 64;
+constexpr std::size_t kMaxWord = 64;  // a code, a reason, the name of a piece of metadata
 
 constexpr std::array<std::pair<Control::Type, std::string_view>, 9> kTypes = {{
     {Control::Type::hello, "hello"},
@@ -44,7 +46,20 @@ constexpr std::array<std::pair<Control::State, std::string_view>, 4> kStates = {
     {Control::State::ended, "ended"},
 }};
 
-constexpr std::array<std::pair<Op, std::string_view>, 18> kOps = {{
+constexpr std::array<std::pair<FileEvent::Kind, std::string_view>, 10> kEventKinds = {{
+    {FileEvent::Kind::created, "created"},
+    {FileEvent::Kind::modified, "modified"},
+    {FileEvent::Kind::closed, "closed"},
+    {FileEvent::Kind::attributes, "attributes"},
+    {FileEvent::Kind::deleted, "deleted"},
+    {FileEvent::Kind::renamed, "renamed"},
+    {FileEvent::Kind::moved_in, "movedIn"},
+    {FileEvent::Kind::moved_out, "movedOut"},
+    {FileEvent::Kind::gone, "gone"},
+    {FileEvent::Kind::overflow, "overflow"},
+}};
+
+constexpr std::array<std::pair<Op, std::string_view>, 20> kOps = {{
     {Op::stage, "stage"},
     {Op::create, "create"},
     {Op::stop, "stop"},
@@ -62,6 +77,8 @@ constexpr std::array<std::pair<Op, std::string_view>, 18> kOps = {{
     {Op::write, "write"},
     {Op::commit, "commit"},
     {Op::next, "next"},
+    {Op::watch, "watch"},
+    {Op::events, "events"},
     {Op::close, "close"},
 }};
 
@@ -208,6 +225,7 @@ void write_exit(ObjectWriter& json, const ExitInfo& exit) {
   exit.value = static_cast<int>(reader.integer("value", std::numeric_limits<int>::max()));
   exit.out_of_memory = reader.boolean("outOfMemory");
   exit.time = time_from(reader, "time");
+  check_exit(exit);
   return exit;
 }
 
@@ -251,11 +269,45 @@ void write_info(std::string& out, const FileInfo& info) {
   json.end();
 }
 
+void write_event(std::string& out, const FileEvent& event) {
+  ObjectWriter json(out);
+  json.text("kind", name_of(kEventKinds, event.kind));
+  if (!event.name.empty()) append_bytes(json.key("name"), event.name);
+  if (!event.old_name.empty()) append_bytes(json.key("oldName"), event.old_name);
+  if (event.directory) json.boolean("directory", true);
+  json.end();
+}
+
+// One part of a path: whoever puts it behind a directory stays in that.
+[[nodiscard]] std::string read_name(const Reader& reader, const char* member) {
+  std::string name = reader.bytes(member);
+  if (name.find('/') != std::string::npos || name.find('\0') != std::string::npos) Reader::wrong(member);
+  return name;
+}
+
+// No answer has more of them, and none is looked at of one that has.
+[[nodiscard]] std::vector<Value> some(const Reader& reader, const char* member) {
+  std::vector<Value> values = reader.array(member);
+  if (values.size() > kMaxEntries) Reader::wrong(member);
+  return values;
+}
+
+[[nodiscard]] FileEvent read_event(const Value& value) {
+  if (!value.is(Value::Kind::object)) Reader::wrong("events");
+  const Reader reader(value);
+  FileEvent event;
+  event.kind = reader.one_of("kind", kEventKinds);
+  event.name = read_name(reader, "name");
+  event.old_name = read_name(reader, "oldName");
+  event.directory = reader.boolean("directory");
+  return event;
+}
+
 [[nodiscard]] FileInfo read_info(const Value& value) {
   if (!value.is(Value::Kind::object)) Reader::wrong("entries");
   const Reader reader(value);
   FileInfo info;
-  info.name = reader.bytes("name");
+  info.name = read_name(reader, "name");
   info.type = reader.one_of("type", kFileTypes);
   info.size = reader.integer("size");
   info.mode = static_cast<std::uint32_t>(reader.integer("mode", 07777));
@@ -361,6 +413,8 @@ std::string encode_control(const Control& control) {
   if (control.type == Type::hello || control.type == Type::welcome || control.type == Type::ack)
     write_numbers(json.key("calls"), control.calls);
   if (control.type == Type::welcome) json.text("state", name_of(kStates, control.state));
+  if (control.appends) json.boolean("appends", true);
+  if (control.watches) json.boolean("watches", true);
   if (control.type == Type::welcome || control.type == Type::running) write_offsets(json, control.main);
   if (control.exit) write_exit(json, *control.exit);
   if (control.type == Type::refused) {
@@ -380,6 +434,8 @@ Control decode_control(std::string_view payload) {
   control.session = reader.text("session");
   control.key = reader.text("key");
   control.resumed = reader.boolean("resumed");
+  control.appends = reader.boolean("appends");
+  control.watches = reader.boolean("watches");
   control.grace = std::chrono::milliseconds(reader.integer("graceMs", protocol::kMaxInteger));
   for (const Value& id : reader.array("calls")) {
     const auto number = id.as_unsigned();
@@ -405,6 +461,7 @@ std::string encode_request(const Request& request) {
   if (!request.path.empty()) append_bytes(json.key("path"), request.path);
   if (!request.second.empty()) append_bytes(json.key("second"), request.second);
   if (request.flag) json.boolean("flag", true);
+  if (request.append) json.boolean("append", true);
   if (request.mode) json.number("mode", *request.mode);
   if (request.modified) json.text("modified", time_text(*request.modified));
   if (request.handle != 0) json.number("handle", request.handle);
@@ -433,6 +490,7 @@ Decoded<Request> decode_request(std::string_view payload) {
   request.path = reader.bytes("path");
   request.second = reader.bytes("second");
   request.flag = reader.boolean("flag");
+  request.append = reader.boolean("append");
   if (reader.find("mode") != nullptr) {
     request.mode = static_cast<std::uint32_t>(reader.integer("mode", std::numeric_limits<std::uint32_t>::max()));
   }
@@ -466,6 +524,14 @@ std::string encode_answer(const Answer& answer) {
     }
     out += ']';
   }
+  if (!answer.events.empty()) {
+    json.key("events") += '[';
+    for (std::size_t i = 0; i < answer.events.size(); ++i) {
+      if (i > 0) out += ',';
+      write_event(out, answer.events[i]);
+    }
+    out += ']';
+  }
   json.end();
   end_call(out);
   return out;
@@ -478,7 +544,8 @@ Decoded<Answer> decode_answer(std::string_view payload) {
   answer.id = reader.integer("id");
   if (const auto failure = reader.object("failure")) answer.failure = read_failure(*failure);
   answer.handle = reader.integer("handle");
-  for (const Value& entry : reader.array("entries")) answer.entries.push_back(read_info(entry));
+  for (const Value& entry : some(reader, "entries")) answer.entries.push_back(read_info(entry));
+  for (const Value& event : some(reader, "events")) answer.events.push_back(read_event(event));
   return {std::move(answer), bytes};
 }
 
@@ -513,13 +580,41 @@ Failure Failure::of(const std::exception_ptr& error) {
 std::exception_ptr Failure::to_exception() const {
   switch (kind) {
     case Kind::start:
-      return std::make_exception_ptr(StartFailed(error, what, message));
+      return std::make_exception_ptr(
+          StartFailed(error, protocol::printable(what, kMaxWord), protocol::printable(message, kMaxText)));
     case Kind::file:
-      return std::make_exception_ptr(FileFailed(error, what, message));
+      return std::make_exception_ptr(FileFailed(error, what, protocol::printable(message, kMaxText)));
     case Kind::runner:
       break;
   }
-  return std::make_exception_ptr(RunnerError(code, reason, message, metadata));
+  return std::make_exception_ptr(told_error(code, reason, message, metadata));
+}
+
+RunnerError told_error(const std::string& code, const std::string& reason, const std::string& message,
+                       const std::map<std::string, std::string>& metadata) {
+  const auto is_word = [](std::string_view text, char first, char last) {
+    return text.size() <= kMaxWord && std::all_of(text.begin(), text.end(), [&](char c) {
+             return (c >= first && c <= last) || (c >= '0' && c <= '9') || c == '_';
+           });
+  };
+  std::map<std::string, std::string> kept;
+  std::size_t total = 0;
+  for (const auto& [name, value] : metadata) {
+    if ((total += name.size() + value.size()) > kMaxText) break;
+    kept.emplace(protocol::printable(name, kMaxWord), protocol::printable(value, kMaxText));
+  }
+  return {!code.empty() && is_word(code, 'a', 'z') ? code : "internal", is_word(reason, 'A', 'Z') ? reason : std::string(),
+          protocol::printable(message, kMaxText), std::move(kept)};
+}
+
+void check_exit(const ExitInfo& exit) {
+  const bool possible = exit.kind == ExitInfo::Kind::exited     ? exit.value >= 0 && exit.value <= kMostExitCode
+                        : exit.kind == ExitInfo::Kind::signaled ? exit.value >= 1 && exit.value <= kMostSignal
+                                                                : true;
+  if (!possible) {
+    throw Violation(std::string(exit.kind == ExitInfo::Kind::exited ? "an exit code" : "a signal") + " of " +
+                    std::to_string(exit.value) + ", which no process has");
+  }
 }
 
 }  // namespace cwsandbox::runner::remote

@@ -19,7 +19,9 @@ inline constexpr std::uint64_t kVersion = 1;
 inline constexpr std::size_t kMaxCalls = 64, kMaxCallsTaken = 2 * kMaxCalls;
 /// Bytes of a file in one call: as many as a message of a process, so that nobody waits longer for it.
 inline constexpr std::size_t kFileChunk = 64 * 1024;
-inline constexpr std::size_t kMaxEntries = 100;  ///< of a directory in one answer: with the longest names it fits
+/// How long a call for events waits at most.
+inline constexpr std::chrono::milliseconds kLongestWait{10'000};
+inline constexpr std::size_t kMaxEntries = 100;  ///< of a directory, or events, in one answer: with the longest names it fits
 
 /// How far a stream of the main command has come.
 struct Offsets {
@@ -43,6 +45,8 @@ struct Control {
   Type type = Type::ping;
   std::uint64_t version = kVersion;
   std::string session, key;           // hello
+  bool appends = false;               // welcome: it knows Request::append, which was not always so
+  bool watches = false;               // welcome: it knows how to watch files, which was not always so
   bool resumed = false;               // welcome: the session was there; hello: it must be
   std::chrono::milliseconds grace{};  // hello
   std::vector<std::uint64_t> calls;   // hello: those that wait for an answer; welcome: those of them that were taken; ack
@@ -74,7 +78,9 @@ enum class Op : std::uint8_t {
   write,
   commit,
   next,
-  close,  // of whatever `handle` is
+  watch,
+  events,  // of a watch: those that have happened, else it waits for `grace`
+  close,   // of whatever `handle` is
 };
 
 struct Request {
@@ -82,6 +88,7 @@ struct Request {
   Op op = Op::stat;
   std::string path, second;                                       // second: rename's other one, create's working directory
   bool flag = false;                                              // follow symlinks, make parents, recursive
+  bool append = false;                                            // create_file
   std::optional<std::uint32_t> mode;                              // permission bits
   std::optional<std::chrono::system_clock::time_point> modified;  // create_file
   std::uint64_t handle = 0, offset = 0, size = 0;
@@ -102,6 +109,7 @@ struct Failure {
   std::map<std::string, std::string> metadata;
 
   [[nodiscard]] static Failure of(const std::exception_ptr& error);
+  /// Fit to be shown, whatever the other end has said.
   [[nodiscard]] std::exception_ptr to_exception() const;
 };
 
@@ -110,6 +118,7 @@ struct Answer {
   std::optional<Failure> failure;
   std::uint64_t handle = 0;
   std::vector<FileInfo> entries;  // of open and stat one
+  std::vector<FileEvent> events;
 };
 
 /// All but the bytes that may follow it: channel, length of the JSON text, the JSON text.
@@ -123,6 +132,13 @@ struct Decoded {
 };
 [[nodiscard]] Decoded<Request> decode_request(std::string_view payload);  ///< throws Violation
 [[nodiscard]] Decoded<Answer> decode_answer(std::string_view payload);    ///< throws Violation
+
+/// What the other end refused with: printable and bounded, with a code that can be one.
+[[nodiscard]] RunnerError told_error(const std::string& code, const std::string& reason, const std::string& message,
+                                     const std::map<std::string, std::string>& metadata = {});
+
+/// Throws Violation for an exit code or a signal that no process has.
+void check_exit(const ExitInfo& exit);
 
 /// "ENOENT"; the number in decimal when it has no name here.
 [[nodiscard]] std::string errno_name(int number);

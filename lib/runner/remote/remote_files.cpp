@@ -192,6 +192,32 @@ class RemoteDirectoryReader final : public DirectoryReader {
   std::shared_ptr<Handle> handle_;
 };
 
+// ---- Watching ----
+
+class RemoteFileWatch final : public FileWatch {
+ public:
+  explicit RemoteFileWatch(std::shared_ptr<Handle> handle) : handle_(std::move(handle)) {}
+  asio::awaitable<std::vector<FileEvent>> next(std::chrono::steady_clock::time_point deadline) override {
+    return next_of(handle_, deadline);
+  }
+
+ private:
+  // The other end waits, and answers at the deadline at the latest; what has happened is in the answer, however late that comes.
+  static asio::awaitable<std::vector<FileEvent>> next_of(std::shared_ptr<Handle> handle,
+                                                         std::chrono::steady_clock::time_point deadline) {
+    const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
+    Request request;
+    request.op = Op::events;
+    request.grace = std::clamp(left, std::chrono::milliseconds(0), std::chrono::milliseconds(kLongestWait));
+    const auto call = handle->ask(std::move(request));
+    auto waiting = Tunnel::wait(call);
+    co_await std::move(waiting);
+    co_return std::move(call->answer.events);
+  }
+
+  std::shared_ptr<Handle> handle_;
+};
+
 // ---- All of them ----
 
 class RemoteFiles final : public Files {
@@ -205,6 +231,11 @@ class RemoteFiles final : public Files {
     request.mode = spec.mode;
     request.flag = spec.make_parents;
     request.modified = spec.modified;
+    request.append = spec.append;
+    // An agent that is older than this gateway would replace the file.
+    if (spec.append && !tunnel_->appends())
+      throw RunnerError("failed_precondition", "CWSANDBOX_NOT_IMPLEMENTED",
+                        "cannot append to a file: the sandbox's agent is older than this gateway");
     return create_by(tunnel_, tunnel_->ask(std::move(request)));
   }
   asio::awaitable<FileInfo> stat(std::string path, bool follow_symlinks) override {
@@ -231,6 +262,11 @@ class RemoteFiles final : public Files {
     request.second = std::move(to);
     return Tunnel::wait(tunnel_->ask(std::move(request)));
   }
+  asio::awaitable<std::unique_ptr<FileWatch>> watch(std::string path) override {
+    // An agent that is older than this gateway takes what it does not know for a fault.
+    if (!tunnel_->watches()) return Files::watch(std::move(path));
+    return watch_by(tunnel_, ask(Op::watch, std::move(path)));
+  }
 
  private:
   [[nodiscard]] static Request about(Op op, std::string path) {
@@ -253,6 +289,11 @@ class RemoteFiles final : public Files {
     auto writing = std::make_shared<Writing>();
     writing->handle = co_await std::move(opening);
     co_return std::make_unique<RemoteFileWriter>(std::move(writing));
+  }
+  static asio::awaitable<std::unique_ptr<FileWatch>> watch_by(std::shared_ptr<Tunnel> tunnel, std::shared_ptr<Call> call) {
+    auto opening = open_handle(std::move(tunnel), std::move(call));
+    auto handle = co_await std::move(opening);
+    co_return std::make_unique<RemoteFileWatch>(std::move(handle));
   }
   static asio::awaitable<FileInfo> stat_by(std::shared_ptr<Call> call) {
     auto asking = Tunnel::wait(call);

@@ -25,6 +25,9 @@ struct RemoteOptions {
   std::chrono::milliseconds hello_deadline{std::chrono::seconds(10)};    ///< for the other end's first word over a link
   /// A link over which nothing has come for this long is asked, and given up when nothing comes for as long again.
   std::chrono::milliseconds keep_alive{std::chrono::seconds(20)};
+  /// How long a call or a start may be without an answer, broken links included, before it fails. Longer than the place itself
+  /// waits for what takes long.
+  std::chrono::milliseconds answer_deadline{std::chrono::seconds(360)};
   std::chrono::milliseconds end_deadline{std::chrono::seconds(10)};  ///< how long a destroyed object tries to end its sandbox
   std::uint64_t output_window = 1024 * 1024;                         ///< bytes of each output that may be here unread
 };

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "protocol/signals.hpp"
+#include "protocol/text.hpp"
 #include "runner/remote/tunnel.hpp"
 
 namespace cwsandbox::runner::remote {
@@ -17,7 +18,7 @@ using protocol::Channel;
 constexpr std::uint64_t kInputAhead = 256 * 1024;
 // Of a buffer that is read at its front so much may lie idle before it is moved.
 constexpr std::size_t kMoveAfter = 256 * 1024;
-constexpr std::size_t kKeptBuffer = 64 * 1024;
+constexpr std::size_t kMaxShown = 64;
 
 [[nodiscard]] ExitInfo exit_info(const protocol::ExitStatus& status) {
   using Outcome = protocol::ExitStatus::Outcome;
@@ -33,7 +34,17 @@ constexpr std::size_t kKeptBuffer = 64 * 1024;
     info.kind = ExitInfo::Kind::signaled;
     info.value = *status.signal;
   }
+  check_exit(info);
   return info;
+}
+
+[[nodiscard]] std::exception_ptr start_failed(const protocol::ExitStatus& status) {
+  Failure failure;
+  failure.kind = Failure::Kind::start;
+  failure.error = errno_number(status.error_name);
+  failure.what = status.error_what;
+  failure.message = status.message;
+  return failure.to_exception();
 }
 
 }  // namespace
@@ -79,20 +90,22 @@ void RemoteStream::on_message(const Frame& frame) {
     pid_ = started->pid;
     started_ = true;
     start_waiters_.resume_all(executor_);
+    if (failure_) machine_.request_signal("KILL");  // it was given up
   } else if (const auto* exited = std::get_if<protocol::Exited>(&event)) {
     for (const Channel channel : {Channel::std_out, Channel::std_err}) end_output(channel);
     if (!started_) {
       const protocol::ExitStatus& status = exited->status;
       failure_ = status.outcome == protocol::ExitStatus::Outcome::failed
-                     ? std::make_exception_ptr(StartFailed(errno_number(status.error_name), status.error_what, status.message))
-                     : std::make_exception_ptr(RunnerError("unavailable", "CWSANDBOX_RUNNER_UNAVAILABLE", "the sandbox has ended"));
+                     ? start_failed(status)
+                     : std::make_exception_ptr(RunnerError("unavailable", kUnavailable, "the sandbox has ended"));
       start_waiters_.resume_all(executor_);
     }
     if (!started_ || forgotten_) machine_.release();
   } else if (const auto* refused = std::get_if<protocol::Refused>(&event)) {
     const protocol::StatusError& error = refused->error;
-    if (stream() == kMainStream) throw Violation("the main command's output cannot be had any more: " + error.code);
-    lose(std::make_exception_ptr(RunnerError(error.code, error.reason, error.message, error.metadata)));
+    if (stream() == kMainStream)
+      throw Violation("the main command's output cannot be had any more: " + protocol::printable(error.code, kMaxShown));
+    lose(std::make_exception_ptr(told_error(error.code, error.reason, error.message, error.metadata)));
     machine_.release();
   } else if (const auto* violation = std::get_if<protocol::ProtocolError>(&event)) {
     throw Violation("stream " + std::to_string(stream()) + ": " + violation->reason);
@@ -147,6 +160,13 @@ void RemoteStream::lose(const std::exception_ptr& why) {
     failure_ = why;
     start_waiters_.resume_all(executor_);
   }
+}
+
+void RemoteStream::give_up(const std::exception_ptr& why) {
+  if (!starting()) return;
+  failure_ = why;
+  start_waiters_.resume_all(executor_);
+  forget();
 }
 
 asio::awaitable<void> RemoteStream::wait_started(std::shared_ptr<RemoteStream> self) {

@@ -16,8 +16,6 @@ namespace {
 
 using protocol::Channel;
 
-constexpr const char* kUnavailable = "CWSANDBOX_RUNNER_UNAVAILABLE";
-constexpr int kPiecesPerTurn = 8;
 constexpr std::size_t kScratch = 64 * 1024;
 
 // Whoever guesses learns nothing from how long it took.

@@ -14,12 +14,9 @@ using protocol::Channel;
 
 // Read from the process and not yet written: enough to keep the link busy.
 constexpr std::uint64_t kOutputAhead = 128 * 1024;
-// Pieces read in one go, so that one busy process does not keep the executor from everybody else.
-constexpr int kPiecesPerTurn = 8;
 // Less than that costs less to copy than to keep apart.
 constexpr std::size_t kSmall = 4096;
 constexpr std::chrono::milliseconds kHoldEnds{5};
-constexpr std::size_t kKeptBuffer = 64 * 1024;
 
 [[nodiscard]] std::uint64_t milliseconds_of(std::chrono::system_clock::time_point time) {
   const auto count = std::chrono::duration_cast<std::chrono::milliseconds>(time.time_since_epoch()).count();

@@ -12,7 +12,6 @@ namespace cwsandbox::runner::remote {
 
 namespace {
 
-constexpr const char* kUnavailable = "CWSANDBOX_RUNNER_UNAVAILABLE";
 constexpr const char* kExhausted = "CWSANDBOX_CAPACITY_EXHAUSTED";
 
 [[nodiscard]] RunnerError not_there() { return {"unavailable", kUnavailable, "the sandbox has ended, or does not run yet"}; }
@@ -128,6 +127,8 @@ std::optional<OutFrame> Session::next_frame(Wire& wire) {
   Control control;
   if (std::exchange(welcome_due_, false)) {
     control.type = Control::Type::welcome;
+    control.appends = true;
+    control.watches = true;
     control.resumed = std::exchange(resumed_, true);
     control.state = server->phase();
     control.exit = server->exit();
@@ -319,11 +320,13 @@ void Session::perform(const std::shared_ptr<Taken>& taken, Request request, std:
     case Op::write:
     case Op::commit:
     case Op::next:
+    case Op::events:
     case Op::close:
       return perform_on_handle(taken, std::move(request), bytes);
     case Op::open:
     case Op::create_file:
     case Op::list:
+    case Op::watch:
     case Op::stat:
     case Op::make_directory:
     case Op::remove:
@@ -447,6 +450,7 @@ asio::awaitable<void> Session::look_after(std::shared_ptr<Session> self, std::sh
         spec.mode = request.mode;
         spec.make_parents = request.flag;
         spec.modified = request.modified;
+        spec.append = request.append;
         auto creating = files.create(std::move(spec));
         handle->writer = co_await std::move(creating);
         result.handle = self->keep(handle);
@@ -456,6 +460,13 @@ asio::awaitable<void> Session::look_after(std::shared_ptr<Session> self, std::sh
         self->check_handles();
         auto listing = files.list(std::move(request.path));
         handle->directory = co_await std::move(listing);
+        result.handle = self->keep(handle);
+        break;
+      }
+      case Op::watch: {
+        self->check_handles();
+        auto watching = files.watch(std::move(request.path));
+        handle->watch = co_await std::move(watching);
         result.handle = self->keep(handle);
         break;
       }
@@ -506,9 +517,10 @@ void Session::perform_on_handle(const std::shared_ptr<Taken>& taken, Request req
     return answer(taken, {});
   }
   const std::uint64_t number = request.handle;
-  const bool fits = request.op == Op::read   ? handle->reader != nullptr
-                    : request.op == Op::next ? handle->directory != nullptr
-                                             : handle->writer != nullptr;
+  const bool fits = request.op == Op::read     ? handle->reader != nullptr
+                    : request.op == Op::next   ? handle->directory != nullptr
+                    : request.op == Op::events ? handle->watch != nullptr
+                                               : handle->writer != nullptr;
   if (!fits) throw Violation("a handle of another kind");
   handle->waiting.push_back({std::move(request), std::string(bytes), taken});
   if (std::exchange(handle->busy, true)) return;
@@ -538,6 +550,14 @@ asio::awaitable<void> Session::work_off(std::shared_ptr<Session> self, std::uint
         self->handles_.erase(number);
         auto committing = handle->writer->commit();
         co_await std::move(committing);
+      } else if (asked.request.op == Op::events) {
+        if (handle->events.empty()) {
+          auto waiting = handle->watch->next(std::chrono::steady_clock::now() + std::min(asked.request.grace, kLongestWait));
+          handle->events = co_await std::move(waiting);
+        }
+        const auto end = handle->events.begin() + static_cast<std::ptrdiff_t>(std::min(handle->events.size(), kMaxEntries));
+        result.events.assign(std::make_move_iterator(handle->events.begin()), std::make_move_iterator(end));
+        handle->events.erase(handle->events.begin(), end);
       } else {
         auto reading =
             handle->directory->next(std::clamp<std::size_t>(static_cast<std::size_t>(asked.request.size), 1, kMaxEntries));

@@ -113,6 +113,8 @@ struct OpenHandle {
   std::unique_ptr<FileReader> reader;
   std::unique_ptr<FileWriter> writer;
   std::unique_ptr<DirectoryReader> directory;
+  std::unique_ptr<FileWatch> watch;
+  std::vector<FileEvent> events;  // that did not fit into an answer
   struct Asked {
     Request request;
     std::string bytes;

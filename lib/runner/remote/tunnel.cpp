@@ -24,7 +24,6 @@ constexpr std::chrono::seconds kEnds{10};
 // Stops beyond the calls that may wait, so that none of those holds one up.
 constexpr std::size_t kStops = 16;
 constexpr std::size_t kStagedAhead = 8;
-constexpr const char* kUnavailable = "CWSANDBOX_RUNNER_UNAVAILABLE";
 constexpr std::size_t kShown = 256;
 
 }  // namespace
@@ -92,6 +91,7 @@ Tunnel::Tunnel(asio::any_io_executor executor, Dial dial, RemoteOptions options)
       options_(std::move(options)),
       pause_(executor_),
       patience_(executor_),
+      overdue_(executor_),
       ends_(executor_),
       random_(std::random_device{}()),
       call_sender_(std::make_shared<CallSender>()) {}
@@ -158,6 +158,7 @@ asio::awaitable<void> Tunnel::keep_connected(std::shared_ptr<Tunnel> self) {
     co_await self->pause_.async_wait(token);
   }
   self->patience_.cancel();
+  self->overdue_.cancel();
   self->ends_.cancel();
 }
 
@@ -233,7 +234,7 @@ void Tunnel::on_control(Wire& wire, Control control) {
       finished_ = leaving_;
       wire.close(why);
     } else {
-      lose(why, RunnerError(control.code, kUnavailable, why));
+      lose(why, told_error(control.code, kUnavailable, why));
     }
     return;
   }
@@ -247,6 +248,8 @@ void Tunnel::on_control(Wire& wire, Control control) {
     case Type::ended:
       return on_ended(*control.exit);
     case Type::bye:
+      // Whoever leaves without being asked to would leave everybody waiting.
+      if (!bye_said_ && !leaving_) throw Violation("an end of the session that was not asked for");
       finished_ = true;
       wire.close("the session is over");
       pause_.cancel();
@@ -263,6 +266,8 @@ void Tunnel::on_welcome(Wire& wire, const Control& welcome) {
   }
   if (known_ && !welcome.resumed) return lose("the other end has given this session up");
   known_ = welcomed_ = true;
+  appends_ = welcome.appends;
+  watches_ = welcome.watches;
   patience_.cancel();
   wire.established();
   trouble_.clear();
@@ -289,6 +294,9 @@ void Tunnel::on_welcome(Wire& wire, const Control& welcome) {
   }
   if (!main_ && (welcome.state == Control::State::running || welcome.state == Control::State::ended)) begin_main(welcome.main);
   if (welcome.exit) on_ended(*welcome.exit);
+  std::erase_if(calls_, [&](const auto& entry) {  // given up, and never taken
+    return entry.second->done && std::find(welcome.calls.begin(), welcome.calls.end(), entry.first) == welcome.calls.end();
+  });
   call_sender_->restart(calls_, welcome.calls);
   outbox_.add(call_sender_);
   if (main_) outbox_.add(main_);
@@ -385,6 +393,7 @@ void Tunnel::lose(std::string why, std::optional<RunnerError> error) {
   over_error_ = std::move(error);
   patience_.cancel();
   pause_.cancel();
+  overdue_.cancel();
   ends_.cancel();
   const auto lost = std::make_exception_ptr(gone());
   const auto streams = streams_;
@@ -493,10 +502,52 @@ std::shared_ptr<Call> Tunnel::ask(Request request, std::string tail, std::size_t
     }
     return call;
   }
+  call->due = Clock::now() + options_.answer_deadline + request.grace;
   calls_.emplace(call->id, call);
   call_sender_->add(call);
   wake(call_sender_);
+  watch_answers();
   return call;
+}
+
+// That the link is alive says nothing of whether anybody answers.
+void Tunnel::watch_answers() {
+  if (over_ || std::exchange(watching_answers_, true)) return;
+  overdue_.expires_after(options_.answer_deadline / 4);
+  overdue_.async_wait([weak = weak_from_this()](const error_code& ec) {
+    const auto self = weak.lock();
+    if (!self) return;
+    self->watching_answers_ = false;
+    if (!ec) self->look_for_overdue();
+  });
+}
+
+void Tunnel::look_for_overdue() {
+  const auto now = Clock::now();
+  const auto late = std::make_exception_ptr(RunnerError("deadline_exceeded", kUnavailable, "the sandbox's agent does not answer"));
+  bool more = false;
+  for (const auto& [id, call] : calls_) {
+    if (call->done) continue;
+    if (now < call->due) {
+      more = true;
+      continue;
+    }
+    call->done = true;
+    call->error = late;
+    call->waiters.resume_all(executor_);
+  }
+  // The others may still be answered.
+  std::erase_if(calls_, [](const auto& entry) { return entry.second->done && !entry.second->sent; });
+  const auto streams = streams_;
+  for (const auto& [number, stream] : streams) {
+    if (!stream->starting()) continue;
+    if (now < stream->asked_at() + options_.answer_deadline) {
+      more = true;
+    } else {
+      stream->give_up(late);
+    }
+  }
+  if (more) watch_answers();
 }
 
 asio::awaitable<void> Tunnel::wait(std::shared_ptr<Call> call) {
@@ -512,11 +563,11 @@ void Tunnel::on_answer(std::string_view payload) {
   if (answer.bytes.size() > call->most) throw Violation("an answer of more bytes than were asked for");
   calls_.erase(at);
   acks_.push_back(call->id);
-  call->done = true;
+  const bool late = std::exchange(call->done, true);
   call->bytes = answer.bytes;
-  if (answer.message.failure) call->error = answer.message.failure->to_exception();
+  if (answer.message.failure && !late) call->error = answer.message.failure->to_exception();
   call->answer = std::move(answer.message);
-  if (call->answer.handle != 0 && call.use_count() == 1) {  // whoever asked has gone meanwhile
+  if (call->answer.handle != 0 && (late || call.use_count() == 1)) {  // whoever asked has gone meanwhile
     Request request;
     request.op = Op::close;
     request.handle = call->answer.handle;
@@ -553,7 +604,7 @@ asio::awaitable<void> Tunnel::create(std::shared_ptr<Tunnel> self, SandboxSpec s
     if (self->over_error_) throw RunnerError(*self->over_error_);
     std::rethrow_exception(error);
   }
-  auto running = wait_running(self);
+  auto running = attach(self, self->options_.answer_deadline);
   co_await std::move(running);
 }
 
@@ -580,13 +631,6 @@ asio::awaitable<void> Tunnel::stage(std::shared_ptr<Tunnel> self, const std::vec
     auto part = wait(call);
     co_await std::move(part);
   }
-}
-
-asio::awaitable<void> Tunnel::wait_running(std::shared_ptr<Tunnel> self) {
-  while (!self->main_ && !self->over_) co_await wait_for(self->changed_);
-  if (self->main_) co_return;
-  if (self->over_error_) throw RunnerError(*self->over_error_);
-  throw self->gone();
 }
 
 asio::awaitable<void> Tunnel::attach(std::shared_ptr<Tunnel> self, milliseconds deadline) {
@@ -642,6 +686,7 @@ asio::awaitable<std::shared_ptr<RemoteStream>> Tunnel::start(std::shared_ptr<Tun
     stream->on_link();
     self->wake(stream);
   }
+  self->watch_answers();
   auto started = RemoteStream::wait_started(stream);
   co_await std::move(started);
   co_return stream;

@@ -4,6 +4,7 @@
 #include <boost/asio/steady_timer.hpp>
 
 #include <array>
+#include <chrono>
 #include <deque>
 #include <map>
 #include <random>
@@ -21,6 +22,7 @@ struct Call {
   Op op = Op::stat;
   std::string head, tail;
   std::size_t most = 0;  // bytes that the answer may bring
+  std::chrono::steady_clock::time_point due;
   bool sent = false, done = false;
   Answer answer;
   std::string bytes;         // of the answer
@@ -41,6 +43,8 @@ class RemoteStream final : public Sender, public std::enable_shared_from_this<Re
   void on_message(const Frame& frame);
   void on_link();  ///< a new one
   void lose(const std::exception_ptr& why);
+  /// Nobody waits any more for it to start; should it yet, it is killed.
+  void give_up(const std::exception_ptr& why);
 
   // What the objects of the seam do.
   std::size_t try_read(protocol::Channel output, asio::mutable_buffer into, error_code& ec);
@@ -64,6 +68,8 @@ class RemoteStream final : public Sender, public std::enable_shared_from_this<Re
   [[nodiscard]] std::uint64_t pid() const noexcept { return pid_; }
   [[nodiscard]] bool all_seen() const noexcept { return machine_.exited() || lost_; }
   [[nodiscard]] bool failed() const noexcept { return failure_ != nullptr; }
+  [[nodiscard]] bool starting() const noexcept { return !started_ && !failed(); }
+  [[nodiscard]] std::chrono::steady_clock::time_point asked_at() const noexcept { return asked_at_; }
   [[nodiscard]] bool with_input() const noexcept { return with_input_; }
   [[nodiscard]] bool end_known() const noexcept { return exit_.is_set() || forgotten_ || !started_; }
 
@@ -96,6 +102,7 @@ class RemoteStream final : public Sender, public std::enable_shared_from_this<Re
   std::exception_ptr failure_;                         // why it has not started
   std::map<int, std::shared_ptr<Call>> late_signals_;  // after its exit was told
   std::uint64_t pid_ = 0, input_written_ = 0, arrival_wanted_ = 0;
+  const std::chrono::steady_clock::time_point asked_at_ = std::chrono::steady_clock::now();
   bool with_input_ = false, linked_ = false, started_ = false, lost_ = false, forgotten_ = false;
 };
 
@@ -125,6 +132,10 @@ class Tunnel final : public Peer, public std::enable_shared_from_this<Tunnel> {
   [[nodiscard]] const std::shared_ptr<RemoteStream>& main();
   [[nodiscard]] const asio::any_io_executor& executor() const noexcept { return executor_; }
   [[nodiscard]] bool connected() const noexcept { return welcomed_; }
+  /// Whether the other end can append to files; known once it has been connected.
+  [[nodiscard]] bool appends() const noexcept { return appends_; }
+  /// Whether the other end can watch files; known once it has been connected.
+  [[nodiscard]] bool watches() const noexcept { return watches_; }
   /// Of a process of which nobody will hear any more.
   [[nodiscard]] ExitInfo lost_process() const;
   [[nodiscard]] const std::string& trouble() const noexcept { return trouble_; }
@@ -143,8 +154,9 @@ class Tunnel final : public Peer, public std::enable_shared_from_this<Tunnel> {
   static asio::awaitable<void> keep_connected(std::shared_ptr<Tunnel> self);
   static asio::awaitable<void> stage(std::shared_ptr<Tunnel> self, const std::vector<InitialFile>& files);
   static asio::awaitable<void> end_it(std::shared_ptr<Tunnel> self);
-  static asio::awaitable<void> wait_running(std::shared_ptr<Tunnel> self);
   void arm(std::chrono::milliseconds patience, const char* why);
+  void watch_answers();
+  void look_for_overdue();
   void on_welcome(Wire& wire, const Control& welcome);
   void on_answer(std::string_view payload);
   void begin_main(const Offsets& offsets);
@@ -165,12 +177,14 @@ class Tunnel final : public Peer, public std::enable_shared_from_this<Tunnel> {
   bool control_in_flight_ = false, hello_due_ = false, bye_due_ = false, bye_said_ = false;
   asio::steady_timer pause_;     // between two attempts
   asio::steady_timer patience_;  // until nobody believes in another link
+  asio::steady_timer overdue_;   // for answers
   asio::steady_timer ends_;      // for the processes' ends, once the sandbox has its own
   std::string trouble_;
   Waiters changed_;  // link, state, end
   std::minstd_rand random_;
 
-  bool connecting_ = false, known_ = false, welcomed_ = false, useful_ = false;
+  bool watching_answers_ = false;
+  bool connecting_ = false, known_ = false, welcomed_ = false, useful_ = false, appends_ = false, watches_ = false;
   bool created_ = false, over_ = false, place_gone_ = false, end_lost_ = false, finished_ = false, abandoned_ = false,
        leaving_ = false;
   std::optional<RunnerError> over_error_;

@@ -21,6 +21,11 @@
 
 namespace cwsandbox::runner::remote {
 
+// Taken in one go, so that one busy stream does not keep the executor from everybody else.
+inline constexpr int kPiecesPerTurn = 8;
+// A buffer that has become larger than that is not kept once it is empty.
+inline constexpr std::size_t kKeptBuffer = 64 * 1024;
+
 class Wire;
 
 struct OutFrame {

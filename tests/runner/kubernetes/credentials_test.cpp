@@ -231,6 +231,41 @@ TEST_CASE("a plugin that does not end is ended with what it has started, and the
   CHECK(::kill(-group, 0) != 0);
 }
 
+TEST_CASE("however a plugin hangs or floods, it is ended and named", "[kubernetes][KU-8]") {
+  struct Case {
+    std::string script;
+    std::chrono::milliseconds deadline;
+    std::string named;
+  };
+  const std::vector<Case> cases = {
+      {"exec >&- 2>&-\nsleep 1000\n", 300ms, "did not end in time"},  // without an output that could end
+      {"trap '' TERM INT HUP\nwhile :; do sleep 1; done\n", 300ms, "did not end in time"},
+      {"kill -STOP $$\n", 300ms, "did not end in time"},
+      {"while :; do printf '{'; sleep 0.01; done\n", 300ms, "did not end in time"},
+      {"exec cat /dev/zero >&2\n", 300ms, "did not end in time"},
+      {"yes '{' | cat\n", 60s, "writes more than a credential"},
+      {"yes '{' & sleep 1000\n", 60s, "writes more than a credential"},
+  };
+  for (const auto& [script, deadline, named] : cases) {
+    Plugin plugin("echo $$ >\"$0.pid\"\n" + script, deadline);
+    const std::string said = plugin.refusal();
+    INFO(script << said);
+    CHECK(holds(said, named));
+    CHECK(said.size() < 1000);
+    const std::string group = read_file(plugin.folder / "plugin.pid");
+    if (group.empty()) continue;  // it had not come that far
+    auto gone = [&]() -> asio::awaitable<void> {
+      asio::steady_timer turn(plugin.context);
+      for (auto until = soon(); ::kill(-std::stoi(group), 0) == 0 && Clock::now() < until;) {
+        turn.expires_after(1ms);
+        co_await turn.async_wait(asio::use_awaitable);
+      }
+    };
+    run(plugin.context, gone);
+    CHECK(::kill(-std::stoi(group), 0) != 0);
+  }
+}
+
 TEST_CASE("a plugin's background children keep nobody waiting, and its stderr is emptied") {
   Plugin plugin("sleep 1000 & echo $! >\"$0.pid\"\nhead -c 300000 /dev/zero >&2\n" + gives(R"({"token":"t"})"));
   CHECK(plugin.token() == "t");

@@ -11,6 +11,7 @@ using namespace cwsandbox::runner;
 using namespace cwsandbox::runner::kubernetes;
 using namespace std::chrono_literals;
 using Strings = std::vector<std::string>;
+using Rules = std::vector<EgressRule>;
 
 namespace {
 
@@ -101,6 +102,7 @@ TEST_CASE("what a sandbox asks for is in its pod", "[kubernetes]") {
   spec.annotations = {{"team", "x y"}};
   PodOptions with = options();
   with.runtime_classes = {"gvisor"};
+  with.secrets = {"db"};
   with.image_pull_policy = with.agent_pull_policy = "Never";
   with.image_pull_secrets = {"registry"};
   with.labels = {{"cost", "research"}, {"app.kubernetes.io/managed-by", "somebody else"}};
@@ -139,23 +141,49 @@ TEST_CASE("what a sandbox asks for is in its pod", "[kubernetes]") {
   })"));
 }
 
-TEST_CASE("defaults are for who asks for nothing", "[kubernetes]") {
+TEST_CASE("the maxima are the limits of who asks for none, and the requests are for who asks for nothing", "[kubernetes][KU-1]") {
   PodOptions with = options();
-  with.resources.memory_limit = 1u << 20;
+  with.resources.memory_limit = 4u << 20;
+  with.resources.memory_request = 1u << 20;
+  with.resources.cpu_limit = 2000;
   with.resources.cpu_request = 100;
   with.runtime_class = "kata";
   SandboxSpec spec = sandbox();
-  CHECK(main_of(make(spec, with))["resources"] == Json::parse(R"({"limits": {"memory": "1048576"}, "requests": {"cpu": "100m"}})"));
+  CHECK(main_of(make(spec, with))["resources"] == Json::parse(R"({"limits": {"memory": "4194304", "cpu": "2000m"},
+                                                                  "requests": {"memory": "1048576", "cpu": "100m"}})"));
   CHECK(make(spec, with)["spec"]["runtimeClassName"] == "kata");
-  spec.resources.memory_request = 2u << 20;  // more than the default limit, which is none then
-  CHECK(main_of(make(spec, with))["resources"] == Json::parse(R"({"requests": {"memory": "2097152", "cpu": "100m"}})"));
+  // Who asks for a part to be set aside has a limit all the same; the limit of who asks for one is set aside by the cluster.
+  spec.resources.memory_request = 2u << 20;
+  spec.resources.cpu_limit = 50;
+  CHECK(main_of(make(spec, with))["resources"] ==
+        Json::parse(R"({"limits": {"memory": "4194304", "cpu": "50m"}, "requests": {"memory": "2097152"}})"));
+  CHECK(refused(spec, with).empty());
+  with.resources.memory_limit = 1u << 19;
+  spec.resources.memory_request.reset();
+  CHECK(main_of(make(spec, with))["resources"]["requests"]["memory"] == "524288");
+  // Without maxima a pod asks for nothing.
+  CHECK_FALSE(main_of(make(sandbox())).contains("resources"));
   with.gpu_resources = {{"h100", "nvidia.com/h100"}};
   spec.resources.gpus = 1;
   spec.resources.gpu_type = "h100";
-  CHECK(main_of(make(spec, with))["resources"]["limits"] == Json::parse(R"({"nvidia.com/h100": "1"})"));
+  CHECK(main_of(make(spec, with))["resources"]["limits"]["nvidia.com/h100"] == "1");
+
+  const auto beyond = [](const std::function<void(ResourceSpec&)>& ask) {
+    PodOptions bounded = options();
+    bounded.resources.memory_limit = 4u << 20;
+    bounded.resources.cpu_limit = 2000;
+    SandboxSpec greedy = sandbox();
+    ask(greedy.resources);
+    return refused(greedy, bounded);
+  };
+  CHECK(beyond([](auto& asked) { asked.memory_limit = 4u << 20, asked.cpu_request = 2000; }).empty());
+  CHECK(beyond([](auto& asked) { asked.memory_limit = (4u << 20) + 1; }) == Strings{"resources.memory_limit"});
+  CHECK(beyond([](auto& asked) { asked.memory_request = (4u << 20) + 1; }) == Strings{"resources.memory_request"});
+  CHECK(beyond([](auto& asked) { asked.cpu_limit = 2001; }) == Strings{"resources.cpu_limit"});
+  CHECK(beyond([](auto& asked) { asked.cpu_request = 2001; }) == Strings{"resources.cpu_request"});
 }
 
-TEST_CASE("what a pod cannot have is refused by the member's name", "[kubernetes]") {
+TEST_CASE("what a pod cannot have is refused by the member's name", "[kubernetes][KU-3]") {
   const auto refusals = [](const std::function<void(SandboxSpec&, PodOptions&)>& change) {
     SandboxSpec spec = sandbox();
     PodOptions with = options();
@@ -167,13 +195,26 @@ TEST_CASE("what a pod cannot have is refused by the member's name", "[kubernetes
   CHECK(refusals([](auto& spec, auto&) { spec.resources.gpus = 1, spec.resources.gpu_type = "h100"; }) ==
         Strings{"resources.gpu_type"});
   CHECK(refusals([](auto& spec, auto& with) { spec.resources.gpus = 1, with.gpu_resources.clear(); }) == Strings{"resources.gpus"});
-  CHECK(refusals([](auto& spec, auto&) { spec.volumes = {{"cwsandbox-agent", std::nullopt, false}}; }) == Strings{"volumes"});
-  CHECK(refusals([](auto& spec, auto& with) { spec.volumes = {{"v", 2, false}}, with.max_volume_size = 1; }) == Strings{"volumes"});
+  CHECK(refusals([](auto& spec, auto&) { spec.volumes = {{"cwsandbox-agent", std::nullopt, false}}; }) ==
+        Strings{"volumes[0].name"});
+  CHECK(refusals([](auto& spec, auto& with) { spec.volumes = {{"u", 1, false}, {"v", 2, false}}, with.max_volume_size = 1; }) ==
+        Strings{"volumes[1].size_limit"});
   for (const char* path : {"/.cwsandbox", "/.cwsandbox/x", "/dev/shm", "/proc", "/sys/fs"})
     CHECK(refusals([path](auto& spec, auto&) { spec.mounts = {{"v", path, "", false}}; }) == Strings{"mounts"});
   CHECK(refusals([](auto& spec, auto&) { spec.mounts = {{"v", "/device", "", false}}; }).empty());
-  CHECK(refusals([](auto& spec, auto&) { spec.secrets = {{"A", "any", "k"}}; }).empty());
-  CHECK(refusals([](auto& spec, auto& with) { spec.secrets = {{"A", "b", "k"}}, with.secrets = {"a"}; }) == Strings{"secrets"});
+  // Nobody names a Secret that the operator has not named first.
+  CHECK(refusals([](auto& spec, auto&) { spec.secrets = {{"A", "any", "k"}}; }) == Strings{"secrets[0]"});
+  CHECK(refusals([](auto& spec, auto& with) { spec.secrets = {{"A", "any", "k"}}, with.secrets.reset(); }).empty());
+  CHECK(refusals([](auto& spec, auto& with) { spec.secrets = {{"A", "a", "k"}, {"B", "b", "k"}}, with.secrets = {"a"}; }) ==
+        Strings{"secrets[1]"});
+  CHECK(refusals([](auto& spec, auto& with) {
+          spec.egress = Rules{EgressRule{"10.0.0.0/8", {}, {}}, EgressRule{"11.0.0.0/8", {}, {}}},
+          with.egress_ceiling = parse_ceiling({"10.0.0.0/8"}, {});
+        }) == Strings{"egress[1]"});
+  // What makes no sense at all the gateway says in other words.
+  CHECK(refusals([](auto& spec, auto&) {
+          spec.egress = Rules{EgressRule{"no block", {}, {}}, EgressRule{"", {}, {{PortProtocol::tcp, 9, 1}}}};
+        }).empty());
   CHECK(refusals([](auto& spec, auto& with) { spec.egress.emplace(), with.network_policies = false; }) == Strings{"egress"});
   const EgressRule port = {"", {}, {{PortProtocol::tcp, 80, 80}}}, range = {"", {}, {{PortProtocol::tcp, 80, 90}}};
   const auto old_cluster = [&](const EgressRule& rule) {
@@ -195,7 +236,7 @@ TEST_CASE("what a pod cannot have is refused by the member's name", "[kubernetes
   CHECK_NOTHROW(check_scheduling({{"tolerations", Json::array()}, {"nodeSelector", Json::object()}}));
 }
 
-TEST_CASE("a policy says who may talk to whom", "[kubernetes]") {
+TEST_CASE("a policy says who may talk to whom", "[kubernetes][KU-2]") {
   SandboxSpec spec = sandbox();
   PodOptions with = options();
   // Nothing was asked for: nothing gets in or out.
@@ -207,20 +248,32 @@ TEST_CASE("a policy says who may talk to whom", "[kubernetes]") {
     "spec": {"podSelector": {"matchLabels": {"cwsandbox.dev/sandbox": "sb-1"}}, "policyTypes": ["Ingress", "Egress"],
              "ingress": [], "egress": []}
   })"));
+  const Json all = Json::parse(R"([
+    {"to": [{"namespaceSelector": {}}]},
+    {"to": [{"ipBlock": {"cidr": "0.0.0.0/0", "except": ["169.254.0.0/16", "100.100.100.200/32", "168.63.129.16/32", "192.0.0.192/32"]}}]},
+    {"to": [{"ipBlock": {"cidr": "::/0", "except": ["fe80::/10", "64:ff9b::a9fe:0/112", "fd00:ec2::/32", "fd20:ce::254/128"]}}]}])");
   spec.ports = {{80, "web", PortProtocol::tcp}};
-  spec.egress = {{"10.0.0.0/8", {"10.1.0.0/16"}, {{PortProtocol::udp, 53, 53}, {PortProtocol::tcp, 80, 90}}}, {"", {}, {}}};
+  spec.egress = Rules{EgressRule{"10.0.0.0/8", {"10.1.0.0/16"}, {{PortProtocol::udp, 53, 53}, {PortProtocol::tcp, 80, 90}}}};
   CHECK((*make_network_policy(spec, "u-1", with))["spec"] == Json::parse(R"({
     "podSelector": {"matchLabels": {"cwsandbox.dev/sandbox": "sb-1"}}, "policyTypes": ["Ingress", "Egress"],
     "ingress": [{"ports": [{"protocol": "TCP", "port": 80}]}],
     "egress": [{"to": [{"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}}],
-                "ports": [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 80, "endPort": 90}]},
-               {}]
+                "ports": [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 80, "endPort": 90}]}]
   })"));
-  with.egress.reset();
-  CHECK((*make_network_policy(spec, "u-1", with))["spec"]["egress"].size() == 2);  // what was asked for holds
+  spec.egress = Rules(1);
+  CHECK((*make_network_policy(spec, "u-1", with))["spec"]["egress"] == all);
   spec.egress.reset();
-  CHECK((*make_network_policy(spec, "u-1", with))["spec"]["policyTypes"] == Json::array({"Ingress"}));
-  CHECK_FALSE((*make_network_policy(spec, "u-1", with))["spec"].contains("egress"));
+  with.egress = Rules(1);  // the operator's default: all that there may be
+  CHECK((*make_network_policy(spec, "u-1", with))["spec"]["egress"] == all);
+  with.egress_ceiling = parse_ceiling({"10.0.0.0/8=tcp:443"}, {"10.1.0.0/16"});
+  const Json ceiling = Json::parse(R"([{"to": [{"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}}],
+                                        "ports": [{"protocol": "TCP", "port": 443}]}])");
+  CHECK((*make_network_policy(spec, "u-1", with))["spec"]["egress"] == ceiling);
+  spec.egress = Rules(1);
+  CHECK((*make_network_policy(spec, "u-1", with))["spec"]["egress"] == ceiling);
+  // Should anything come here that was refused, it gets nobody out.
+  spec.egress = Rules{EgressRule{"11.0.0.0/8", {}, {}}};
+  CHECK((*make_network_policy(spec, "u-1", with))["spec"]["egress"] == Json::array());
   with.network_policies = false;
   CHECK_FALSE(make_network_policy(spec, "u-1", with));
 }

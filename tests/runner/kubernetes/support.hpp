@@ -14,8 +14,6 @@ namespace cwsandbox::runner::kubernetes::test {
 namespace asio = boost::asio;
 using namespace net::test;
 
-inline bool holds(std::string_view text, std::string_view part) { return text.find(part) != std::string_view::npos; }
-
 inline void write_file(const std::string& path, const std::string& text) {
   std::ofstream out(path, std::ios::binary | std::ios::trunc);
   out << text;

@@ -236,6 +236,19 @@ TEST_CASE("a watcher that is destroyed calls nobody and leaves no connection") {
     CHECK(w.told == Words{"added a@1"});
     CHECK(w.errors.empty());
   }
+  SECTION("by somebody outside of the loop, when its next turn is due") {
+    // After so many objects it lets others run. What ends it there must not be there when its cancellation arrives.
+    std::string many;
+    for (int i = 0; i < 64; ++i) many += (i > 0 ? "," : "") + pod("p" + std::to_string(i), "1");
+    Watched w({list("5", many)});
+    w.start();
+    for (auto until = soon(); w.told.size() < 64 && Clock::now() < until;) w.api.context.run_one_for(1s);
+    REQUIRE(w.told.size() == 64);
+    w.watcher.reset();
+    settle(w.api.context);
+    CHECK(w.told.size() == 64);
+    CHECK(w.errors.empty());
+  }
   SECTION("before it has begun") {
     Watched w({list("5", "")});
     w.start();

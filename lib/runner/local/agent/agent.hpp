@@ -9,6 +9,7 @@ namespace cwsandbox::runner::local::agent {
 struct AgentOptions {
   int control = -1;                   ///< a blocking SOCK_STREAM socket: the protocol of agent_protocol.hpp
   int watched = -1;                   ///< it leaves when this becomes readable; -1: nothing
+  int oom_score = -1;                 ///< this process's own /proc/self/oom_score_adj; -1: what runs here has all the same
   rlim_t open_files = RLIM_INFINITY;  ///< how many files a program may have open; at most this process's own limit
 };
 

@@ -6,6 +6,7 @@
 #include <linux/magic.h>
 #include <linux/openat2.h>
 #include <stdio.h>
+#include <sys/inotify.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
@@ -27,10 +28,14 @@ constexpr int kMaxLinks = 40;  // as the kernel's own
 constexpr std::size_t kMaxWrites = 256;
 constexpr std::size_t kMaxPseudo = 16u << 20;
 constexpr unsigned kMaxDepth = 32;  // of removal: a descriptor for each
+// What local_watch.cpp understands. Not of entries that have no name any more, which nobody could tell apart.
+constexpr std::uint32_t kWatched = IN_CREATE | IN_MODIFY | IN_CLOSE_WRITE | IN_ATTRIB | IN_DELETE | IN_MOVED_FROM | IN_MOVED_TO |
+                                   IN_DELETE_SELF | IN_MOVE_SELF | IN_EXCL_UNLINK;
 
-int open_at(int base, const char* path, int flags) {
+int open_at(int base, const char* path, int flags, std::uint32_t mode = 0) {
   open_how how{};
   how.flags = static_cast<unsigned>(flags | O_CLOEXEC);
+  how.mode = mode;
   how.resolve = RESOLVE_NO_MAGICLINKS;
   return static_cast<int>(syscall(SYS_openat2, base, path, &how, sizeof how));
 }
@@ -214,9 +219,12 @@ struct Write {
   UniqueFd directory, file;
   std::uint32_t mode = 0;
   bool set_time = false;
+  bool in_memory = false;
+  bool append = false;  // to what others may write to, too: it has its name, and nothing is done to it at the end
   std::int64_t modified = 0;
+  off_t reserved = 0;
   char name[NAME_MAX + 1];
-  char temporary[NAME_MAX + 1];
+  char temporary[NAME_MAX + 1];  // empty: it has no name, so nobody else can open it
 };
 
 Write* writes = nullptr;
@@ -231,6 +239,18 @@ Write* new_write() {
 void free_write(Write* write) {
   write->~Write();
   free(write);
+}
+
+void keep_write(Write* write) {
+  write->next = writes;
+  writes = write;
+  ++write_count;
+}
+
+Write* find_write(std::uint64_t seq) {
+  Write* at = writes;
+  while (at != nullptr && at->seq != seq) at = at->next;
+  return at;
 }
 
 Write* take_write(std::uint64_t seq) {
@@ -268,7 +288,7 @@ int set_time(const Write& write) {
 }
 
 void drop_temporary(const Write& write) {
-  if (check_temporary(write) == 0) unlinkat(write.directory.get(), write.temporary, 0);
+  if (write.temporary[0] != '\0' && check_temporary(write) == 0) unlinkat(write.directory.get(), write.temporary, 0);
 }
 
 // Whether a rename over it would be refused for a sticky directory: known before all the bytes have been sent.
@@ -311,14 +331,14 @@ int find_target(const FileRequest& request, Place& place, std::uint32_t& mode) {
   return error != 0 ? error : ELOOP;
 }
 
-void name_temporary(const Place& place, char (&to)[NAME_MAX + 1]) {
+void name_temporary(const char* name, char (&to)[NAME_MAX + 1]) {
   static constexpr char kMark[] = ".cwsandbox-";
   constexpr std::size_t kRandom = 8;
   constexpr std::size_t kRoom = NAME_MAX - 1 - (sizeof kMark - 1) - kRandom;
-  const std::size_t kept = place.length < kRoom ? place.length : kRoom;
+  const std::size_t kept = strnlen(name, kRoom);
   char* at = to;
   *at++ = '.';
-  memcpy(at, place.name, kept);
+  memcpy(at, name, kept);
   at += kept;
   memcpy(at, kMark, sizeof kMark - 1);
   at += sizeof kMark - 1;
@@ -330,6 +350,53 @@ void name_temporary(const Place& place, char (&to)[NAME_MAX + 1]) {
   }
   for (const unsigned char byte : random) *at++ = "abcdefghijklmnopqrstuvwxyz234567"[byte & 31];
   *at = '\0';
+}
+
+constexpr int kNames = 100;  // that are tried, for a temporary one that nobody has
+
+// One without a name where there can be such, so that nobody in the sandbox can have it open while it is written: whoever can may
+// hold its lock for as long as they like. Else under a temporary name.
+int make_new(Write& write) {
+  const int directory = write.directory.get();
+  write.temporary[0] = '\0';
+  write.file.reset(openat(directory, ".", O_WRONLY | O_TMPFILE | O_CLOEXEC, 0600));
+  // EISDIR, ENOENT: from kernels and file systems that do not know the flag.
+  if (write.file || (errno != EOPNOTSUPP && errno != EISDIR && errno != ENOENT && errno != EINVAL)) return write.file ? 0 : errno;
+  for (int attempt = 0; attempt < kNames; ++attempt) {
+    name_temporary(write.name, write.temporary);
+    write.file.reset(openat(directory, write.temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_NOCTTY | O_CLOEXEC, 0600));
+    if (write.file) return 0;
+    if (errno != EEXIST) break;
+  }
+  return errno;
+}
+
+int reserve(Write& write, std::int32_t bytes) {
+  if (!write.in_memory) return 0;
+  if (write.append) {
+    // Behind what is there now. What others write meanwhile takes of it: then as much of theirs is reserved, and not of this.
+    struct stat status{};
+    if (fstat(write.file.get(), &status) != 0) return errno;
+    return fallocate(write.file.get(), FALLOC_FL_KEEP_SIZE, status.st_size, bytes) == 0 ? 0 : errno;
+  }
+  if (fallocate(write.file.get(), FALLOC_FL_KEEP_SIZE, write.reserved, bytes) != 0) return errno;
+  write.reserved += bytes;
+  return 0;
+}
+
+// Gives it its name, or a temporary one beside what bears that, to be put in its place.
+int link_new(Write& write, bool& named) {
+  char path[32];
+  name_of(write.file.get(), path);
+  const int directory = write.directory.get();
+  named = linkat(AT_FDCWD, path, directory, write.name, AT_SYMLINK_FOLLOW) == 0;
+  if (named) return 0;
+  for (int attempt = 0; errno == EEXIST && attempt < kNames; ++attempt) {
+    name_temporary(write.name, write.temporary);
+    if (linkat(AT_FDCWD, path, directory, write.temporary, AT_SYMLINK_FOLLOW) == 0) return 0;
+  }
+  write.temporary[0] = '\0';
+  return errno;
 }
 
 // ---- Removing trees ----
@@ -426,6 +493,22 @@ int list_directory(const FileRequest& request, UniqueFd& out) {
   return 0;
 }
 
+int watch_file(const FileRequest& request, UniqueFd& out) {
+  Base base;
+  if (const int error = base.set(request.cwd, request.path); error != 0) return error;
+  const UniqueFd found(open_at(base.fd, request.path, O_PATH));
+  if (!found) return errno;
+  if (const int error = is_proc(found.get()) ? check_not_own(found.get()) : 0; error != 0) return error;
+  UniqueFd events(inotify_init1(IN_NONBLOCK | IN_CLOEXEC));
+  if (!events) return errno;
+  // That very file, whatever bears its name by now.
+  char path[32];
+  name_of(found.get(), path);
+  if (inotify_add_watch(events.get(), path, kWatched) < 0) return errno;
+  out = std::move(events);
+  return 0;
+}
+
 int make_directory(const FileRequest& request) {
   const bool parents = (request.flags & kParents) != 0;
   if (const int error = parents ? make_parents(request) : 0; error != 0) return error;
@@ -446,11 +529,62 @@ int rename_file(const FileRequest& request) {
   return renameat(from.directory.get(), from.name, to.directory.get(), to.name) == 0 ? 0 : errno;
 }
 
+namespace {
+
+// What may be written to the end of: only files on a disk or in memory, since a write to others may do anything, and is the
+// gateway's then.
+int check_appendable(int fd) {
+  struct stat status{};
+  struct statfs system{};
+  if (fstat(fd, &status) != 0 || fstatfs(fd, &system) != 0) return errno;
+  if (S_ISDIR(status.st_mode)) return EISDIR;
+  status.st_size = 1;  // an empty one is as good as any
+  return S_ISREG(status.st_mode) && !is_made_while_read(system, status) ? 0 : EINVAL;
+}
+
+int open_to_append(const FileRequest& request, UniqueFd& out) {
+  Base base;
+  if (const int error = base.set(request.cwd, request.path); error != 0) return error;
+  // Looked at first: to open a device may be to do something to it.
+  const UniqueFd found(open_at(base.fd, request.path, O_PATH));
+  if (!found && errno != ENOENT) return errno;
+  UniqueFd file;
+  if (found) {
+    if (const int error = check_appendable(found.get()); error != 0) return error;
+    file.reset(reopen(found.get(), O_WRONLY | O_APPEND));
+  } else {
+    umask(0);  // the mode is the one that was asked for
+    file.reset(open_at(base.fd, request.path, O_WRONLY | O_APPEND | O_CREAT | O_NONBLOCK | O_NOCTTY, request.mode));
+    const int error = errno;
+    umask(022);
+    errno = error;
+  }
+  if (!file) return errno;
+  if (const int error = check_appendable(file.get()); error != 0) return error;
+  Write* write = new_write();
+  if (write == nullptr) return ENOMEM;
+  struct statfs system{};
+  write->in_memory = fstatfs(file.get(), &system) == 0 && system.f_type == TMPFS_MAGIC;
+  if (const int error = give(fcntl(file.get(), F_DUPFD_CLOEXEC, 3), out); error != 0) {
+    free_write(write);
+    return error;
+  }
+  write->seq = request.seq;
+  write->append = true;
+  write->temporary[0] = '\0';
+  write->file = std::move(file);
+  keep_write(write);
+  return 0;
+}
+
+}  // namespace
+
 int create_file(const FileRequest& request, UniqueFd& out) {
   if (write_count >= kMaxWrites) return EMFILE;
   if ((request.flags & kParents) != 0) {
     if (const int error = make_parents(request); error != 0) return error;
   }
+  if ((request.flags & kAppend) != 0) return open_to_append(request, out);
   Place place;
   std::uint32_t mode = request.mode;
   if (const int error = find_target(request, place, mode); error != 0) return error;
@@ -462,13 +596,13 @@ int create_file(const FileRequest& request, UniqueFd& out) {
   write->modified = request.modified;
   memcpy(write->name, place.name, place.length + 1);
   write->directory.reset(place.directory.release());
-  for (int attempt = 0; attempt < 100 && !write->file; ++attempt) {
-    name_temporary(place, write->temporary);
-    write->file.reset(
-        openat(write->directory.get(), write->temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_NOCTTY | O_CLOEXEC, 0600));
-    if (!write->file && errno != EEXIST) break;
+  int error = make_new(*write);
+  struct statfs system{};
+  if (error == 0) {
+    write->in_memory = fstatfs(write->file.get(), &system) == 0 && system.f_type == TMPFS_MAGIC;
+    error = reserve(*write, kFirstReserved);
+    if (error != 0) drop_temporary(*write);
   }
-  int error = write->file ? 0 : errno;
   if (error == 0) {
     error = give(fcntl(write->file.get(), F_DUPFD_CLOEXEC, 3), out);
     if (error != 0) drop_temporary(*write);
@@ -477,23 +611,35 @@ int create_file(const FileRequest& request, UniqueFd& out) {
     free_write(write);
     return error;
   }
-  write->next = writes;
-  writes = write;
-  ++write_count;
+  keep_write(write);
   return 0;
+}
+
+int reserve_file(std::uint64_t seq, std::int32_t bytes) {
+  Write* write = find_write(seq);
+  if (write == nullptr) return EBADF;
+  return bytes > 0 ? reserve(*write, bytes) : EINVAL;
 }
 
 int commit_file(std::uint64_t seq) {
   Write* write = take_write(seq);
   if (write == nullptr) return EBADF;
-  int error = check_temporary(*write);
-  if (error == 0) {
-    const int directory = write->directory.get();
-    if (fchmod(write->file.get(), write->mode) != 0) error = errno;
-    if (error == 0 && write->set_time) error = set_time(*write);
-    if (error == 0 && renameat(directory, write->temporary, directory, write->name) != 0) error = errno;
-    if (error != 0) drop_temporary(*write);
+  if (write->append) {
+    free_write(write);
+    return 0;
   }
+  const int directory = write->directory.get();
+  const int file = write->file.get();
+  struct stat status{};
+  bool named = false;
+  int error = write->temporary[0] == '\0' ? 0 : check_temporary(*write);
+  // What was reserved beyond the end is given back.
+  if (error == 0 && write->reserved > 0 && (fstat(file, &status) != 0 || ftruncate(file, status.st_size) != 0)) error = errno;
+  if (error == 0 && fchmod(file, write->mode) != 0) error = errno;
+  if (error == 0 && write->set_time) error = set_time(*write);
+  if (error == 0 && write->temporary[0] == '\0') error = link_new(*write, named);
+  if (error == 0 && !named && renameat(directory, write->temporary, directory, write->name) != 0) error = errno;
+  if (error != 0) drop_temporary(*write);
   free_write(write);
   return error;
 }

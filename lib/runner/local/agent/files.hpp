@@ -18,12 +18,18 @@ namespace cwsandbox::runner::local::agent {
 [[nodiscard]] int stat_file(const FileRequest& request, UniqueFd& out);
 [[nodiscard]] int list_directory(const FileRequest& request, UniqueFd& out);
 
+/// An inotify descriptor that watches the file, or the directory and its direct entries.
+[[nodiscard]] int watch_file(const FileRequest& request, UniqueFd& out);
+
 [[nodiscard]] int make_directory(const FileRequest& request);
 [[nodiscard]] int rename_file(const FileRequest& request);
 
 /// Begins a file; `out` is a descriptor to be given away and closed. Keeps what `commit_file` and `abort_file` need, by the
 /// request's number.
 [[nodiscard]] int create_file(const FileRequest& request, UniqueFd& out);
+/// Takes the memory for its next bytes, if it is one in memory, so that it is the sandbox's: later it would be that of whoever
+/// writes them. What is too much by the end is given back.
+[[nodiscard]] int reserve_file(std::uint64_t seq, std::int32_t bytes);
 [[nodiscard]] int commit_file(std::uint64_t seq);
 void abort_file(std::uint64_t seq);
 

@@ -21,14 +21,21 @@ void cwsandbox::runner::local::agent::leave(int status) {
 
 // The arguments: how many files a program may have open, and how many processes there may be (0: any number).
 int main(int argc, char** argv) {
-  // First of all: programs in the sandbox run as the same user, and must neither trace this process nor open its descriptors.
+  // Before it is closed to everybody, this process too. Nothing else runs yet.
+  const int oom_score = open("/proc/self/oom_score_adj", O_RDWR | O_CLOEXEC);
+  // Then, first of all: programs in the sandbox run as the same user, and must neither trace this process nor open its descriptors.
   if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) != 0 || !core::fill_standard_streams()) leave(3);
   prctl(PR_SET_NAME, "cwsandbox-agent", 0, 0, 0);
   if (!prepare_process()) leave(3);
-  if (syscall(SYS_close_range, static_cast<unsigned>(kImageFd), ~0u, 0u) != 0) leave(3);
+  AgentOptions options;
+  int first_free = kImageFd;
+  if (oom_score >= 0) {
+    options.oom_score = first_free++;
+    if (oom_score != options.oom_score && dup3(oom_score, options.oom_score, O_CLOEXEC) < 0) leave(3);
+  }
+  if (syscall(SYS_close_range, static_cast<unsigned>(first_free), ~0u, 0u) != 0) leave(3);
   fcntl(kControlFd, F_SETFD, FD_CLOEXEC);
   fcntl(kGatewayFd, F_SETFD, FD_CLOEXEC);
-  AgentOptions options;
   options.control = kControlFd;
   options.watched = kGatewayFd;
   if (argc > 1) options.open_files = strtoull(argv[1], nullptr, 10);

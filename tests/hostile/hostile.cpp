@@ -6,6 +6,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
+#include <sys/inotify.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -81,7 +82,16 @@ int main(int argc, char** argv) {
     fflush(stdout);
     wait_for_ever();
   } else if (command == "fork-bomb") {
+    // Whatever is behind it marks its processes.
     for (;;) fork();
+  } else if (command == "inotify") {
+    // inotify: as many queues of events as there may be.
+    long count = 0;
+    while (inotify_init1(0) >= 0) ++count;
+    report(-1);
+    printf("%ld\n", count);
+    fflush(stdout);
+    wait_for_ever();
   } else if (command == "memory") {
     // memory: takes all that there is.
     for (;;) {
@@ -96,6 +106,31 @@ int main(int argc, char** argv) {
     ssize_t n = 0;
     while ((n = write(fd, block, sizeof block)) > 0) total += n;
     report(n);
+    printf("%ld\n", total);
+  } else if (command == "unread") {
+    // unread: how much connections to itself take that nobody reads.
+    sockaddr_in address{};
+    socklen_t size = sizeof address;
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    const int listener = socket(AF_INET, SOCK_STREAM, 0);
+    if (bind(listener, reinterpret_cast<sockaddr*>(&address), size) != 0 || listen(listener, 8) != 0 ||
+        getsockname(listener, reinterpret_cast<sockaddr*>(&address), &size) != 0) {
+      report(-1);
+      return 3;
+    }
+    long total = 0;
+    for (int i = 0; i < 200; ++i) {
+      const int from = socket(AF_INET, SOCK_STREAM, 0);
+      if (connect(from, reinterpret_cast<sockaddr*>(&address), size) != 0 || accept(listener, nullptr, nullptr) < 0) break;
+      fcntl(from, F_SETFL, O_NONBLOCK);
+      // What goes from one end to the other makes room for more.
+      for (int quiet = 0; quiet < 3; ++quiet) {
+        for (ssize_t n = 0; (n = send(from, block, sizeof block, MSG_NOSIGNAL)) > 0; quiet = 0) total += n;
+        usleep(1000);
+      }
+    }
+    report(-1);
     printf("%ld\n", total);
   } else if (command == "inodes") {
     // inodes DIRECTORY: the same by empty files.

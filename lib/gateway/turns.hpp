@@ -1,0 +1,62 @@
+// Whose turn it is, where more want to begin something than are let do it at once.
+#pragma once
+
+#include <boost/asio/any_completion_handler.hpp>
+#include <boost/asio/any_io_executor.hpp>
+#include <boost/asio/awaitable.hpp>
+
+#include <cstddef>
+#include <list>
+#include <memory>
+#include <utility>
+
+namespace cwsandbox::gateway {
+
+namespace asio = boost::asio;
+
+/// So many at one time. Of those that wait, each owner has one in turn, and an owner's own come in the order in which they came:
+/// who asks for a thousand keeps another waiting for one. On the gateway's executor.
+class Turns : public std::enable_shared_from_this<Turns> {
+ public:
+  /// One of those that are at it. Its place is the next one's when this goes.
+  class Turn {
+   public:
+    explicit Turn(std::shared_ptr<Turns> turns) noexcept : turns_(std::move(turns)) {}
+    Turn(Turn&&) noexcept = default;
+    Turn(const Turn&) = delete;
+    Turn& operator=(const Turn&) = delete;
+    Turn& operator=(Turn&&) = delete;
+    ~Turn() {
+      if (turns_) turns_->free_one();
+    }
+
+   private:
+    std::shared_ptr<Turns> turns_;
+  };
+
+  /// `most`: 0 for any number.
+  Turns(asio::any_io_executor executor, std::size_t most) : executor_(std::move(executor)), most_(most) {}
+  Turns(const Turns&) = delete;
+  Turns& operator=(const Turns&) = delete;
+
+  /// `owner` tells owners apart, no more. Not to be cancelled: whoever wants it no longer lets it go at once. Who waits when this
+  /// object goes is destroyed with it.
+  [[nodiscard]] asio::awaitable<Turn> take(const void* owner);
+  /// Destroys the coroutines that wait, and lets nobody wait any more.
+  void drop() noexcept;
+  [[nodiscard]] std::size_t waiting() const noexcept;
+
+ private:
+  using Handler = asio::any_completion_handler<void()>;
+  struct Queue {
+    const void* owner;
+    std::list<Handler> handlers;  // any_completion_handler may not be move-assigned
+  };
+  void free_one();
+
+  asio::any_io_executor executor_;
+  std::size_t most_, at_it_ = 0;
+  std::list<Queue> queues_;  // whose turn is next comes first; none is empty
+};
+
+}  // namespace cwsandbox::gateway

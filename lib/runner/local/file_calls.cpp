@@ -1,0 +1,232 @@
+#include "runner/local/file_calls.hpp"
+
+#include <boost/asio/async_result.hpp>
+#include <boost/asio/use_awaitable.hpp>
+
+#include <pthread.h>
+#include <signal.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <condition_variable>
+#include <cstdint>
+#include <mutex>
+#include <system_error>
+#include <thread>
+#include <utility>
+
+#include "core/descriptor_limit.hpp"
+#include "runner/local/errno_text.hpp"
+#include "runner/local/unique_fd.hpp"
+
+namespace cwsandbox::runner::local {
+
+/// Sandboxes that have something to do take turns.
+class FileThreads {
+ public:
+  static std::shared_ptr<FileThreads> shared() {
+    // Never destroyed: the last sandbox may outlive static objects.
+    static auto& mutex = *new std::mutex;
+    static auto& known = *new std::weak_ptr<FileThreads>;
+    const std::scoped_lock lock(mutex);
+    std::shared_ptr<FileThreads> threads = known.lock();
+    if (!threads || threads->process_ != ::getpid()) known = threads = std::make_shared<FileThreads>();
+    return threads;
+  }
+
+  FileThreads() = default;
+  FileThreads(const FileThreads&) = delete;
+  FileThreads& operator=(const FileThreads&) = delete;
+  /// Nothing is under way any more: every call belongs to an object that holds this one.
+  ~FileThreads() {
+    if (process_ != ::getpid()) {
+      // A child of fork() has none of them.
+      static_cast<void>(new std::vector<std::thread>(std::move(threads_)));
+      return;
+    }
+    {
+      const std::scoped_lock lock(mutex_);
+      ending_ = true;
+    }
+    work_.notify_all();
+    for (std::thread& thread : threads_) thread.join();
+  }
+
+  void submit(FileCalls& of, FileCall& call) {
+    const std::scoped_lock lock(mutex_);
+    of.waiting_.push_back(&call);
+    call.waiting_ = true;
+    list(of);
+    if (!of.listed_) return;
+    if (ready_.size() > idle_ && threads_.size() < FileCalls::kThreads) start_thread();
+    if (threads_.empty()) {
+      of.waiting_.pop_back();
+      call.waiting_ = false;
+      std::erase(ready_, &of);
+      of.listed_ = false;
+      throw RunnerError("resource_exhausted", kUnavailable, "cannot start a thread for a file");
+    }
+    work_.notify_one();
+  }
+
+  /// Afterwards nothing refers to the call.
+  void forget(FileCalls& of, FileCall& call) noexcept {
+    std::unique_lock lock(mutex_);
+    if (call.waiting_) {
+      std::erase(of.waiting_, &call);
+      call.waiting_ = false;
+      if (of.waiting_.empty() && of.listed_) {
+        std::erase(ready_, &of);
+        of.listed_ = false;
+      }
+      return;
+    }
+    done_.wait(lock, [&call] { return call.done_; });
+    std::erase(of.finished_, &call);
+  }
+
+  [[nodiscard]] std::vector<FileCall*> take_finished(FileCalls& of) {
+    const std::scoped_lock lock(mutex_);
+    return std::exchange(of.finished_, {});
+  }
+
+ private:
+  // Puts it behind the others that have something to do, if it has and may.
+  void list(FileCalls& of) {
+    if (of.listed_ || of.waiting_.empty() || of.running_ >= FileCalls::kAtOnce) return;
+    ready_.push_back(&of);
+    of.listed_ = true;
+  }
+
+  void start_thread() {
+    // The signals are for the threads of the program that we are a part of.
+    sigset_t all, before;
+    sigfillset(&all);
+    ::pthread_sigmask(SIG_SETMASK, &all, &before);
+    try {
+      threads_.emplace_back([this] { run(); });
+    } catch (const std::exception&) {  // there are as many as there can be
+    }
+    ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  }
+
+  void run() {
+    ::pthread_setname_np(::pthread_self(), "cwsandbox-file");
+    std::unique_lock lock(mutex_);
+    for (;;) {
+      ++idle_;
+      work_.wait(lock, [this] { return ending_ || !ready_.empty(); });
+      --idle_;
+      if (ready_.empty()) return;
+      FileCalls& of = *ready_.front();
+      ready_.pop_front();
+      of.listed_ = false;
+      FileCall& call = *of.waiting_.front();
+      of.waiting_.pop_front();
+      call.waiting_ = false;
+      ++of.running_;
+      list(of);
+      lock.unlock();
+      call.work();
+      lock.lock();
+      --of.running_;
+      call.done_ = true;
+      of.finished_.push_back(&call);
+      list(of);
+      if (of.listed_) work_.notify_one();
+      // Under the lock, without which none of them may go.
+      constexpr std::uint64_t kOne = 1;
+      static_cast<void>(!::write(of.event_fd_, &kOne, sizeof kOne));
+      done_.notify_all();
+    }
+  }
+
+  std::mutex mutex_;
+  std::condition_variable work_, done_;
+  std::deque<FileCalls*> ready_;  // each once
+  std::vector<std::thread> threads_;
+  std::size_t idle_ = 0;
+  bool ending_ = false;
+  const pid_t process_ = ::getpid();
+};
+
+/// A call from when it is handed over until nothing refers to it any more.
+class FileCalls::Submitted {
+ public:
+  Submitted(FileCalls& of, FileCall& call) : of_(of), call_(call) {
+    of_.threads_->submit(of_, call_);
+    ++of_.under_way_;
+  }
+  Submitted(const Submitted&) = delete;
+  Submitted& operator=(const Submitted&) = delete;
+  ~Submitted() {
+    if (call_.told_) return;
+    of_.threads_->forget(of_, call_);
+    if (--of_.under_way_ > 0) return;
+    error_code ignored;
+    of_.event_.cancel(ignored);
+  }
+
+ private:
+  FileCalls& of_;
+  FileCall& call_;
+};
+
+FileCalls::FileCalls(const asio::any_io_executor& executor)
+    : threads_(FileThreads::shared()), executor_(executor), event_(executor) {
+  UniqueFd event(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  int error = errno;
+  if (event) {
+    error_code ec;
+    event_.assign(event.get(), ec);
+    error = ec.value();
+  }
+  if (!event || error != 0) {
+    throw RunnerError("resource_exhausted", kUnavailable,
+                      "cannot work on files: " + error_text(error) + core::descriptor_hint(error));
+  }
+  event_fd_ = event.release();
+}
+
+FileCalls::~FileCalls() = default;
+
+asio::awaitable<void> FileCalls::run(std::shared_ptr<FileCalls> self, FileCall& call) {
+  asio::steady_timer wake(self->executor_, asio::steady_timer::time_point::max());
+  call.wake_ = &wake;
+  const Submitted submitted(*self, call);
+  self->wait_finished();
+  // The timer owns what resumes this coroutine, so that it goes with the event loop; no cancellation reaches it.
+  auto initiate = [&wake](auto handler) {
+    wake.async_wait([h = std::move(handler)](const error_code&) mutable { std::move(h)(); });
+  };
+  while (!call.told_) {
+    auto told = asio::async_initiate<const asio::use_awaitable_t<>, void()>(initiate, asio::use_awaitable);
+    co_await std::move(told);
+  }
+}
+
+void FileCalls::wait_finished() {
+  if (listening_ || under_way_ == 0) return;
+  listening_ = true;
+  event_.async_wait(asio::posix::stream_descriptor::wait_read, [weak = weak_from_this()](const error_code& ec) {
+    const auto self = weak.lock();
+    if (!self) return;
+    self->listening_ = false;
+    if (!ec) self->take_finished();
+    self->wait_finished();
+  });
+}
+
+void FileCalls::take_finished() {
+  std::uint64_t count = 0;
+  static_cast<void>(!::read(event_fd_, &count, sizeof count));
+  for (FileCall* call : threads_->take_finished(*this)) {
+    call->told_ = true;
+    --under_way_;
+    call->wake_->cancel();
+  }
+}
+
+}  // namespace cwsandbox::runner::local
