@@ -111,9 +111,9 @@ Field parse(const std::string& file) {
   try {
     return {YAML::Load(text), file, ""};
   } catch (const YAML::Exception& e) {
-    // Its own text may hold a piece of the file; `msg` is the bare reason.
+    // What follows a colon is a piece of the file: the name of an anchor is a token that begins with "*".
     refuse(file + (e.mark.is_null() ? std::string() : ":" + std::to_string(e.mark.line + 1)) +
-           ": it is not YAML: " + protocol::printable(e.msg, 200));
+           ": it is not YAML: " + e.msg.substr(0, e.msg.find(": ")));
   }
 }
 

@@ -203,6 +203,8 @@ TEST_CASE("what is wrong with a kubeconfig is told by file, line and field, with
   };
   const std::vector<Case> cases = {
       {"a: [\n", {"config:", "not YAML"}},
+      {"%YAML secret\n---\na: b\n", {"config:1: it is not YAML: bad YAML version"}},
+      {"a: *secret\n", {"config:1: it is not YAML: the referenced anchor is not defined"}},
       {"", {"current-context is missing"}},
       {"- a\n- b\n", {"config:1: the file is not a map"}},
       {"current-context: c\n", {"contexts has none that is named \"c\""}},
