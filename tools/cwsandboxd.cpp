@@ -212,7 +212,7 @@ struct Settings {
   std::size_t max_stranger_memory = net::ServerLimits().max_stranger_memory,
               max_held_memory = net::ServerLimits().max_client_memory;
   std::size_t max_owner_memory = 0;
-  std::uint64_t owner_capture_size = 0;
+  std::uint64_t owner_capture_size = 0, owner_log_rate = gateway::GatewayOptions().max_log_rate_per_owner;
   unsigned orphan_grace = 60, idle_timeout = 60, stop_grace = 10, max_lifetime = 0;
   unsigned report_turns = static_cast<unsigned>(cwsandbox::core::kDefaultTurnLimit.count());
   std::uint64_t log_size = 16ull << 20, ended_log_size = 1ull << 30, capture_size = 64ull << 20, total_capture_size = 1ull << 30;
@@ -574,6 +574,7 @@ int serve(const Settings& settings) {
   options.max_descriptors_per_owner = settings.max_owner_descriptors;
   options.max_watches_per_owner = settings.max_owner_watches;
   options.max_capture_per_owner = settings.owner_capture_size;
+  options.max_log_rate_per_owner = settings.owner_log_rate;
   options.max_sandboxes = settings.max_sandboxes;
   options.max_processes_per_sandbox = settings.max_processes;
   options.orphan_grace = std::chrono::seconds(settings.orphan_grace);
@@ -766,6 +767,11 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   app.add_option("--capture-size-per-owner", settings.owner_capture_size,
                  "the same for all processes of one owner; 0: all where there is one owner, else three quarters")
+      ->transform(CLI::AsSizeValue(false))
+      ->check(CLI::Range(std::uint64_t{0}, std::uint64_t{1} << 50))
+      ->capture_default_str();
+  app.add_option("--max-log-rate-per-owner", settings.owner_log_rate,
+                 "bytes a second that the main commands of one owner's sandboxes may write; beyond it they wait; 0: no bound")
       ->transform(CLI::AsSizeValue(false))
       ->check(CLI::Range(std::uint64_t{0}, std::uint64_t{1} << 50))
       ->capture_default_str();

@@ -7,6 +7,8 @@ namespace cwsandbox::gateway {
 namespace {
 
 constexpr std::chrono::seconds kLater{1};
+// What main commands write is read ahead of its rate by as much as comes in that time.
+constexpr std::chrono::milliseconds kLogAhead{10};
 
 constexpr bool in_order() {
   for (std::size_t i = 0; i < kBudgets.size(); ++i)
@@ -32,6 +34,7 @@ BudgetTable::BudgetTable(const GatewayOptions& options) {
   set(Budget::descriptors, options.max_descriptors_per_owner, or_none(options.max_descriptors));
   set(Budget::watches, options.max_watches_per_owner, kNone);
   set(Budget::capture, options.max_capture_per_owner, options.total_capture_bytes);
+  set(Budget::log_rate, or_none(options.max_log_rate_per_owner), kNone);
 }
 
 std::uint64_t BudgetTable::limit(Budget budget) const noexcept {
@@ -71,6 +74,20 @@ std::optional<std::chrono::nanoseconds> Budgets::take_request(std::chrono::stead
   if (const auto early = next_request_ + apart - now; early > kSecond) return early - kSecond;
   next_request_ += apart;
   return std::nullopt;
+}
+
+std::optional<std::chrono::nanoseconds> Budgets::log_wait(std::chrono::steady_clock::time_point now) const noexcept {
+  const auto early = next_log_ - now;
+  return early > kLogAhead ? std::optional<std::chrono::nanoseconds>(early - kLogAhead) : std::nullopt;
+}
+
+void Budgets::took_log(std::uint64_t bytes, std::chrono::steady_clock::time_point now) noexcept {
+  const std::uint64_t most = table_->limit(Budget::log_rate);
+  if (most == BudgetTable::kNone) return;
+  const std::chrono::duration<double> takes(static_cast<double>(bytes) / static_cast<double>(most));
+  // A rate that is nearly none must not pass what a clock holds.
+  next_log_ = std::max(next_log_, now) + std::chrono::duration_cast<std::chrono::nanoseconds>(
+                                             std::min<std::chrono::duration<double>>(takes, std::chrono::hours(1)));
 }
 
 ServiceError Budgets::exhausted(Budget budget, std::map<std::string, std::string> metadata, const std::string& lead) const {

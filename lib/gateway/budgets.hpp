@@ -20,7 +20,7 @@
 
 namespace cwsandbox::gateway {
 
-enum class Budget : std::uint8_t { connections, memory, requests, sandboxes, processes, descriptors, watches, capture };
+enum class Budget : std::uint8_t { connections, memory, requests, sandboxes, processes, descriptors, watches, capture, log_rate };
 
 struct BudgetEntry {
   Budget budget;
@@ -28,7 +28,7 @@ struct BudgetEntry {
   const char* option;  ///< of cwsandboxd, which sets it
   const char* what;    ///< follows "at most N "
 };
-inline constexpr std::array<BudgetEntry, 8> kBudgets = {{
+inline constexpr std::array<BudgetEntry, 9> kBudgets = {{
     // Counted by net::HttpServer, in the owner's account.
     {Budget::connections, "connections", "--max-connections-per-token", "connections at one time"},
     {Budget::memory, "memory", "--max-held-memory-per-owner", "bytes of requests, answers, outputs and large windows"},
@@ -39,6 +39,7 @@ inline constexpr std::array<BudgetEntry, 8> kBudgets = {{
     {Budget::watches, "watches", "--max-watches-per-owner", "watches of files at one time"},
     // Nobody is refused for it: what would go beyond it waits.
     {Budget::capture, "capture", "--capture-size-per-owner", "bytes of output without a client"},
+    {Budget::log_rate, "log rate", "--max-log-rate-per-owner", "bytes a second of what main commands write"},
 }};
 [[nodiscard]] inline constexpr const BudgetEntry& entry_of(Budget budget) noexcept {
   return kBudgets[static_cast<std::size_t>(budget)];
@@ -84,6 +85,9 @@ class Budgets {
   [[nodiscard]] std::uint64_t room(Budget budget) const noexcept;
   /// One request now; set: there were too many in the last second, and how long to wait for the next.
   [[nodiscard]] std::optional<std::chrono::nanoseconds> take_request(std::chrono::steady_clock::time_point now) noexcept;
+  /// How long until more of what main commands write may be read; nothing: now.
+  [[nodiscard]] std::optional<std::chrono::nanoseconds> log_wait(std::chrono::steady_clock::time_point now) const noexcept;
+  void took_log(std::uint64_t bytes, std::chrono::steady_clock::time_point now) noexcept;
   /// What to say when there is not as much: `lead` begins the text, where it is not empty.
   [[nodiscard]] ServiceError exhausted(Budget budget, std::map<std::string, std::string> metadata = {},
                                        const std::string& lead = {}) const;
@@ -91,7 +95,8 @@ class Budgets {
  private:
   std::shared_ptr<BudgetTable> table_;
   std::array<std::uint64_t, kBudgets.size()> used_{};
-  std::chrono::steady_clock::time_point next_request_{};  // when the ones until now would be due, were they evenly spread
+  // When the ones until now would be due, were they evenly spread.
+  std::chrono::steady_clock::time_point next_request_{}, next_log_{};
 };
 
 /// What one thing has of its owner's budget. It goes back when this goes.

@@ -70,6 +70,8 @@ struct GatewayOptions {
   std::size_t max_sandboxes_per_owner = 0;
   std::size_t max_processes_per_owner = 0;  ///< in all their sandboxes; 0: no bound
   std::size_t max_requests_per_owner = 0;   ///< a second, also starts of processes on a connection that is there; 0: no bound
+  /// Bytes a second of what main commands write, of one owner; beyond it they wait. 0: no bound.
+  std::uint64_t max_log_rate_per_owner = 128 * 1024 * 1024;
   /// Files that the gateway may have open for processes, sandboxes, watches and transfers; 0: not counted. Of one owner; 0: all of
   /// them, three quarters where there are several owners.
   std::size_t max_descriptors = 0;

@@ -16,8 +16,8 @@ constexpr int kManyQuick = 8;
 
 }  // namespace
 
-MainOutput::MainOutput(std::shared_ptr<Context> context, std::shared_ptr<LogStore> store)
-    : context_(std::move(context)), store_(std::move(store)), deadline_(context_->executor) {}
+MainOutput::MainOutput(std::shared_ptr<Context> context, std::shared_ptr<Budgets> budgets, std::shared_ptr<LogStore> store)
+    : context_(std::move(context)), budgets_(std::move(budgets)), store_(std::move(store)), deadline_(context_->executor) {}
 
 void MainOutput::start(runner::ByteSource& out, runner::ByteSource& err) {
   states_[0].source = &out;
@@ -28,6 +28,10 @@ void MainOutput::start(runner::ByteSource& out, runner::ByteSource& err) {
 
 void MainOutput::pump(std::size_t which) {
   State& s = states_[which];
+  const auto now = std::chrono::steady_clock::now();
+  // Of a command that has ended only what is in its pipes is left, and that has its deadline.
+  if (const auto early = budgets_->log_wait(now); early && !done_)
+    return rest(which, std::max<std::chrono::nanoseconds>(*early, kSoon));
   std::size_t taken = 0;
   std::string buffer = context_->buffers.get();
   for (int turn = 0; turn < kMainChunksPerTurn; ++turn) {
@@ -39,18 +43,19 @@ void MainOutput::pump(std::size_t which) {
       continue;
     }
     context_->buffers.put(std::move(buffer));
+    budgets_->took_log(taken, now);
     if (ec != asio::error::would_block) return ended(which);
-    const auto now = std::chrono::steady_clock::now();
     s.quick = taken > 0 && now - s.last < 2 * kSoon ? s.quick + 1 : 0;
     s.last = now;
     if (s.quick >= kManyQuick) {
-      rest(which);
+      rest(which, kSoon);
     } else {
       wait(which);
     }
     return;
   }
   context_->buffers.put(std::move(buffer));
+  budgets_->took_log(taken, now);
   wait(which);
 }
 
@@ -70,11 +75,11 @@ void MainOutput::wait(std::size_t which) {
   });
 }
 
-void MainOutput::rest(std::size_t which) {
+void MainOutput::rest(std::size_t which, std::chrono::nanoseconds time) {
   State& s = states_[which];
   s.waiting = true;
   if (!s.gather) s.gather.emplace(context_->executor);
-  s.gather->expires_after(kSoon);
+  s.gather->expires_after(time);
   s.gather->async_wait([weak = weak_from_this(), which](error_code) {
     const auto self = weak.lock();
     if (!self || self->states_[which].source == nullptr) return;

@@ -1,6 +1,7 @@
 // Takes what a sandbox's main command writes into its log, all the time and to the end.
 #pragma once
 
+#include "gateway/budgets.hpp"
 #include "gateway/context.hpp"
 #include "gateway/log_store.hpp"
 #include "runner/runner.hpp"
@@ -16,7 +17,8 @@ namespace cwsandbox::gateway {
 
 class MainOutput : public std::enable_shared_from_this<MainOutput> {
  public:
-  MainOutput(std::shared_ptr<Context> context, std::shared_ptr<LogStore> store);
+  /// \param budgets of the sandbox's owner, whose main commands have one rate together
+  MainOutput(std::shared_ptr<Context> context, std::shared_ptr<Budgets> budgets, std::shared_ptr<LogStore> store);
 
   /// The sources live until `stop` or the end of both.
   void start(runner::ByteSource& out, runner::ByteSource& err);
@@ -36,11 +38,12 @@ class MainOutput : public std::enable_shared_from_this<MainOutput> {
   };
   void pump(std::size_t which);
   void wait(std::size_t which);
-  void rest(std::size_t which);
+  void rest(std::size_t which, std::chrono::nanoseconds time);
   void ended(std::size_t which);
   void finish();
 
   std::shared_ptr<Context> context_;
+  std::shared_ptr<Budgets> budgets_;
   std::shared_ptr<LogStore> store_;
   std::array<State, 2> states_;
   asio::steady_timer deadline_;

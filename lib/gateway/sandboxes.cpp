@@ -161,7 +161,7 @@ void SandboxRecord::began(std::unique_ptr<runner::Sandbox> sandbox) {
     if (auto self = weak.lock()) self->main_exited(info);
   });
   if (terminal()) return;  // it ended while the handler was being set
-  output_ = std::make_shared<MainOutput>(context_, logs_);
+  output_ = std::make_shared<MainOutput>(context_, budgets_of(owner_), logs_);
   output_->start(sandbox_->main_stdout(), sandbox_->main_stderr());
   if (stop_grace_) {  // deleted while it was being created: nobody can have used it
     const auto grace = adopted ? *stop_grace_ : std::chrono::milliseconds(0);

@@ -297,6 +297,58 @@ TEST_CASE("requests of a second are counted for an owner", "[gateway][EV-11]") {
   }
 }
 
+TEST_CASE("what main commands write has a rate for each owner, and what they have written is not lost with them",
+          "[gateway][LG-1][EV-11]") {
+  using namespace std::chrono_literals;
+  SECTION("by construction") {
+    gateway::GatewayOptions options;
+    options.max_log_rate_per_owner = 1000;
+    gateway::Budgets budgets(std::make_shared<gateway::BudgetTable>(options));
+    std::chrono::steady_clock::time_point now{};
+    now += 1h;
+    CHECK_FALSE(budgets.log_wait(now));
+    budgets.took_log(500, now);
+    const auto wait = budgets.log_wait(now);
+    REQUIRE(wait);
+    CHECK(*wait == 490ms);
+    CHECK(budgets.log_wait(now + *wait - 1ns));
+    CHECK_FALSE(budgets.log_wait(now + *wait));
+    // What was not used in an hour is not there to be used at once.
+    now += 1h;
+    budgets.took_log(500, now);
+    CHECK(budgets.log_wait(now) == 490ms);
+    budgets.took_log(1ull << 60, now);
+    CHECK(budgets.log_wait(now));
+  }
+  SECTION("by a gateway") {
+    Server server([](auto& options) { options.max_log_rate_per_owner = 1; });
+    two_owners(server);
+    const auto begin = [&](const std::string& script, const std::map<std::string, std::string>& headers) {
+      const Json container = {{"command", "/bin/sh"}, {"args", {"-c", script}}};
+      const Answer made = server.call("CreateSandbox", {{"sandbox", {{"spec", {{"containers", {container}}}}}}}, headers);
+      REQUIRE(made.status == 200);
+      return made.json()["sandboxId"].get<std::string>();
+    };
+    const auto exec = [&](const std::string& id, std::vector<std::string> command) {
+      return server.call("Exec", {{"sandboxId", id}, {"command", std::move(command)}});
+    };
+    // Far more than what is read at once and what fits into a pipe.
+    const std::string flood = begin("head -c 16777216 /dev/zero; touch /tmp/written; sleep 1000", {});
+    CHECK(eventually([&] { return !server.logs({{"sandboxId", flood}}).next()->empty(); }));
+    for (int i = 0; i < 50; ++i) CHECK(exec(flood, {"test", "-e", "/tmp/written"}).json()["exitCode"] == 1);
+    // The rate is one for all that the owner has, what a pipe holds is there in the end, and nobody else waits.
+    const std::string mine = begin("echo mine", {}), theirs = begin("echo theirs; sleep 1000", as_other());
+    CHECK(server.wait_state(mine, "STATE_COMPLETED") == "STATE_COMPLETED");
+    const auto first_of = [](StreamCall call) {
+      const auto entry = call.next();
+      return entry ? base64_decode(entry->value("data", "")) : std::string();
+    };
+    CHECK(first_of(server.logs({{"sandboxId", mine}, {"follow", true}})) == "mine\n");
+    CHECK(first_of(StreamCall(server.address(), "coreweave.sandbox.v1.SandboxService/StreamLogs",
+                              {{"sandboxId", theirs}, {"follow", true}}, as_other())) == "theirs\n");
+  }
+}
+
 TEST_CASE("output that waits on disk has a part for each owner", "[gateway][TS-14][EV-11]") {
   gateway::GatewayOptions options;
   options.total_capture_bytes = 1000;
