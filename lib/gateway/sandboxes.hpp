@@ -225,6 +225,7 @@ class OwnSandboxes {
   }
   [[nodiscard]] std::shared_ptr<SandboxRecord> find(const std::string& id) const { return all_->find(owner_, id); }
   [[nodiscard]] std::shared_ptr<Budgets> budgets() const { return budgets_of(owner_); }
+  [[nodiscard]] const std::shared_ptr<Owner>& owner() const noexcept { return owner_; }
 
  private:
   std::shared_ptr<Sandboxes> all_;

@@ -2,6 +2,7 @@
 
 #include "gateway/errors.hpp"
 #include "gateway/file_service.hpp"
+#include "gateway/large_messages.hpp"
 #include "gateway/log_service.hpp"
 #include "gateway/process_run.hpp"
 #include "gateway/sandbox_request.hpp"
@@ -14,6 +15,7 @@
 #include <array>
 #include <charconv>
 #include <span>
+#include <type_traits>
 #include <vector>
 
 namespace cwsandbox::gateway {
@@ -224,6 +226,75 @@ asio::awaitable<protocol::ExecResponse> exec(std::shared_ptr<Context> context, s
   co_return response;
 }
 
+// Bytes of an answer that are encoded into its JSON.
+std::size_t bytes_of(const protocol::ExecResponse& answer) { return answer.std_out.size() + answer.std_err.size(); }
+std::size_t bytes_of(const protocol::ReadFileResponse& answer) { return answer.content.size(); }
+template <class Answer>
+std::size_t bytes_of(const Answer&) {
+  return 0;  // within the bound of a page of a list
+}
+
+/// The answer to a request, as JSON. `handle` is a coroutine that gets the request; one without a result has an empty answer.
+template <class Request, class Handle>
+asio::awaitable<std::string> answered(LargeMessages large, const std::string& body, Request (*parse)(std::string_view),
+                                      Handle handle) {
+  auto reading = LargeMessages::run(large, body.size(), [&body, parse] { return parse(body); });
+  Request request = co_await std::move(reading);
+  auto handling = handle(std::move(request));
+  if constexpr (std::is_same_v<decltype(handling), asio::awaitable<void>>) {
+    co_await std::move(handling);
+    co_return "{}";
+  } else {
+    const auto answer = co_await std::move(handling);
+    auto writing = LargeMessages::run(large, bytes_of(answer), [&answer] { return to_json(answer); });
+    co_return co_await std::move(writing);
+  }
+}
+
+/// `request` outlives it.
+asio::awaitable<std::string> answer(std::string_view method, const std::shared_ptr<Context>& context,
+                                    const std::shared_ptr<OwnSandboxes>& sandboxes, const net::HttpRequest& request) {
+  const auto with = [&](auto parse, auto handle) {
+    return answered(LargeMessages(context->executor, sandboxes->owner()), request.body, parse, std::move(handle));
+  };
+  if (method == "CreateSandbox")
+    return with(protocol::parse_create_sandbox_request, [sandboxes](auto parsed) { return sandboxes->create(std::move(parsed)); });
+  if (method == "GetSandbox") {
+    return with(protocol::parse_get_sandbox_request,
+                [sandboxes](auto parsed) -> asio::awaitable<protocol::Sandbox> { co_return sandboxes->get(parsed); });
+  }
+  if (method == "ListSandboxes") {
+    return with(
+        protocol::parse_list_sandboxes_request,
+        [sandboxes](auto parsed) -> asio::awaitable<protocol::ListSandboxesResponse> { co_return sandboxes->list(parsed); });
+  }
+  if (method == "DeleteSandbox") {
+    return with(
+        protocol::parse_delete_sandbox_request,
+        [sandboxes](auto parsed) -> asio::awaitable<protocol::DeleteSandboxResponse> { co_return sandboxes->remove(parsed); });
+  }
+  if (method == "Exec") {
+    return with(protocol::parse_exec_request, [context, sandboxes, timeout = timeout_of(request.headers)](auto parsed) {
+      return exec(context, sandboxes, std::move(parsed), timeout);
+    });
+  }
+  const FileService files(context, sandboxes);
+  if (method == "ReadFile")
+    return with(protocol::parse_read_file_request, [files](auto parsed) { return FileService::read(files, std::move(parsed)); });
+  if (method == "Stat")
+    return with(protocol::parse_stat_file_request, [files](auto parsed) { return FileService::stat(files, std::move(parsed)); });
+  if (method == "WriteFile")
+    return with(protocol::parse_write_file_request, [files](auto parsed) { return FileService::write(files, std::move(parsed)); });
+  if (method == "MakeDirectory") {
+    return with(protocol::parse_make_directory_request,
+                [files](auto parsed) { return FileService::make_directory(files, std::move(parsed)); });
+  }
+  if (method == "Remove")
+    return with(protocol::parse_remove_file_request,
+                [files](auto parsed) { return FileService::remove(files, std::move(parsed)); });
+  return with(protocol::parse_rename_file_request, [files](auto parsed) { return FileService::rename(files, std::move(parsed)); });
+}
+
 }  // namespace
 
 net::HttpResponse error_response(const protocol::ConnectError& error) {
@@ -288,48 +359,10 @@ asio::awaitable<net::HttpResponse> serve(std::shared_ptr<Context> context, std::
                                          const net::HttpRequest& request) {
   const std::string_view path = path_of(request.target);
   const std::string_view method = path.substr(path.rfind('/') + 1);
-  const FileService files(context, sandboxes);
   net::HttpResponse response;
   try {
-    if (method == "CreateSandbox") {
-      protocol::CreateSandboxRequest parsed = protocol::parse_create_sandbox_request(request.body);
-      const protocol::Sandbox made = co_await sandboxes->create(std::move(parsed));
-      response = json_response(to_json(made));
-    } else if (method == "GetSandbox") {
-      response = json_response(to_json(sandboxes->get(protocol::parse_get_sandbox_request(request.body))));
-    } else if (method == "ListSandboxes") {
-      response = json_response(to_json(sandboxes->list(protocol::parse_list_sandboxes_request(request.body))));
-    } else if (method == "DeleteSandbox") {
-      response = json_response(to_json(sandboxes->remove(protocol::parse_delete_sandbox_request(request.body))));
-    } else if (method == "Exec") {
-      const auto timeout = timeout_of(request.headers);
-      protocol::ExecRequest parsed = protocol::parse_exec_request(request.body);
-      const protocol::ExecResponse answer = co_await exec(context, sandboxes, std::move(parsed), timeout);
-      response = json_response(to_json(answer));
-    } else if (method == "ReadFile") {
-      protocol::ReadFileRequest parsed = protocol::parse_read_file_request(request.body);
-      const protocol::ReadFileResponse answer = co_await FileService::read(files, std::move(parsed));
-      response = json_response(to_json(answer));
-    } else if (method == "Stat") {
-      protocol::StatFileRequest parsed = protocol::parse_stat_file_request(request.body);
-      const protocol::FileInfo answer = co_await FileService::stat(files, std::move(parsed));
-      response = json_response(to_json(answer));
-    } else {
-      if (method == "WriteFile") {
-        protocol::WriteFileRequest parsed = protocol::parse_write_file_request(request.body);
-        co_await FileService::write(files, std::move(parsed));
-      } else if (method == "MakeDirectory") {
-        protocol::MakeDirectoryRequest parsed = protocol::parse_make_directory_request(request.body);
-        co_await FileService::make_directory(files, std::move(parsed));
-      } else if (method == "Remove") {
-        protocol::RemoveFileRequest parsed = protocol::parse_remove_file_request(request.body);
-        co_await FileService::remove(files, std::move(parsed));
-      } else {
-        protocol::RenameFileRequest parsed = protocol::parse_rename_file_request(request.body);
-        co_await FileService::rename(files, std::move(parsed));
-      }
-      response = json_response("{}");
-    }
+    auto answering = answer(method, context, sandboxes, request);
+    response = json_response(co_await std::move(answering));
   } catch (...) {
     response = error_response(error_in_flight([&](const std::string& text) { log_internal(*context, method, text); }));
   }

@@ -5,6 +5,7 @@
 #include "gateway/gateway.hpp"
 #include "gateway/text.hpp"
 #include "net/http_server.hpp"
+#include "runner/work_queue.hpp"
 
 #include <map>
 #include <memory>
@@ -21,6 +22,7 @@ struct Owner : net::ClientAccount {
   std::string key;   ///< tells owners apart; empty where there are no tokens
   std::string name;  ///< for logs; empty when the token has none
   Budgets budgets;
+  std::shared_ptr<runner::WorkQueue> messages;  ///< for large_messages.hpp; null until there is one
 };
 [[nodiscard]] inline std::shared_ptr<Budgets> budgets_of(const std::shared_ptr<Owner>& owner) { return {owner, &owner->budgets}; }
 

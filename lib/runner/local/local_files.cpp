@@ -129,7 +129,7 @@ struct Users {
 }
 
 // A call whose result is a number of bytes or an errno.
-class BytesCall : public FileCall {
+class BytesCall : public WorkItem {
  public:
   ssize_t bytes = -1;
   int error = 0;
@@ -189,7 +189,7 @@ class LocalFileReader final : public FileReader {
       call.work();
       if (call.bytes > 0) file->in_turn += static_cast<std::size_t>(call.bytes);
     } else {
-      auto called = FileCalls::run(file->agent->calls(), call);
+      auto called = WorkQueue::run(file->agent->calls(), call);
       co_await std::move(called);
     }
     if (call.error != 0) throw failed(call.error, "read", file->path);
@@ -258,7 +258,7 @@ class LocalFileWriter final : public FileWriter {
       co_await std::move(reserved);
       if (file->error != 0) continue;
       WriteCall call(file->fd.get(), part, static_cast<off_t>(file->offset));
-      auto called = FileCalls::run(file->agent->calls(), call);
+      auto called = WorkQueue::run(file->agent->calls(), call);
       co_await std::move(called);
       if (call.bytes <= 0) {
         file->error = call.error != 0 ? call.error : EIO;
@@ -316,7 +316,7 @@ struct OpenDirectory {
   std::size_t at = 0, end = 0;
 };
 
-class ListCall final : public FileCall {
+class ListCall final : public WorkItem {
  public:
   ListCall(OpenDirectory& directory, std::size_t limit) : directory_(directory), users_(*directory.agent), limit_(limit) {}
   std::vector<FileInfo> found;
@@ -379,7 +379,7 @@ class LocalDirectoryReader final : public DirectoryReader {
     // An entry that has gone is none, so a call may give fewer than it looked at; none at all means the end.
     for (;;) {
       ListCall call(*directory, std::clamp(limit, std::size_t{1}, kCallEntries));
-      auto called = FileCalls::run(directory->agent->calls(), call);
+      auto called = WorkQueue::run(directory->agent->calls(), call);
       co_await std::move(called);
       if (call.error != 0) throw failed(call.error, "list", directory->path);
       if (!call.found.empty() || call.at_end) co_return std::move(call.found);

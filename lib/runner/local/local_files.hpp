@@ -10,9 +10,9 @@
 #include <utility>
 
 #include "runner/local/agent_protocol.hpp"
-#include "runner/local/file_calls.hpp"
 #include "runner/local/unique_fd.hpp"
 #include "runner/runner.hpp"
+#include "runner/work_queue.hpp"
 
 namespace cwsandbox::runner::local {
 
@@ -59,13 +59,13 @@ class FileAgent {
   /// Whether so many bytes more of files fit into the sandbox's memory without anybody's being killed for them.
   [[nodiscard]] virtual bool has_room(std::uint64_t /*bytes*/) const { return true; }
   /// What may wait for its files.
-  [[nodiscard]] std::shared_ptr<FileCalls> calls() {
-    if (!calls_) calls_ = std::make_shared<FileCalls>(executor());
+  [[nodiscard]] std::shared_ptr<WorkQueue> calls() {
+    if (!calls_) calls_ = std::make_shared<WorkQueue>(executor());
     return calls_;
   }
 
  private:
-  std::shared_ptr<FileCalls> calls_;
+  std::shared_ptr<WorkQueue> calls_;
 };
 
 [[nodiscard]] std::unique_ptr<Files> make_local_files(std::shared_ptr<FileAgent> agent);

@@ -4,12 +4,12 @@
 #include <cstdint>
 
 #include "runner/local/agent_connection.hpp"
-#include "runner/local/file_calls.hpp"
+#include "runner/work_queue.hpp"
 
 namespace cwsandbox::runner::local {
 
 // Of a thread's stack little is ever touched.
-inline constexpr std::uint64_t kMostMemory = FileCalls::kThreads * 256 * 1024;
+inline constexpr std::uint64_t kMostMemory = kFileWork.threads * 256 * 1024;
 inline constexpr std::uint64_t kMostMemoryPerSandbox = AgentConnection::kMaxQueued + 64 * 1024;
 
 }  // namespace cwsandbox::runner::local

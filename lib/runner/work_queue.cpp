@@ -1,4 +1,4 @@
-#include "runner/local/file_calls.hpp"
+#include "runner/work_queue.hpp"
 
 #include <boost/asio/async_result.hpp>
 #include <boost/asio/use_awaitable.hpp>
@@ -12,7 +12,9 @@
 #include <cerrno>
 #include <condition_variable>
 #include <cstdint>
+#include <map>
 #include <mutex>
+#include <string>
 #include <system_error>
 #include <thread>
 #include <utility>
@@ -21,26 +23,27 @@
 #include "runner/local/errno_text.hpp"
 #include "runner/local/unique_fd.hpp"
 
-namespace cwsandbox::runner::local {
+namespace cwsandbox::runner {
 
-/// Sandboxes that have something to do take turns.
-class FileThreads {
+/// Queues that have something to do take turns.
+class Workers {
  public:
-  static std::shared_ptr<FileThreads> shared() {
-    // Never destroyed: the last sandbox may outlive static objects.
+  static std::shared_ptr<Workers> shared(const WorkKind& kind) {
+    // Never destroyed: the last queue may outlive static objects.
     static auto& mutex = *new std::mutex;
-    static auto& known = *new std::weak_ptr<FileThreads>;
+    static auto& all = *new std::map<const WorkKind*, std::weak_ptr<Workers>>;
     const std::scoped_lock lock(mutex);
-    std::shared_ptr<FileThreads> threads = known.lock();
-    if (!threads || threads->process_ != ::getpid()) known = threads = std::make_shared<FileThreads>();
+    std::weak_ptr<Workers>& known = all[&kind];
+    std::shared_ptr<Workers> threads = known.lock();
+    if (!threads || threads->process_ != ::getpid()) known = threads = std::make_shared<Workers>(kind);
     return threads;
   }
 
-  FileThreads() = default;
-  FileThreads(const FileThreads&) = delete;
-  FileThreads& operator=(const FileThreads&) = delete;
-  /// Nothing is under way any more: every call belongs to an object that holds this one.
-  ~FileThreads() {
+  explicit Workers(const WorkKind& kind) : kind_(kind) {}
+  Workers(const Workers&) = delete;
+  Workers& operator=(const Workers&) = delete;
+  /// Nothing is under way any more: every item belongs to an object that holds this one.
+  ~Workers() {
     if (process_ != ::getpid()) {
       // A child of fork() has none of them.
       static_cast<void>(new std::vector<std::thread>(std::move(threads_)));
@@ -54,48 +57,48 @@ class FileThreads {
     for (std::thread& thread : threads_) thread.join();
   }
 
-  void submit(FileCalls& of, FileCall& call) {
+  void submit(WorkQueue& of, WorkItem& item) {
     const std::scoped_lock lock(mutex_);
-    of.waiting_.push_back(&call);
-    call.waiting_ = true;
+    of.waiting_.push_back(&item);
+    item.waiting_ = true;
     list(of);
     if (!of.listed_) return;
-    if (ready_.size() > idle_ && threads_.size() < FileCalls::kThreads) start_thread();
+    if (ready_.size() > idle_ && threads_.size() < kind_.threads) start_thread();
     if (threads_.empty()) {
       of.waiting_.pop_back();
-      call.waiting_ = false;
+      item.waiting_ = false;
       std::erase(ready_, &of);
       of.listed_ = false;
-      throw RunnerError("resource_exhausted", kUnavailable, "cannot start a thread for a file");
+      throw RunnerError("resource_exhausted", kUnavailable, "cannot start a thread: " + std::string(kind_.thread_name));
     }
     work_.notify_one();
   }
 
-  /// Afterwards nothing refers to the call.
-  void forget(FileCalls& of, FileCall& call) noexcept {
+  /// Afterwards nothing refers to the item.
+  void forget(WorkQueue& of, WorkItem& item) noexcept {
     std::unique_lock lock(mutex_);
-    if (call.waiting_) {
-      std::erase(of.waiting_, &call);
-      call.waiting_ = false;
+    if (item.waiting_) {
+      std::erase(of.waiting_, &item);
+      item.waiting_ = false;
       if (of.waiting_.empty() && of.listed_) {
         std::erase(ready_, &of);
         of.listed_ = false;
       }
       return;
     }
-    done_.wait(lock, [&call] { return call.done_; });
-    std::erase(of.finished_, &call);
+    done_.wait(lock, [&item] { return item.done_; });
+    std::erase(of.finished_, &item);
   }
 
-  [[nodiscard]] std::vector<FileCall*> take_finished(FileCalls& of) {
+  [[nodiscard]] std::vector<WorkItem*> take_finished(WorkQueue& of) {
     const std::scoped_lock lock(mutex_);
     return std::exchange(of.finished_, {});
   }
 
  private:
   // Puts it behind the others that have something to do, if it has and may.
-  void list(FileCalls& of) {
-    if (of.listed_ || of.waiting_.empty() || of.running_ >= FileCalls::kAtOnce) return;
+  void list(WorkQueue& of) {
+    if (of.listed_ || of.waiting_.empty() || of.running_ >= kind_.at_once) return;
     ready_.push_back(&of);
     of.listed_ = true;
   }
@@ -113,27 +116,27 @@ class FileThreads {
   }
 
   void run() {
-    ::pthread_setname_np(::pthread_self(), "cwsandbox-file");
+    ::pthread_setname_np(::pthread_self(), kind_.thread_name);
     std::unique_lock lock(mutex_);
     for (;;) {
       ++idle_;
       work_.wait(lock, [this] { return ending_ || !ready_.empty(); });
       --idle_;
       if (ready_.empty()) return;
-      FileCalls& of = *ready_.front();
+      WorkQueue& of = *ready_.front();
       ready_.pop_front();
       of.listed_ = false;
-      FileCall& call = *of.waiting_.front();
+      WorkItem& item = *of.waiting_.front();
       of.waiting_.pop_front();
-      call.waiting_ = false;
+      item.waiting_ = false;
       ++of.running_;
       list(of);
       lock.unlock();
-      call.work();
+      item.work();
       lock.lock();
       --of.running_;
-      call.done_ = true;
-      of.finished_.push_back(&call);
+      item.done_ = true;
+      of.finished_.push_back(&item);
       list(of);
       if (of.listed_) work_.notify_one();
       // Under the lock, without which none of them may go.
@@ -143,40 +146,41 @@ class FileThreads {
     }
   }
 
+  const WorkKind& kind_;
   std::mutex mutex_;
   std::condition_variable work_, done_;
-  std::deque<FileCalls*> ready_;  // each once
+  std::deque<WorkQueue*> ready_;  // each once
   std::vector<std::thread> threads_;
   std::size_t idle_ = 0;
   bool ending_ = false;
   const pid_t process_ = ::getpid();
 };
 
-/// A call from when it is handed over until nothing refers to it any more.
-class FileCalls::Submitted {
+/// An item from when it is handed over until nothing refers to it any more.
+class WorkQueue::Submitted {
  public:
-  Submitted(FileCalls& of, FileCall& call) : of_(of), call_(call) {
-    of_.threads_->submit(of_, call_);
+  Submitted(WorkQueue& of, WorkItem& item) : of_(of), item_(item) {
+    of_.threads_->submit(of_, item_);
     ++of_.under_way_;
   }
   Submitted(const Submitted&) = delete;
   Submitted& operator=(const Submitted&) = delete;
   ~Submitted() {
-    if (call_.told_) return;
-    of_.threads_->forget(of_, call_);
+    if (item_.told_) return;
+    of_.threads_->forget(of_, item_);
     if (--of_.under_way_ > 0) return;
     error_code ignored;
     of_.event_.cancel(ignored);
   }
 
  private:
-  FileCalls& of_;
-  FileCall& call_;
+  WorkQueue& of_;
+  WorkItem& item_;
 };
 
-FileCalls::FileCalls(const asio::any_io_executor& executor)
-    : threads_(FileThreads::shared()), executor_(executor), event_(executor) {
-  UniqueFd event(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+WorkQueue::WorkQueue(const asio::any_io_executor& executor, const WorkKind& kind)
+    : threads_(Workers::shared(kind)), executor_(executor), event_(executor) {
+  local::UniqueFd event(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   int error = errno;
   if (event) {
     error_code ec;
@@ -185,29 +189,29 @@ FileCalls::FileCalls(const asio::any_io_executor& executor)
   }
   if (!event || error != 0) {
     throw RunnerError("resource_exhausted", kUnavailable,
-                      "cannot work on files: " + error_text(error) + core::descriptor_hint(error));
+                      "cannot wait for a thread: " + local::error_text(error) + core::descriptor_hint(error));
   }
   event_fd_ = event.release();
 }
 
-FileCalls::~FileCalls() = default;
+WorkQueue::~WorkQueue() = default;
 
-asio::awaitable<void> FileCalls::run(std::shared_ptr<FileCalls> self, FileCall& call) {
+asio::awaitable<void> WorkQueue::run(std::shared_ptr<WorkQueue> self, WorkItem& item) {
   asio::steady_timer wake(self->executor_, asio::steady_timer::time_point::max());
-  call.wake_ = &wake;
-  const Submitted submitted(*self, call);
+  item.wake_ = &wake;
+  const Submitted submitted(*self, item);
   self->wait_finished();
   // The timer owns what resumes this coroutine, so that it goes with the event loop; no cancellation reaches it.
   auto initiate = [&wake](auto handler) {
     wake.async_wait([h = std::move(handler)](const error_code&) mutable { std::move(h)(); });
   };
-  while (!call.told_) {
+  while (!item.told_) {
     auto told = asio::async_initiate<const asio::use_awaitable_t<>, void()>(initiate, asio::use_awaitable);
     co_await std::move(told);
   }
 }
 
-void FileCalls::wait_finished() {
+void WorkQueue::wait_finished() {
   if (listening_ || under_way_ == 0) return;
   listening_ = true;
   event_.async_wait(asio::posix::stream_descriptor::wait_read, [weak = weak_from_this()](const error_code& ec) {
@@ -219,14 +223,14 @@ void FileCalls::wait_finished() {
   });
 }
 
-void FileCalls::take_finished() {
+void WorkQueue::take_finished() {
   std::uint64_t count = 0;
   static_cast<void>(!::read(event_fd_, &count, sizeof count));
-  for (FileCall* call : threads_->take_finished(*this)) {
-    call->told_ = true;
+  for (WorkItem* item : threads_->take_finished(*this)) {
+    item->told_ = true;
     --under_way_;
-    call->wake_->cancel();
+    item->wake_->cancel();
   }
 }
 
-}  // namespace cwsandbox::runner::local
+}  // namespace cwsandbox::runner

@@ -15,14 +15,15 @@
 #include <vector>
 
 #include "harness.hpp"
-#include "runner/local/file_calls.hpp"
 #include "runner/local/unique_fd.hpp"
+#include "runner/work_queue.hpp"
 #include "support/catch.hpp"
 
 namespace cwsandbox::test {
 
-using runner::local::FileCall;
-using runner::local::FileCalls;
+using runner::kFileWork;
+using runner::WorkItem;
+using runner::WorkQueue;
 using runner::local::UniqueFd;
 
 namespace {
@@ -42,7 +43,7 @@ struct Pipe {
 };
 
 // Waits for a byte, as a read of a file may for its lock.
-struct ByteCall final : FileCall {
+struct ByteCall final : WorkItem {
   explicit ByteCall(const Pipe& from, std::atomic<int>* now = nullptr, std::atomic<int>* most = nullptr)
       : fd(from.reader.get()), running(now), most_running(most) {}
   void work() noexcept override {
@@ -62,8 +63,8 @@ struct ByteCall final : FileCall {
 };
 
 // Called with a reference to what outlives it.
-asio::awaitable<void> take_byte(std::shared_ptr<FileCalls> calls, ByteCall& call, int& done) {
-  auto called = FileCalls::run(std::move(calls), call);
+asio::awaitable<void> take_byte(std::shared_ptr<WorkQueue> calls, ByteCall& call, int& done) {
+  auto called = WorkQueue::run(std::move(calls), call);
   co_await std::move(called);
   if (call.bytes == 1) ++done;
 }
@@ -72,12 +73,12 @@ asio::awaitable<void> take_byte(std::shared_ptr<FileCalls> calls, ByteCall& call
 
 TEST_CASE("calls that wait hold up those of their own sandbox and no others", "[runner][files][FI-15]") {
   asio::io_context loop;
-  const auto slow = std::make_shared<FileCalls>(loop.get_executor());
-  const auto quick = std::make_shared<FileCalls>(loop.get_executor());
+  const auto slow = std::make_shared<WorkQueue>(loop.get_executor());
+  const auto quick = std::make_shared<WorkQueue>(loop.get_executor());
   const Pipe never, always;
   std::atomic<int> running = 0, most = 0;
   std::list<ByteCall> calls;
-  constexpr int kCalls = 3 * static_cast<int>(FileCalls::kAtOnce) + 1;
+  constexpr int kCalls = 3 * static_cast<int>(kFileWork.at_once) + 1;
   int slow_done = 0;
   for (int i = 0; i < kCalls; ++i) {
     ByteCall& call = calls.emplace_back(never, &running, &most);
@@ -94,7 +95,7 @@ TEST_CASE("calls that wait hold up those of their own sandbox and no others", "[
   never.give(kCalls);
   run_until(loop, [&] { return slow_done == kCalls; });
   CHECK(slow_done == kCalls);
-  CHECK(most <= static_cast<int>(FileCalls::kAtOnce));
+  CHECK(most <= static_cast<int>(kFileWork.at_once));
   // Nothing keeps the loop when nothing is under way.
   run_until(loop, [&] { return loop.stopped(); });
   CHECK(loop.stopped());
@@ -103,12 +104,12 @@ TEST_CASE("calls that wait hold up those of their own sandbox and no others", "[
 TEST_CASE("as many sandboxes as there are threads for wait, and go on", "[runner][files][FI-15]") {
   asio::io_context loop;
   const Pipe never;
-  std::vector<std::shared_ptr<FileCalls>> sandboxes;
+  std::vector<std::shared_ptr<WorkQueue>> sandboxes;
   std::list<ByteCall> calls;
   int done = 0;
-  constexpr int kCalls = 2 * static_cast<int>(FileCalls::kThreads);
+  constexpr int kCalls = 2 * static_cast<int>(kFileWork.threads);
   for (int i = 0; i < kCalls; ++i) {
-    if (i % 2 == 0) sandboxes.push_back(std::make_shared<FileCalls>(loop.get_executor()));
+    if (i % 2 == 0) sandboxes.push_back(std::make_shared<WorkQueue>(loop.get_executor()));
     asio::co_spawn(loop, take_byte(sandboxes.back(), calls.emplace_back(never), done), asio::detached);
   }
   never.give(kCalls);
@@ -120,7 +121,7 @@ TEST_CASE("a loop that goes while calls are under way waits for those that have 
   for (int round = 0; round < 20; ++round) {
     const Pipe never;
     std::optional<asio::io_context> loop(std::in_place);
-    auto calls = std::make_shared<FileCalls>(loop->get_executor());
+    auto calls = std::make_shared<WorkQueue>(loop->get_executor());
     int done = 0;
     // What it touches is the coroutine's own.
     const auto own = [&]() -> asio::awaitable<void> {
