@@ -15,18 +15,23 @@
 
 namespace cwsandbox::runner {
 
-/// Coroutines that wait for one thing. Whoever resumes them goes on first.
+/// Coroutines that wait for one thing. Whoever resumes them goes on first. Each is the event loop's, and not this object's: a loop
+/// that goes takes them with it, also where they keep the owner of this object alive.
 class Waiters {
  public:
-  using Handler = asio::any_completion_handler<void()>;
-  void add(Handler handler) { handlers_.push_back(std::move(handler)); }
-  void resume_all(const asio::any_io_executor& executor);
+  Waiters() = default;
+  Waiters(const Waiters&) = delete;
+  Waiters& operator=(const Waiters&) = delete;
+  void resume_all() {
+    for (asio::steady_timer* timer : timers_) timer->cancel();
+  }
 
  private:
-  std::list<Handler> handlers_;  // any_completion_handler may not be move-assigned
+  friend asio::awaitable<void> wait_for(Waiters& waiters);
+  std::list<asio::steady_timer*> timers_;
 };
 
-/// Completes on the next `resume_all`. The owner of `waiters` must be kept alive by the caller.
+/// Completes on the next `resume_all`, and no cancellation reaches it. The owner of `waiters` must be kept alive by the caller.
 [[nodiscard]] asio::awaitable<void> wait_for(Waiters& waiters);
 
 /// The same with a deadline. `notify` wakes all of them; each looks again at what it waits for.

@@ -23,6 +23,7 @@ struct WorkKind {
   std::size_t at_once;      ///< of one queue
 };
 inline constexpr WorkKind kFileWork{"cwsandbox-file", 64, 2};
+inline constexpr WorkKind kLaunchWork{"cwsandbox-spawn", 8, 4};
 inline constexpr WorkKind kMessageWork{"cwsandbox-json", 2, 1};
 
 /// What is to be done, and its result.

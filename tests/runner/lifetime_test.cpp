@@ -16,12 +16,14 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <sstream>
 #include <thread>
 
 #include "harness.hpp"
 #include "runner/local/local_runner.hpp"
 #include "runner/local/unique_fd.hpp"
+#include "runner/work_queue.hpp"
 #include "support/catch.hpp"
 
 namespace cwsandbox::test {
@@ -70,11 +72,20 @@ bool appear(const std::string& marker, std::size_t count) {
   return true;
 }
 
-std::vector<pid_t> children() {
-  std::vector<pid_t> pids;
-  for (const auto& task : fs::directory_iterator("/proc/self/task")) {
-    for (const pid_t pid : numbers_in(task.path() / "children")) pids.push_back(pid);
+// By the name of the thread that has made them: any may have.
+std::multimap<std::string, pid_t> children_by_thread(const std::string& process = "self") {
+  std::multimap<std::string, pid_t> found;
+  for (const auto& task : fs::directory_iterator("/proc/" + process + "/task")) {
+    std::string thread = read_file((task.path() / "comm").string());
+    if (thread.ends_with('\n')) thread.pop_back();
+    for (const pid_t pid : numbers_in(task.path() / "children")) found.emplace(thread, pid);
   }
+  return found;
+}
+
+std::vector<pid_t> children(const std::string& process = "self") {
+  std::vector<pid_t> pids;
+  for (const auto& [thread, pid] : children_by_thread(process)) pids.push_back(pid);
   return pids;
 }
 
@@ -150,6 +161,32 @@ TEST_CASE("fifty sandboxes leave no descriptor, no child and no signal", "[runne
   CHECK(children().empty());
 }
 
+TEST_CASE("the event loop makes no child, for which it would stand still", "[runner][EV-17]") {
+  asio::io_context loop;
+  const auto runner = make_local_runner(loop.get_executor());
+  std::vector<std::unique_ptr<runner::Sandbox>> sandboxes;
+  for (int i = 0; i < 3; ++i) sandboxes.push_back(run(loop, runner->create(sandbox_spec())));
+  const auto made = children_by_thread();
+  CHECK(made.size() == 3);
+  CHECK(made.count(runner::kLaunchWork.thread_name) == made.size());
+  for (auto& sandbox : sandboxes) run(loop, sandbox->stop(std::chrono::milliseconds(0)));
+}
+
+TEST_CASE("a loop that goes away while a sandbox is being made leaves nothing", "[runner][EV-17]") {
+  // However far it has come: bubblewrap is being started, or has been, or its agent has spoken.
+  for (int turns = 0; turns < 30; ++turns) {
+    const std::size_t before = open_descriptors();
+    {
+      asio::io_context loop;
+      const auto runner = make_local_runner(loop.get_executor());
+      asio::co_spawn(loop, runner->create(sandbox_spec()), [](std::exception_ptr, std::unique_ptr<runner::Sandbox>) {});
+      for (int i = 0; i < turns; ++i) loop.run_one();
+    }
+    CHECK(children().empty());
+    CHECK(open_descriptors() == before);
+  }
+}
+
 TEST_CASE("a loop that goes away with sandboxes in it leaves nothing", "[runner]") {
   const std::string marker = "31415" + std::to_string(::getpid());
   const std::size_t before = open_descriptors();
@@ -191,10 +228,9 @@ TEST_CASE("a sandbox dies with the process that its gateway runs in", "[runner]"
   for (const pid_t pid : processes_with(marker)) pidfds.push_back(pidfd_of(pid));
   CHECK(pidfds.size() >= 4);  // the main command, and three more with their children
   // Bubblewrap too, which is a child of the gateway.
-  const std::string number = std::to_string(gateway);
   std::size_t bubblewraps = 0;
   pid_t copy = 0;
-  for (const pid_t pid : numbers_in("/proc/" + number + "/task/" + number + "/children")) {
+  for (const pid_t pid : children(std::to_string(gateway))) {
     if (read_file("/proc/" + std::to_string(pid) + "/comm") == "bwrap\n") {
       ++bubblewraps;
       pidfds.push_back(pidfd_of(pid));

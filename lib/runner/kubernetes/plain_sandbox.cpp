@@ -98,7 +98,7 @@ class Output final : public ByteSource {
   void end() {
     if (std::exchange(ended_, true)) return;
     readers_.resume_all(executor_);
-    room_.resume_all(executor_);
+    room_.resume_all();
   }
   [[nodiscard]] Waiters& room() noexcept { return room_; }
 
@@ -117,7 +117,7 @@ class Output final : public ByteSource {
       bytes_ = std::string();
       at_ = 0;
     }
-    if (was_full && !full()) room_.resume_all(executor_);
+    if (was_full && !full()) room_.resume_all();
     return n;
   }
   void async_wait(IoHandler handler) override {
@@ -132,7 +132,7 @@ class Output final : public ByteSource {
     bytes_ = std::string();
     at_ = 0;
     readers_.resume_all(executor_, asio::error::operation_aborted);
-    room_.resume_all(executor_);
+    room_.resume_all();
   }
 
  private:
@@ -227,7 +227,7 @@ struct Run : std::enable_shared_from_this<Run> {
     input_room.resume_all(executor);
     tell_arrival();
     input_break.resume_all(executor, asio::error::broken_pipe);
-    input_there.resume_all(executor);
+    input_there.resume_all();
   }
 
   void tell_arrival() {
@@ -365,7 +365,7 @@ class PlainProcess final : public Process {
     run_->width = width;
     run_->height = height;
     run_->size_changed = true;
-    run_->input_there.resume_all(run_->executor);
+    run_->input_there.resume_all();
   }
 
  private:
@@ -385,7 +385,7 @@ class PlainProcess final : public Process {
       }
       run_.input.append(static_cast<const char*>(from.data()), n);
       run_.input_written += n;
-      run_.input_there.resume_all(run_.executor);
+      run_.input_there.resume_all();
       return n;
     }
     void async_wait(IoHandler handler) override {
@@ -395,7 +395,7 @@ class PlainProcess final : public Process {
     void close() noexcept override {
       if (std::exchange(run_.input_closed, true)) return;
       run_.input_break.resume_all(run_.executor, asio::error::operation_aborted);
-      run_.input_there.resume_all(run_.executor);
+      run_.input_there.resume_all();
     }
     // pods/exec does not say what becomes of the input, nor that a process has closed its own: what the cluster has is all that
     // can be known while the process runs.

@@ -263,7 +263,7 @@ asio::awaitable<std::shared_ptr<AgentSandbox::PendingStart>> AgentSandbox::reque
 template <class Pending>
 void AgentSandbox::answer(Pending& pending) {
   pending.answered = true;
-  pending.waiters.resume_all(executor_);
+  pending.waiters.resume_all();
 }
 
 asio::awaitable<FileAgent::Answer> AgentSandbox::ask(const Question& question) {
@@ -387,7 +387,7 @@ void AgentSandbox::on_note(Type type, const Note& note, std::span<UniqueFd> fds)
       came_up_ = true;
       if (!stop_deadline_) deadline_.cancel();
       on_up();
-      return up_waiters_.resume_all(executor_);
+      return up_waiters_.resume_all();
     case Type::started:
       return on_started(note, fds);
     case Type::start_failed: {
@@ -490,7 +490,7 @@ void AgentSandbox::lose(std::string_view why) {
     // Not from inside a call of the listener's own.
     asio::post(executor_, [process = process] { process->exit.fire(); });
   }
-  up_waiters_.resume_all(executor_);
+  up_waiters_.resume_all();
   finish_when_over();
 }
 
@@ -524,7 +524,7 @@ void AgentSandbox::finish_when_over() {
   deadline_.cancel();
   main_exit_.set(*main_info_);
   asio::post(executor_, [self = shared_from_this()] { self->main_exit_.fire(); });
-  ended_waiters_.resume_all(executor_);
+  ended_waiters_.resume_all();
 }
 
 asio::awaitable<void> AgentSandbox::wait_up() {
@@ -758,7 +758,8 @@ asio::awaitable<std::unique_ptr<Sandbox>> AgentSandbox::begin(std::shared_ptr<Ag
   try {
     co_await self->wait_up();
     if (self->came_up_) {
-      self->prepare();
+      auto prepared = self->prepare();
+      co_await std::move(prepared);
       for (const InitialFile& file : spec.files) co_await write_whole_file(self, file.path, file.content);
       answer = co_await self->request(main, agent::kMain);
     }

@@ -88,7 +88,7 @@ class AgentSandbox : public FileAgent, public std::enable_shared_from_this<Agent
   /// The agent has said its first word.
   virtual void on_up() {}
   /// Before anything runs in it.
-  virtual void prepare() {}
+  [[nodiscard]] virtual asio::awaitable<void> prepare() { co_return; }
   /// Ends what closing the socket does not.
   virtual void end_by_force() {}
   /// What was killed has not ended in time. Calls `arm_deadline` when there is more to be waited for.

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <linux/nsfs.h>
+#include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -16,8 +17,10 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <exception>
 #include <filesystem>
 #include <fstream>
+#include <utility>
 
 #include "core/descriptor_limit.hpp"
 #include "runner/local/agent_protocol.hpp"
@@ -189,7 +192,8 @@ constexpr const char* kInstall =
 
 }  // namespace
 
-Launcher::Launcher(LocalRunnerOptions options) : options_(std::move(options)) {}
+Launcher::Launcher(const asio::any_io_executor& executor, LocalRunnerOptions options)
+    : executor_(executor), options_(std::move(options)) {}
 
 void Launcher::prepare() {
   if (prepared_) return;
@@ -291,26 +295,54 @@ std::uint64_t Launcher::disk(const ResourceSpec& resources) const noexcept {
   return memory == 0 ? options_.limits.disk : std::min(options_.limits.disk, memory / 2);
 }
 
-void Launcher::limit_files(pid_t agent, const ResourceSpec& resources) {
-  if (options_.limits.files == 0) return;
-  const std::string options = "size=" + std::to_string(disk(resources)) + ",nr_inodes=" + std::to_string(options_.limits.files);
-  const std::string path = "/proc/" + std::to_string(agent) + "/ns/mnt";
-  const UniqueFd mounts(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  const UniqueFd owner(mounts ? ::ioctl(mounts.get(), NS_GET_USERNS) : -1);
+class Launcher::Removal final : public WorkItem {
+ public:
+  explicit Removal(ControlGroup& of) : group(of) {}
+  void work() noexcept override { gone = group.remove(); }
+
+  ControlGroup& group;
+  bool gone = false;
+};
+
+asio::awaitable<bool> Launcher::remove(std::shared_ptr<Launcher> self, ControlGroup& group) {
+  Removal item(group);
+  auto done = WorkQueue::run(self->threads_, item);
+  co_await std::move(done);
+  co_return item.gone;
+}
+
+class Launcher::Remount final : public WorkItem {
+ public:
+  void work() noexcept override { failure = remount(owner.get(), mounts.get(), places, options.c_str()); }
+
+  UniqueFd mounts, owner;
+  std::vector<const char*> places;
+  std::string options;
   ChildFailure failure;
-  if (!owner) {
-    failure = {errno, "its namespaces"};
+};
+
+asio::awaitable<void> Launcher::limit_files(std::shared_ptr<Launcher> self, pid_t agent, ResourceSpec resources) {
+  const std::uint64_t most = self->options_.limits.files;
+  if (most == 0) co_return;
+  Remount item;
+  item.options = "size=" + std::to_string(self->disk(resources)) + ",nr_inodes=" + std::to_string(most);
+  const std::string path = "/proc/" + std::to_string(agent) + "/ns/mnt";
+  item.mounts.reset(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  item.owner.reset(item.mounts ? ::ioctl(item.mounts.get(), NS_GET_USERNS) : -1);
+  if (!item.owner) {
+    item.failure = {errno, "its namespaces"};
   } else {
-    std::vector<const char*> places;
-    for (const WritablePlace& place : kWritable) places.push_back(place.path);
-    failure = remount(owner.get(), mounts.get(), places, options.c_str());
+    for (const WritablePlace& place : kWritable) item.places.push_back(place.path);
+    auto done = WorkQueue::run(self->threads_, item);
+    co_await std::move(done);
   }
-  if (failure.error == 0) return;
+  const ChildFailure& failure = item.failure;
+  if (failure.error == 0) co_return;
   if (has_run_out(failure.error)) throw out_of(failure.step, failure.error);
   const std::string what = "this machine cannot limit the number of files of a sandbox: " + std::string(failure.step) + ": " +
                            std::strerror(failure.error);
-  if (said_files_ != what) say(what);
-  said_files_ = what;
+  if (self->said_files_ != what) self->say(what);
+  self->said_files_ = what;
 }
 
 std::vector<std::string> Launcher::arguments(const std::vector<std::string>& copied, const ResourceSpec& resources) const {
@@ -344,39 +376,96 @@ std::vector<std::string> Launcher::arguments(const std::vector<std::string>& cop
   return to;
 }
 
-Launched Launcher::launch(const ResourceSpec& resources) {
+// How long a child that nobody wants any more is waited for, which is killed: milliseconds.
+constexpr int kEndMs = 1000;
+
+/// A child that is being made, with all that it needs.
+class Launcher::Launch final : public WorkItem {
+ public:
+  Launch() = default;
+  // What nobody has taken is nobody's: the agent goes with its socket.
+  ~Launch() override {
+    if (!launched.monitor) return;
+    launched.control.reset();
+    kill_pidfd(launched.monitor.get(), SIGKILL);
+    if (has_ended(launched.monitor.get(), kEndMs)) static_cast<void>(reap(launched.monitor.get()));
+  }
+  Launch(const Launch&) = delete;
+  Launch& operator=(const Launch&) = delete;
+  void work() noexcept override {
+    try {
+      if (limits.any()) launched.group = groups->make(limits);
+      if (launched.group) {
+        for (const UniqueFd& door : launched.group->doors()) doors.push_back(door.get());
+      }
+    } catch (...) {
+      error = std::current_exception();
+      return;
+    }
+    plan.doors = doors.data();
+    plan.door_count = doors.size();
+    launched.monitor = start_child(plan, failure);
+  }
+
+  ControlGroups* groups = nullptr;
+  GroupLimits limits;
+  std::exception_ptr error;
+  Launched launched;
+  std::vector<UniqueFd> files;  // those of `fds` that are this launch's own
+  std::vector<int> fds, doors;
+  std::string program, oom_score;
+  std::vector<std::string> words;
+  std::vector<char*> argv;
+  ChildPlan plan;
+  ChildFailure failure;
+};
+
+asio::awaitable<Launched> Launcher::launch(std::shared_ptr<Launcher> self, ResourceSpec resources) {
+  Launch launch;
+  self->plan(launch, resources);
+  if (!self->threads_) self->threads_ = std::make_shared<WorkQueue>(self->executor_, kLaunchWork);
+  auto made = WorkQueue::run(self->threads_, launch);
+  co_await std::move(made);
+  co_return self->take(launch);
+}
+
+void Launcher::plan(Launch& launch, const ResourceSpec& resources) {
   prepare();
-  const GroupLimits limits = group_limits(resources);
-  std::unique_ptr<ControlGroup> group;
-  if (limits.any()) group = groups_->make(limits);
+  launch.limits = group_limits(resources);
+  launch.groups = groups_.get();
+  const auto keep = [&launch](UniqueFd fd) {
+    launch.fds.push_back(fd.get());
+    launch.files.push_back(std::move(fd));
+  };
   int ends[2];
   if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) throw out_of("socketpair");
-  Launched launched;
-  launched.control.reset(ends[0]);
-  const UniqueFd theirs(ends[1]);
+  launch.launched.control.reset(ends[0]);
+  UniqueFd theirs(ends[1]);
   if (::pipe2(ends, O_CLOEXEC) != 0) throw out_of("pipe");
-  launched.errors.reset(ends[0]);
-  const UniqueFd complaints(ends[1]);
-  ::fcntl(launched.errors.get(), F_SETFL, O_NONBLOCK);
-  const UniqueFd null(::open("/dev/null", O_RDWR | O_CLOEXEC));
+  launch.launched.errors.reset(ends[0]);
+  UniqueFd complaints(ends[1]);
+  ::fcntl(launch.launched.errors.get(), F_SETFL, O_NONBLOCK);
+  UniqueFd null(::open("/dev/null", O_RDWR | O_CLOEXEC));
   if (!null) throw out_of("/dev/null");
   // Descriptions of its own, because bubblewrap reads them to their ends.
-  const UniqueFd image = reopen(image_.get());
-  const UniqueFd calls = reopen(filters_.calls.get());
-  const UniqueFd arguments_filter = reopen(filters_.arguments.get());
+  UniqueFd image = reopen(image_.get()), calls = reopen(filters_.calls.get()), arguments_filter = reopen(filters_.arguments.get());
   if (!image || !calls || !arguments_filter) throw out_of("what every sandbox gets");
 
-  std::vector<UniqueFd> files;
-  std::vector<int> fds = {null.get(),  null.get(),  complaints.get(), theirs.get(),
-                          self_.get(), image.get(), calls.get(),      arguments_filter.get()};
   static_assert(agent::kControlFd == 3 && agent::kGatewayFd == 4 && agent::kImageFd == 5);
+  launch.fds.push_back(null.get());
+  keep(std::move(null));
+  keep(std::move(complaints));
+  keep(std::move(theirs));
+  launch.fds.push_back(self_.get());
+  keep(std::move(image));
+  keep(std::move(calls));
+  keep(std::move(arguments_filter));
   for (const SmallFile& file : kOwnFiles) {
     // Each is far smaller than a pipe.
     if (::pipe2(ends, O_CLOEXEC) != 0) throw out_of("pipe");
-    files.emplace_back(ends[0]);
+    keep(UniqueFd(ends[0]));
     const UniqueFd writer(ends[1]);
     if (!write_all(writer.get(), file.text)) throw out_of("pipe");
-    fds.push_back(ends[0]);
   }
 
   std::vector<std::string> copied;
@@ -387,35 +476,32 @@ Launched Launcher::launch(const ResourceSpec& resources) {
     // It may have been replaced since; and what not everybody may read is not for a sandbox.
     if (!file || ::fstat(file.get(), &status) != 0 || !S_ISREG(status.st_mode) || (status.st_mode & S_IROTH) == 0) continue;
     if (status.st_size > kMaxCopied) continue;
-    fds.push_back(file.get());
-    files.push_back(std::move(file));
+    keep(std::move(file));
     copied.push_back(path);
   }
-  std::vector<std::string> words = arguments(copied, resources);
-  std::vector<char*> argv;
-  argv.reserve(words.size() + 1);
-  for (std::string& word : words) argv.push_back(word.data());
-  argv.push_back(nullptr);
+  launch.words = arguments(copied, resources);
+  launch.argv.reserve(launch.words.size() + 1);
+  for (std::string& word : launch.words) launch.argv.push_back(word.data());
+  launch.argv.push_back(nullptr);
 
-  ChildPlan plan;
-  plan.program = program_.c_str();
-  plan.argv = argv.data();
-  plan.fds = fds.data();
-  plan.fd_count = static_cast<int>(fds.size());
+  ChildPlan& plan = launch.plan;
+  launch.program = program_;
+  launch.oom_score = oom_score_;
+  plan.program = launch.program.c_str();
+  plan.argv = launch.argv.data();
+  plan.fds = launch.fds.data();
+  plan.fd_count = static_cast<int>(launch.fds.size());
   plan.drop = drop_privileges_;
-  plan.uid = launched.uid = next_user();
+  plan.uid = launch.launched.uid = next_user();
   plan.gid = options_.gid;
-  plan.oom_score = oom_score_.c_str();
-  plan.oom_score_size = oom_score_.size();
-  std::vector<int> doors;
-  if (group) {
-    for (const UniqueFd& door : group->doors()) doors.push_back(door.get());
-  }
-  plan.doors = doors.data();
-  plan.door_count = doors.size();
-  ChildFailure failure;
-  launched.monitor = start_child(plan, failure);
-  if (!launched.monitor) {
+  plan.oom_score = launch.oom_score.c_str();
+  plan.oom_score_size = launch.oom_score.size();
+}
+
+Launched Launcher::take(Launch& launch) {
+  if (launch.error) std::rethrow_exception(launch.error);
+  if (!launch.launched.monitor) {
+    const ChildFailure& failure = launch.failure;
     if (has_run_out(failure.error)) throw out_of(failure.step, failure.error);
     prepared_ = false;  // the program may have been replaced
     if (std::strcmp(failure.step, "exec") == 0) {
@@ -424,9 +510,8 @@ Launched Launcher::launch(const ResourceSpec& resources) {
     }
     throw unavailable("cannot start bubblewrap: " + std::string(failure.step) + ": " + std::strerror(failure.error));
   }
-  if (group) group->close_doors();
-  launched.group = std::move(group);
-  return launched;
+  if (launch.launched.group) launch.launched.group->close_doors();
+  return std::exchange(launch.launched, {});
 }
 
 uid_t Launcher::next_user() const noexcept {

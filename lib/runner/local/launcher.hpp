@@ -1,6 +1,9 @@
 // Starts bubblewrap with the agent inside.
 #pragma once
 
+#include <boost/asio/any_io_executor.hpp>
+#include <boost/asio/awaitable.hpp>
+
 #include <sys/types.h>
 
 #include <cstdint>
@@ -14,6 +17,7 @@
 #include "runner/local/local_runner.hpp"
 #include "runner/local/syscall_filter.hpp"
 #include "runner/local/unique_fd.hpp"
+#include "runner/work_queue.hpp"
 
 namespace cwsandbox::runner::local {
 
@@ -26,18 +30,24 @@ struct Launched {
   uid_t uid = 0;                        ///< who the sandbox's user is outside it
 };
 
+/// Not thread safe: on its executor alone.
 class Launcher {
  public:
-  /// `options` are copied.
-  explicit Launcher(LocalRunnerOptions options);
+  Launcher(const asio::any_io_executor& executor, LocalRunnerOptions options);
 
-  /// Starts a sandbox; whether it succeeds shows at the agent's first note. Throws RunnerError when not even bubblewrap could
-  /// be started, or for a limit that cannot be kept here. What is done once for all sandboxes is done at the first call.
-  [[nodiscard]] Launched launch(const ResourceSpec& resources);
+  /// Starts a sandbox; whether it succeeds shows at the agent's first note. Its control group and the child are made on another
+  /// thread: joining a group takes the kernel 10 ms and more, and meanwhile nobody can make or remove any. Throws RunnerError when
+  /// not even bubblewrap could be started, or for a limit that cannot be kept here. What is done once for all sandboxes is done at
+  /// the first call.
+  [[nodiscard]] static asio::awaitable<Launched> launch(std::shared_ptr<Launcher> self, ResourceSpec resources);
 
   /// Sets what bubblewrap cannot: how many files a sandbox may have. After its agent has come up and before anything else runs in
-  /// it. `agent` is its number here.
-  void limit_files(pid_t agent, const ResourceSpec& resources);
+  /// it. `agent` is its number here. On another thread, too.
+  [[nodiscard]] static asio::awaitable<void> limit_files(std::shared_ptr<Launcher> self, pid_t agent, ResourceSpec resources);
+
+  /// Removes a group that a launch has made, on another thread. False: somebody is in it yet, or the kernel has not noticed that
+  /// nobody is.
+  [[nodiscard]] static asio::awaitable<bool> remove(std::shared_ptr<Launcher> self, ControlGroup& group);
 
   /// The group of a sandbox's user outside it.
   [[nodiscard]] gid_t gid() const noexcept;
@@ -51,7 +61,14 @@ class Launcher {
   [[nodiscard]] RunnerError failure(std::string_view complaint, std::string_view why) const;
 
  private:
+  class Launch;
+  class Remount;
+  class Removal;
   void prepare();
+  /// All that a child needs.
+  void plan(Launch& launch, const ResourceSpec& resources);
+  /// What has become of it.
+  [[nodiscard]] Launched take(Launch& launch);
   /// As whom sandboxes run.
   void find_user();
   [[nodiscard]] uid_t next_user() const noexcept;
@@ -60,6 +77,8 @@ class Launcher {
   [[nodiscard]] std::uint64_t disk(const ResourceSpec& resources) const noexcept;
   [[nodiscard]] std::vector<std::string> arguments(const std::vector<std::string>& copied, const ResourceSpec& resources) const;
 
+  asio::any_io_executor executor_;
+  std::shared_ptr<WorkQueue> threads_;  // null until the first launch
   LocalRunnerOptions options_;
   bool prepared_ = false;
   bool drop_privileges_ = false;  // sandboxes are another user's than this process, which is root

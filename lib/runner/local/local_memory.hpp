@@ -9,7 +9,7 @@
 namespace cwsandbox::runner::local {
 
 // Of a thread's stack little is ever touched.
-inline constexpr std::uint64_t kMostMemory = kFileWork.threads * 256 * 1024;
+inline constexpr std::uint64_t kMostMemory = (kFileWork.threads + kLaunchWork.threads) * 256 * 1024;
 inline constexpr std::uint64_t kMostMemoryPerSandbox = AgentConnection::kMaxQueued + 64 * 1024;
 
 }  // namespace cwsandbox::runner::local

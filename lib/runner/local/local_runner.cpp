@@ -1,6 +1,11 @@
 #include "runner/local/local_runner.hpp"
 
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/detached.hpp>
 #include <boost/asio/posix/stream_descriptor.hpp>
+#include <boost/asio/redirect_error.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <boost/asio/use_awaitable.hpp>
 
 #include <poll.h>
 #include <signal.h>
@@ -44,7 +49,7 @@ class State final : public AgentSandbox {
   State& operator=(const State&) = delete;
   ~State() override;
 
-  void launch();
+  static asio::awaitable<void> launch(std::shared_ptr<State> self);
   /// What bubblewrap had to say, when the agent never came up.
   [[nodiscard]] std::string complaint();
 
@@ -54,7 +59,7 @@ class State final : public AgentSandbox {
 
  private:
   void on_up() override;
-  void prepare() override;
+  asio::awaitable<void> prepare() override;
   void end_by_force() override;
   void kill_again() override;
   bool is_gone(ExitInfo& main) override;
@@ -64,6 +69,7 @@ class State final : public AgentSandbox {
   void wait_complaint();
   void read_complaint();
   void wait_agent();
+  static asio::awaitable<void> remove_group(std::shared_ptr<State> self);
   [[nodiscard]] std::shared_ptr<State> self() { return std::static_pointer_cast<State>(shared_from_this()); }
 
   std::shared_ptr<Launcher> launcher_;
@@ -72,9 +78,8 @@ class State final : public AgentSandbox {
   std::optional<asio::posix::stream_descriptor> monitor_, agent_;
   std::optional<asio::posix::stream_descriptor> errors_;  // bubblewrap's, until the agent has come up
   std::string complaint_;
-  bool monitor_reaped_ = false, agent_gone_ = false;
+  bool monitor_reaped_ = false, agent_gone_ = false, removing_ = false;
   std::unique_ptr<ControlGroup> group_;
-  int removals_ = 0;  // of the group, that came too early
 };
 
 State::~State() {
@@ -89,15 +94,16 @@ State::~State() {
   for (int i = 0; group_ && !group_->remove() && i < kRemovals; ++i) ::poll(nullptr, 0, 2);
 }
 
-void State::launch() {
-  Launched launched = launcher_->launch(resources_);
-  group_ = std::move(launched.group);
-  uid_ = launched.uid;
-  errors_.emplace(executor(), launched.errors.release());
-  monitor_.emplace(executor(), launched.monitor.release());
-  connect(std::move(launched.control), kLaunchDeadline);
-  wait_monitor();
-  wait_complaint();
+asio::awaitable<void> State::launch(std::shared_ptr<State> self) {
+  auto launching = Launcher::launch(self->launcher_, self->resources_);
+  Launched launched = co_await std::move(launching);
+  self->group_ = std::move(launched.group);
+  self->uid_ = launched.uid;
+  self->errors_.emplace(self->executor(), launched.errors.release());
+  self->monitor_.emplace(self->executor(), launched.monitor.release());
+  self->connect(std::move(launched.control), kLaunchDeadline);
+  self->wait_monitor();
+  self->wait_complaint();
 }
 
 void State::on_up() {
@@ -118,8 +124,8 @@ void State::adopt_agent() {
   }
 }
 
-void State::prepare() {
-  if (agent_) launcher_->limit_files(agent_number(), resources_);
+asio::awaitable<void> State::prepare() {
+  return agent_ ? Launcher::limit_files(launcher_, agent_number(), resources_) : AgentSandbox::prepare();
 }
 
 // The signal is for an agent that is stuck. When it has gone, bubblewrap goes.
@@ -162,15 +168,32 @@ std::uint64_t State::memory_kills() const { return group_ ? group_->killed_for_m
 bool State::is_gone(ExitInfo& main) {
   if (!monitor_reaped_ || !agent_gone_) return false;
   if (!group_) return true;
-  const bool killed = main.kind == ExitInfo::Kind::lost || (main.kind == ExitInfo::Kind::signaled && main.value == SIGKILL);
-  if (removals_ == 0) main.out_of_memory = killed && group_->killed_for_memory() > 0;
-  // After all of it has ended the kernel may need a moment. What is not gone then is removed when the next sandbox is made.
-  if (!group_->remove() && removals_++ < kRemovals) {
-    arm_deadline(Clock::now() + kRemoveAgain);
-    return false;
+  if (!std::exchange(removing_, true)) {
+    const bool killed = main.kind == ExitInfo::Kind::lost || (main.kind == ExitInfo::Kind::signaled && main.value == SIGKILL);
+    main.out_of_memory = killed && group_->killed_for_memory() > 0;
+    asio::co_spawn(executor(), remove_group(self()), asio::detached);
   }
-  group_.reset();
-  return true;
+  return false;
+}
+
+// After all of it has ended the kernel may need a moment. What is not gone then is removed when the next sandbox is made.
+asio::awaitable<void> State::remove_group(std::shared_ptr<State> self) {
+  asio::steady_timer again(self->executor());
+  for (int i = 0; i < kRemovals; ++i) {
+    bool gone = false;
+    try {
+      auto removed = Launcher::remove(self->launcher_, *self->group_);
+      gone = co_await std::move(removed);
+    } catch (const RunnerError&) {  // no thread
+      gone = self->group_->remove();
+    }
+    if (gone) break;
+    again.expires_after(kRemoveAgain);
+    error_code ignored;
+    co_await again.async_wait(asio::redirect_error(asio::use_awaitable, ignored));
+  }
+  self->group_.reset();
+  self->finish_when_over();
 }
 
 void State::read_complaint() {
@@ -202,7 +225,7 @@ std::string State::complaint() {
 class LocalRunner final : public Runner {
  public:
   LocalRunner(asio::any_io_executor executor, LocalRunnerOptions options)
-      : executor_(std::move(executor)), launcher_(std::make_shared<Launcher>(std::move(options))) {}
+      : executor_(std::move(executor)), launcher_(std::make_shared<Launcher>(executor_, std::move(options))) {}
 
   std::string_view name() const noexcept override { return "local"; }
   // Some of a creation is waiting for the kernel.
@@ -231,7 +254,8 @@ class LocalRunner final : public Runner {
     for (;;) {
       auto state = std::make_shared<State>(executor, launcher, spec.resources);
       state->set_defaults(env, cwd);
-      state->launch();
+      auto launched = State::launch(state);
+      co_await std::move(launched);
       auto begun = AgentSandbox::begin(state, spec);
       std::unique_ptr<Sandbox> sandbox = co_await std::move(begun);
       if (sandbox) co_return sandbox;

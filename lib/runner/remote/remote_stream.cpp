@@ -89,7 +89,7 @@ void RemoteStream::on_message(const Frame& frame) {
   } else if (const auto* started = std::get_if<protocol::Started>(&event)) {
     pid_ = started->pid;
     started_ = true;
-    start_waiters_.resume_all(executor_);
+    start_waiters_.resume_all();
     if (failure_) machine_.request_signal("KILL");  // it was given up
   } else if (const auto* exited = std::get_if<protocol::Exited>(&event)) {
     for (const Channel channel : {Channel::std_out, Channel::std_err}) end_output(channel);
@@ -98,7 +98,7 @@ void RemoteStream::on_message(const Frame& frame) {
       failure_ = status.outcome == protocol::ExitStatus::Outcome::failed
                      ? start_failed(status)
                      : std::make_exception_ptr(RunnerError("unavailable", kUnavailable, "the sandbox has ended"));
-      start_waiters_.resume_all(executor_);
+      start_waiters_.resume_all();
     }
     if (!started_ || forgotten_) machine_.release();
   } else if (const auto* refused = std::get_if<protocol::Refused>(&event)) {
@@ -158,14 +158,14 @@ void RemoteStream::lose(const std::exception_ptr& why) {
     set_exit(tunnel ? tunnel->lost_process() : lost_now());
   } else {
     failure_ = why;
-    start_waiters_.resume_all(executor_);
+    start_waiters_.resume_all();
   }
 }
 
 void RemoteStream::give_up(const std::exception_ptr& why) {
   if (!starting()) return;
   failure_ = why;
-  start_waiters_.resume_all(executor_);
+  start_waiters_.resume_all();
   forget();
 }
 

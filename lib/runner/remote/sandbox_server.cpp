@@ -88,7 +88,7 @@ void ServerState::on_gone(Wire& wire, const std::string& why, bool violated) {
   if (violated) log("a link was closed: " + protocol::printable(why, 256));
   strangers_.erase(&wire);
   leaving_.erase(&wire);
-  changed_.resume_all(executor_);
+  changed_.resume_all();
 }
 
 void ServerState::refuse(Wire& wire, const char* code, const std::string& message) {
@@ -125,7 +125,7 @@ asio::awaitable<void> ServerState::create(std::shared_ptr<ServerState> self, San
   if (!error && self->down_) error = std::make_exception_ptr(RunnerError("unavailable", kUnavailable, "the sandbox was given up"));
   if (error) {
     self->phase_ = Phase::empty;
-    self->changed_.resume_all(self->executor_);
+    self->changed_.resume_all();
     std::rethrow_exception(error);
   }
   self->sandbox_ = std::move(made);
@@ -137,7 +137,7 @@ asio::awaitable<void> ServerState::create(std::shared_ptr<ServerState> self, San
   });
   for (const auto& [id, session] : self->sessions_) session->begin_main();
   self->pump();
-  self->changed_.resume_all(self->executor_);
+  self->changed_.resume_all();
 }
 
 asio::awaitable<void> ServerState::stop(std::shared_ptr<ServerState> self, std::chrono::milliseconds grace) {
@@ -165,13 +165,13 @@ void ServerState::on_exit(const ExitInfo& info) {
     for (const auto& [id, session] : sessions) session->drop("it has not seen the end in time");
   });
   end_main();
-  changed_.resume_all(executor_);
+  changed_.resume_all();
 }
 
 void ServerState::over(Session& session) {
   const auto at = sessions_.find(session.id());
   if (at != sessions_.end() && at->second.get() == &session) sessions_.erase(at);
-  changed_.resume_all(executor_);
+  changed_.resume_all();
   pump();  // perhaps it was the one that held the main command up
 }
 
@@ -192,7 +192,7 @@ void ServerState::shut_down() noexcept {
   }
   for (Ring& ring : rings_) ring.source = nullptr;
   sandbox_.reset();
-  changed_.resume_all(executor_);
+  changed_.resume_all();
 }
 
 // ---- What the main command writes ----

@@ -213,7 +213,7 @@ void Tunnel::on_gone(Wire& wire, const std::string& why, bool violated) {
   } else if (std::exchange(welcomed_, false) && !over_) {
     arm(options_.grace, "the link to it broke and could not be had again");
   }
-  changed_.resume_all(executor_);
+  changed_.resume_all();
 }
 
 void Tunnel::wake(const std::shared_ptr<Sender>& sender) {
@@ -303,7 +303,7 @@ void Tunnel::on_welcome(Wire& wire, const Control& welcome) {
   for (const auto& [number, stream] : streams_) outbox_.add(stream);
   say_bye_when_done();
   wire.wake();
-  changed_.resume_all(executor_);
+  changed_.resume_all();
 }
 
 void Tunnel::on_frame(Wire& wire, const Frame& frame) {
@@ -335,7 +335,7 @@ void Tunnel::begin_main(const Offsets& offsets) {
   main_->on_link();
   if (abandoned_) main_->forget();
   wake(main_);
-  changed_.resume_all(executor_);
+  changed_.resume_all();
 }
 
 // ---- Ends ----
@@ -354,7 +354,7 @@ void Tunnel::on_ended(const ExitInfo& exit) {
     self->tell_end();
   });
   tell_end();
-  changed_.resume_all(executor_);
+  changed_.resume_all();
 }
 
 void Tunnel::on_stream_end() {
@@ -404,7 +404,7 @@ void Tunnel::lose(std::string why, std::optional<RunnerError> error) {
   for (const auto& [id, call] : calls) {
     call->done = true;
     call->error = lost;
-    call->waiters.resume_all(executor_);
+    call->waiters.resume_all();
   }
   if (!ended_) {
     end_lost_ = true;
@@ -413,7 +413,7 @@ void Tunnel::lose(std::string why, std::optional<RunnerError> error) {
   }
   tell_end();
   if (wire_ && !leaving_) wire_->close(trouble_);
-  changed_.resume_all(executor_);
+  changed_.resume_all();
 }
 
 ExitInfo Tunnel::lost_process() const {
@@ -534,7 +534,7 @@ void Tunnel::look_for_overdue() {
     }
     call->done = true;
     call->error = late;
-    call->waiters.resume_all(executor_);
+    call->waiters.resume_all();
   }
   // The others may still be answered.
   std::erase_if(calls_, [](const auto& entry) { return entry.second->done && !entry.second->sent; });
@@ -574,7 +574,7 @@ void Tunnel::on_answer(std::string_view payload) {
     ask(std::move(request));
   }
   call_sender_->on_answered(*call);
-  call->waiters.resume_all(executor_);
+  call->waiters.resume_all();
   say_bye_when_done();
   wake(call_sender_);
 }
@@ -640,7 +640,7 @@ asio::awaitable<void> Tunnel::attach(std::shared_ptr<Tunnel> self, milliseconds 
   bound.async_wait([late, weak = std::weak_ptr(self)](const error_code& ec) {
     if (ec) return;
     *late = true;
-    if (const auto tunnel = weak.lock()) tunnel->changed_.resume_all(tunnel->executor_);
+    if (const auto tunnel = weak.lock()) tunnel->changed_.resume_all();
   });
   while (!self->main_ && !self->over_ && !*late) co_await wait_for(self->changed_);
   if (self->main_) {
