@@ -295,6 +295,42 @@ TEST_CASE("requests of a second are counted for an owner", "[gateway][EV-11]") {
     // Who only looks whether it is there is nobody's.
     CHECK(http(server.address(), "GET", "/healthz", {}, "").status == 200);
   }
+  SECTION("starts of processes on a connection that is there") {
+    Server server([](auto& options) { options.max_requests_per_owner = 1; });
+    std::string id;
+    CHECK(eventually([&] {
+      const Answer made = server.call("CreateSandbox", {{"sandbox", {{"spec", Json::object()}}}});
+      if (made.status == 200) id = made.json()["sandboxId"];
+      return !id.empty();
+    }));
+    std::unique_ptr<Peer> peer;
+    CHECK(eventually([&] {
+      try {
+        peer = std::make_unique<Peer>(server.address());
+      } catch (const std::runtime_error&) {  // that is a request, too
+      }
+      return peer != nullptr;
+    }));
+    Json error;
+    const auto is_refused = [&] {
+      peer->send(kStart, start(id, {"true"}));
+      const auto answer = peer->receive();
+      REQUIRE(answer);
+      REQUIRE(answer->channel == kStatus);
+      if (answer->json()["type"] == "error") {
+        error = answer->json();
+        peer->release();
+        return true;
+      }
+      CHECK(peer->to_exit().exit["code"] == 0);
+      return false;
+    };
+    CHECK(eventually(is_refused));
+    CHECK(error["code"] == "resource_exhausted");
+    CHECK_THAT(error["message"].get<std::string>(), Contains("--max-requests-per-owner"));
+    // The connection goes on, and so does the next second.
+    CHECK(eventually([&] { return !is_refused(); }));
+  }
 }
 
 TEST_CASE("what main commands write has a rate for each owner, and what they have written is not lost with them",
