@@ -55,6 +55,9 @@ class Backend {
   /// The server has turned out to know no exec stream. Found out once, for as long as this is in use.
   [[nodiscard]] bool lacks_exec_stream() const noexcept { return lacks_exec_stream_; }
   void note_no_exec_stream() noexcept { lacks_exec_stream_ = true; }
+  /// The same of the path where files are plain bodies.
+  [[nodiscard]] bool lacks_file_endpoint() const noexcept { return lacks_file_endpoint_; }
+  void note_no_file_endpoint() noexcept { lacks_file_endpoint_ = true; }
 
  private:
   friend class Exit;
@@ -66,7 +69,7 @@ class Backend {
   mutable std::optional<AuthHeaders> auth_headers_;  // as long as they hold
   std::unique_ptr<net::HttpClient> http_;
   std::shared_ptr<ExecPool> pool_;
-  std::atomic<bool> lacks_exec_stream_{false};
+  std::atomic<bool> lacks_exec_stream_{false}, lacks_file_endpoint_{false};
 };
 
 /// Work that exit waits for, up to 10 s: a sandbox that is being made or stopped. Counts on the default loop only.
