@@ -98,7 +98,9 @@ void MainOutput::drain(std::function<void()> done) {
   const auto self = shared_from_this();
   done_ = std::move(done);
   for (const std::size_t which : {std::size_t{0}, std::size_t{1}}) {
-    if (states_[which].source != nullptr) pump(which);
+    if (states_[which].source == nullptr) continue;
+    if (states_[which].gather) states_[which].gather->cancel();  // nothing rests any more
+    pump(which);
   }
   if (states_[0].source == nullptr && states_[1].source == nullptr) return finish();
   deadline_.expires_after(kMainDrain);

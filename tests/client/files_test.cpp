@@ -562,6 +562,19 @@ TEST_CASE("small files are written with the published call, and read with it whe
   CHECK(scripted.server.count("ReadFile") == 3);
 }
 
+TEST_CASE("one sandbox without bodies for files keeps no other from them", "[FI-1][FI-2]") {
+  Scripted scripted;
+  ScriptedServer::Answer small, content;
+  small.body = R"({"content":"aGVsbG8="})";
+  content.content_type = "application/octet-stream";
+  content.body = "larger than ReadFile takes";
+  scripted.server.reply_each("/v1/files", {ScriptedServer::error("unimplemented", "not in this one"), content});
+  scripted.server.reply_each("ReadFile",
+                             {small, ScriptedServer::error("failed_precondition", "large", "CWSANDBOX_FILE_TOO_LARGE")});
+  CHECK(scripted.sandbox.read_file("/tmp/x").result() == "hello");
+  CHECK(scripted.sandbox.read_file("/tmp/y").result() == content.body);
+}
+
 TEST_CASE("a server without bodies for files: what fits goes over the published calls, and the rest is said", "[FI-1][FI-2]") {
   Scripted scripted;
   std::mutex mutex;
