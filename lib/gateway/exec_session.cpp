@@ -472,9 +472,20 @@ void ExecConnection::on_read(error_code ec) {
   if (host_) {
     const auto keep = host_;
     keep->on_message(*this, message_.channel(), message_.payload());
+  } else if (net::ClientTurns& turns = credential_->owner->turns; !turns.take_now(context_->executor)) {
+    turns.wait(context_->executor, [self = shared_from_this()] {
+      if (!self->open_) return self->settle();
+      self->on_first_message();
+      self->after_message();
+    });
+    return;
   } else {
     on_first_message();
   }
+  after_message();
+}
+
+void ExecConnection::after_message() {
   if (!reading_ && message_.payload().size() > kKeptMessage) message_ = net::IncomingMessage();
   pump();
   read();

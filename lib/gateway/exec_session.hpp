@@ -149,6 +149,7 @@ class ExecConnection : public std::enable_shared_from_this<ExecConnection> {
   void read();
   void on_read(error_code ec);
   void on_first_message();
+  void after_message();
   void on_written(error_code ec);
   void lost();
   void issue_close();

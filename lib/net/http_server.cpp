@@ -249,6 +249,7 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
   Sessions strangers, idle, working;
   std::size_t seats = 0, refusals = 0;
   MemoryPool stranger_memory;
+  ClientTurns stranger_turns;  // they share one
   const std::shared_ptr<MemoryPool> client_memory = std::make_shared<MemoryPool>();
   bool stopping = false;
   asio::steady_timer drained;  // cancelled when the last session has gone
@@ -578,6 +579,11 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
         }
         break;
       }
+      if (const auto& account = session->seat->account; whole && account && !account->turns.take_now(self->executor)) {
+        auto turn = account->turns.take(self->executor);
+        co_await std::move(turn);
+        if (self->handler == nullptr) break;
+      }
     }
     session->gentle = false;
     co_return !complaint && session->seat->counted;
@@ -614,7 +620,16 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
     auto request = std::make_shared<HttpRequest>(reader.head());
     if (self->handler == nullptr) co_return false;
     const auto account = self->handler->client_of(*request);
-    if (!self->belongs_to(*session, account)) {
+    const bool seated = self->belongs_to(*session, account);
+    // Before anything is said about it, also that it is refused.
+    if (ClientTurns& turns = account ? account->turns : self->stranger_turns; !turns.take_now(self->executor)) {
+      session->watchdog->disarm();
+      auto turn = turns.take(self->executor);
+      co_await std::move(turn);
+      if (self->handler == nullptr) co_return false;
+      session->watchdog->expires_after(limits.header_timeout);
+    }
+    if (!seated) {
       auto response = error_response(429, "resource_exhausted", "this client has as many connections here as it may");
       response.headers.emplace_back("Retry-After", "1");
       response = self->handler->at_limit(*account, HttpHandler::ClientLimit::connections, std::move(response));
@@ -730,6 +745,11 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
       std::size_t n = 0;
       bool sound = body_.take(session_->buffer, into, n);
       if (sound && (n != 0 || body_.done())) co_return n;
+      if (const auto& account = session_->seat->account; account && !account->turns.take_now(self_->executor)) {
+        auto turn = account->turns.take(self_->executor);
+        co_await std::move(turn);
+        check();
+      }
       AnyByteStream stream(session_->transport);
       error_code ec;
       auto token = asio::redirect_error(asio::use_awaitable, ec);

@@ -20,6 +20,21 @@ inline constexpr int kControlFd = 3;  ///< this protocol
 inline constexpr int kGatewayFd = 4;  ///< a pidfd of the process that the runner lives in: readable when that has ended
 inline constexpr int kImageFd = 5;    ///< the agent's own program, which it closes; then its own oom_score_adj
 
+// Arguments of the agent's program for what comes before a sandbox (agent/launch.hpp). The first of each is the descriptor to which
+// a LaunchFailure is written; it is closed with nothing written when all went well.
+inline constexpr char kBecome[] = "--become";    ///< REPORT UID GID PROGRAM ARGV0 ARGV…: that user with no other groups, then that program
+inline constexpr char kRemount[] = "--remount";  ///< REPORT OPTIONS PLACE…: in the namespaces behind the next two
+inline constexpr int kUserNamespaceFd = 3;
+inline constexpr int kMountNamespaceFd = 4;
+
+/// What went wrong: an errno value, and where.
+struct LaunchFailure {
+  std::int32_t error = 0;
+  std::int32_t step = 0;
+};
+inline constexpr std::int32_t kStepGroups = 0, kStepGroup = 1, kStepUser = 2, kStepExec = 3, kStepNamespaces = 4;
+inline constexpr std::int32_t kStepFirstPlace = 5;  ///< and so on
+
 inline constexpr std::uint32_t kMaxRequest =
     4u << 20;  ///< a whole frame to the agent; the kernel's own limit on argv and env is below
 

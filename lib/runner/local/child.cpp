@@ -14,7 +14,13 @@
 
 #include <cerrno>
 #include <cstdint>
+#include <cstring>
+#include <iterator>
 #include <new>
+#include <string>
+#include <vector>
+
+#include "runner/local/agent_protocol.hpp"
 
 #if defined(__clang__) || defined(__GNUC__)
 #define CWSANDBOX_NOT_INSTRUMENTED __attribute__((no_sanitize("address", "undefined", "thread"), noinline))
@@ -76,8 +82,10 @@ CWSANDBOX_NOT_INSTRUMENTED int start_main(void* data) {
     if (!joined) break;
     // When the whole machine runs out of memory, a sandbox goes before what else runs here. Not being able to say so is no reason
     // to fail.
-    const long score = ::syscall(SYS_openat, AT_FDCWD, "/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
-    if (score >= 0) ::syscall(SYS_write, score, plan.oom_score, plan.oom_score_size);
+    if (plan.oom_score_size > 0) {
+      const long score = ::syscall(SYS_openat, AT_FDCWD, "/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+      if (score >= 0) ::syscall(SYS_write, score, plan.oom_score, plan.oom_score_size);
+    }
     // A Ctrl-C at the gateway's terminal is the gateway's business.
     step = "setsid";
     if (::syscall(SYS_setsid) < 0) break;
@@ -206,9 +214,63 @@ ChildFailure run_child(int (*child_function)(void*), const Argument& argument) {
   return failure;
 }
 
+const char* name_of(std::int32_t step, std::span<const char* const> places) {
+  constexpr const char* kNames[] = {"setgroups", "setresgid", "setresuid", "exec", "setns"};
+  static_assert(std::size(kNames) == agent::kStepFirstPlace);
+  if (step >= 0 && step < agent::kStepFirstPlace) return kNames[step];
+  const auto place = static_cast<std::size_t>(step) - agent::kStepFirstPlace;
+  return step > 0 && place < places.size() ? places[place] : "a step that is not known";
+}
+
+// A child that executes the agent's program for a step with these words, and returns when that has been taken or has failed.
+UniqueFd start_step(ChildPlan plan, const char* step, std::span<const char* const> words, std::span<const char* const> places,
+                    ChildFailure& failure) {
+  int ends[2];
+  if (::pipe2(ends, O_CLOEXEC) != 0) {
+    failure = {errno, "pipe"};
+    return {};
+  }
+  const UniqueFd report(ends[0]);
+  UniqueFd theirs(ends[1]);
+  std::vector<int> fds(plan.fds, plan.fds + plan.fd_count);
+  fds.push_back(theirs.get());
+  const std::string program = "/proc/self/fd/" + std::to_string(plan.helper), number = std::to_string(plan.fd_count);
+  std::vector<char*> argv;
+  for (const char* word : {"cwsandbox-agent", step, number.c_str()}) argv.push_back(const_cast<char*>(word));
+  for (const char* word : words) argv.push_back(const_cast<char*>(word));
+  argv.push_back(nullptr);
+  plan.program = program.c_str();
+  plan.argv = argv.data();
+  plan.fds = fds.data();
+  plan.fd_count = static_cast<int>(fds.size());
+  plan.drop = false;
+  StartArgument argument;
+  argument.plan = &plan;
+  UniqueFd child = spawn(start_main, argument, false, failure);
+  if (!child) {
+    if (failure.step != nullptr && std::strcmp(failure.step, "exec") == 0) failure.step = kHelperStep;
+    return {};
+  }
+  theirs.reset();
+  agent::LaunchFailure told;
+  ssize_t n = 0;
+  while ((n = ::read(report.get(), &told, sizeof told)) < 0 && errno == EINTR) {
+  }
+  if (n != static_cast<ssize_t>(sizeof told)) return child;
+  failure = {told.error, name_of(told.step, places)};
+  if (has_ended(child.get(), -1)) static_cast<void>(reap(child.get()));
+  return {};
+}
+
 }  // namespace
 
 UniqueFd start_child(const ChildPlan& plan, ChildFailure& failure) {
+  if (plan.drop && plan.helper >= 0) {
+    const std::string uid = std::to_string(plan.uid), gid = std::to_string(plan.gid);
+    std::vector<const char*> words{uid.c_str(), gid.c_str(), plan.program};
+    for (char* const* word = plan.argv; *word != nullptr; ++word) words.push_back(*word);
+    return start_step(plan, agent::kBecome, words, {}, failure);
+  }
   StartArgument argument;
   argument.plan = &plan;
   // Like vfork where nothing but the program changes. A change of user in memory that is shared would make this process
@@ -223,7 +285,22 @@ ChildFailure try_to_become(uid_t uid, gid_t gid) {
   return run_child(become_main, argument);
 }
 
-ChildFailure remount(int user_namespace, int mount_namespace, std::span<const char* const> places, const char* options) {
+ChildFailure remount(int user_namespace, int mount_namespace, std::span<const char* const> places, const char* options,
+                     int helper) {
+  if (helper >= 0) {
+    const int fds[] = {helper, helper, helper, user_namespace, mount_namespace};
+    static_assert(agent::kUserNamespaceFd == 3 && agent::kMountNamespaceFd == 4);
+    ChildPlan plan;
+    plan.fds = fds;
+    plan.fd_count = static_cast<int>(std::size(fds));
+    plan.helper = 0;
+    std::vector<const char*> words{options};
+    words.insert(words.end(), places.begin(), places.end());
+    ChildFailure failure;
+    const UniqueFd child = start_step(plan, agent::kRemount, words, places, failure);
+    if (child && has_ended(child.get(), -1)) static_cast<void>(reap(child.get()));
+    if (failure.error == 0 || failure.step != kHelperStep) return failure;
+  }
   RemountArgument argument;
   argument.user_namespace = user_namespace;
   argument.mount_namespace = mount_namespace;

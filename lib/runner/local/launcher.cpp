@@ -82,7 +82,7 @@ constexpr const char* kEtcFiles[] = {"/etc/ld.so.cache", "/etc/ssl/openssl.cnf",
 constexpr off_t kMaxCopied = 1 << 20;
 constexpr int kFilterFd = agent::kImageFd + 1;  // and the next; bubblewrap closes both
 constexpr int kFirstFileFd = kFilterFd + 2;
-static_assert(kFirstFileFd + std::size(kOwnFiles) + std::size(kEtcFiles) <= kMaxInherited);
+static_assert(kFirstFileFd + std::size(kOwnFiles) + std::size(kEtcFiles) < kMaxInherited);  // and one by which the child reports
 
 constexpr const char* kSystemLinks[] = {"/bin", "/sbin", "/lib", "/lib64", "/lib32", "/libx32"};
 
@@ -313,9 +313,10 @@ asio::awaitable<bool> Launcher::remove(std::shared_ptr<Launcher> self, ControlGr
 
 class Launcher::Remount final : public WorkItem {
  public:
-  void work() noexcept override { failure = remount(owner.get(), mounts.get(), places, options.c_str()); }
+  void work() noexcept override { failure = remount(owner.get(), mounts.get(), places, options.c_str(), helper); }
 
   UniqueFd mounts, owner;
+  int helper = -1;
   std::vector<const char*> places;
   std::string options;
   ChildFailure failure;
@@ -325,6 +326,7 @@ asio::awaitable<void> Launcher::limit_files(std::shared_ptr<Launcher> self, pid_
   const std::uint64_t most = self->options_.limits.files;
   if (most == 0) co_return;
   Remount item;
+  if (self->helper_) item.helper = self->image_.get();
   item.options = "size=" + std::to_string(self->disk(resources)) + ",nr_inodes=" + std::to_string(most);
   const std::string path = "/proc/" + std::to_string(agent) + "/ns/mnt";
   item.mounts.reset(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
@@ -404,6 +406,10 @@ class Launcher::Launch final : public WorkItem {
     }
     plan.doors = doors.data();
     plan.door_count = doors.size();
+    launched.monitor = start_child(plan, failure);
+    if (failure.error == 0 || failure.step != kHelperStep) return;
+    plan.helper = -1;
+    failure = {};
     launched.monitor = start_child(plan, failure);
   }
 
@@ -491,6 +497,7 @@ void Launcher::plan(Launch& launch, const ResourceSpec& resources) {
   plan.argv = launch.argv.data();
   plan.fds = launch.fds.data();
   plan.fd_count = static_cast<int>(launch.fds.size());
+  if (helper_) plan.helper = agent::kImageFd;
   plan.drop = drop_privileges_;
   plan.uid = launch.launched.uid = next_user();
   plan.gid = options_.gid;
@@ -500,6 +507,7 @@ void Launcher::plan(Launch& launch, const ResourceSpec& resources) {
 
 Launched Launcher::take(Launch& launch) {
   if (launch.error) std::rethrow_exception(launch.error);
+  if (launch.plan.helper < 0) helper_ = false;
   if (!launch.launched.monitor) {
     const ChildFailure& failure = launch.failure;
     if (has_run_out(failure.error)) throw out_of(failure.step, failure.error);

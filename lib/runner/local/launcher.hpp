@@ -84,7 +84,8 @@ class Launcher {
   bool drop_privileges_ = false;  // sandboxes are another user's than this process, which is root
   bool own_users_ = false;        // and each of them is one of its own
   bool as_root_ = false;          // they are those of the machine's root, who is nobody else here
-  bool image_as_data_ = false;    // the host does not run programs from memory
+  bool image_as_data_ = false;    // the host does not run programs from memory in a sandbox
+  bool helper_ = true;            // nor outside one
   bool disable_userns_ = true;    // bubblewrap ≥ 0.8
   std::string program_;
   UniqueFd image_;

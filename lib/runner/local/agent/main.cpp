@@ -9,6 +9,7 @@
 
 #include "core/standard_streams.hpp"
 #include "runner/local/agent/agent.hpp"
+#include "runner/local/agent/launch.hpp"
 #include "runner/local/agent_protocol.hpp"
 
 using namespace cwsandbox;
@@ -21,6 +22,7 @@ void cwsandbox::runner::local::agent::leave(int status) {
 
 // The arguments: how many files a program may have open, and how many processes there may be (0: any number).
 int main(int argc, char** argv) {
+  if (is_launch_step(argc, argv)) take_launch_step(argc, argv);
   // Before it is closed to everybody, this process too. Nothing else runs yet.
   const int oom_score = open("/proc/self/oom_score_adj", O_RDWR | O_CLOEXEC);
   // Then, first of all: programs in the sandbox run as the same user, and must neither trace this process nor open its descriptors.
