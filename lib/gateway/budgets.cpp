@@ -69,25 +69,22 @@ std::optional<std::chrono::nanoseconds> Budgets::take_request(std::chrono::stead
   const std::uint64_t most = table_->limit(Budget::requests);
   if (most == BudgetTable::kNone) return std::nullopt;
   constexpr std::chrono::nanoseconds kSecond = std::chrono::seconds(1);
-  const auto apart = kSecond / static_cast<std::chrono::nanoseconds::rep>(std::min<std::uint64_t>(most, 1'000'000'000));
-  next_request_ = std::max(next_request_, now);
-  if (const auto early = next_request_ + apart - now; early > kSecond) return early - kSecond;
-  next_request_ += apart;
+  const std::chrono::duration<double> apart(1.0 / static_cast<double>(most));
+  const auto due = std::max(requests_.early(now), std::chrono::nanoseconds(0)) + std::chrono::duration_cast<std::chrono::nanoseconds>(apart);
+  if (due > kSecond) return due - kSecond;
+  requests_.took(apart, now);
   return std::nullopt;
 }
 
 std::optional<std::chrono::nanoseconds> Budgets::log_wait(std::chrono::steady_clock::time_point now) const noexcept {
-  const auto early = next_log_ - now;
+  const auto early = logs_.early(now);
   return early > kLogAhead ? std::optional<std::chrono::nanoseconds>(early - kLogAhead) : std::nullopt;
 }
 
 void Budgets::took_log(std::uint64_t bytes, std::chrono::steady_clock::time_point now) noexcept {
   const std::uint64_t most = table_->limit(Budget::log_rate);
   if (most == BudgetTable::kNone) return;
-  const std::chrono::duration<double> takes(static_cast<double>(bytes) / static_cast<double>(most));
-  // A rate that is nearly none must not pass what a clock holds.
-  next_log_ = std::max(next_log_, now) + std::chrono::duration_cast<std::chrono::nanoseconds>(
-                                             std::min<std::chrono::duration<double>>(takes, std::chrono::hours(1)));
+  logs_.took(std::chrono::duration<double>(static_cast<double>(bytes) / static_cast<double>(most)), now);
 }
 
 ServiceError Budgets::exhausted(Budget budget, std::map<std::string, std::string> metadata, const std::string& lead) const {

@@ -4,6 +4,7 @@
 // processes without a client.
 #pragma once
 
+#include "core/rate.hpp"
 #include "gateway/errors.hpp"
 #include "gateway/gateway.hpp"
 
@@ -82,6 +83,8 @@ class Budgets {
   void take_anyway(Budget budget, std::uint64_t amount = 1) noexcept;
   void give(Budget budget, std::uint64_t amount = 1) noexcept;
   [[nodiscard]] std::uint64_t used(Budget budget) const noexcept { return used_[static_cast<std::size_t>(budget)]; }
+  /// Nobody else has any.
+  [[nodiscard]] bool has_all(Budget budget) const noexcept { return used(budget) == table_->at(budget).used; }
   [[nodiscard]] std::uint64_t room(Budget budget) const noexcept;
   /// One request now; set: there were too many in the last second, and how long to wait for the next.
   [[nodiscard]] std::optional<std::chrono::nanoseconds> take_request(std::chrono::steady_clock::time_point now) noexcept;
@@ -95,8 +98,7 @@ class Budgets {
  private:
   std::shared_ptr<BudgetTable> table_;
   std::array<std::uint64_t, kBudgets.size()> used_{};
-  // When the ones until now would be due, were they evenly spread.
-  std::chrono::steady_clock::time_point next_request_{}, next_log_{};
+  core::Rate requests_, logs_;
 };
 
 /// What one thing has of its owner's budget. It goes back when this goes.

@@ -118,7 +118,11 @@ asio::awaitable<void> SandboxRecord::create(std::shared_ptr<SandboxRecord> self,
   };
   const auto dropped = [&self] { return self->context_->dropped || self->all_ == nullptr; };
   if (dropped()) co_return;
-  auto waiting = self->all_->creations_->take(self->owner_.get());
+  // Each is much work for the kernel, which no limit of the sandbox counts: where others have sandboxes, one owner keeps no more
+  // than a quarter of the processors busy with it.
+  const std::size_t all = runner->creations_at_once();
+  const bool alone = self->owner_->budgets.has_all(Budget::sandboxes);
+  auto waiting = self->all_->creations_->take(self->owner_.get(), alone ? all : (all + 3) / 4);
   std::optional<Turns::Turn> turn(co_await std::move(waiting));
   if (dropped()) co_return;
   // Deleted before it was its turn. Where sandboxes outlive this process, the place has to be told.

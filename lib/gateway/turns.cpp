@@ -7,42 +7,50 @@
 
 namespace cwsandbox::gateway {
 
-asio::awaitable<Turns::Turn> Turns::take(const void* owner) {
-  if (most_ == 0 || at_it_ < most_) {
-    ++at_it_;
-    co_return Turn(shared_from_this());
-  }
-  // Whoever frees a place leaves it taken: it passes to the one that is resumed.
-  co_await asio::async_initiate<decltype(asio::use_awaitable), void()>(
-      [this, owner](Handler handler) {
-        auto queue = std::find_if(queues_.begin(), queues_.end(), [owner](const Queue& q) { return q.owner == owner; });
-        if (queue == queues_.end()) queue = queues_.insert(queues_.end(), Queue{owner, {}});
-        queue->handlers.push_back(std::move(handler));
-      },
-      asio::use_awaitable);
-  co_return Turn(shared_from_this());
+std::list<Turns::Queue>::iterator Turns::queue_of(const void* owner) {
+  const auto queue = std::find_if(queues_.begin(), queues_.end(), [owner](const Queue& q) { return q.owner == owner; });
+  return queue != queues_.end() ? queue : queues_.insert(queues_.end(), Queue{owner});
 }
 
-void Turns::free_one() {
-  if (queues_.empty()) {
-    --at_it_;
-    return;
+asio::awaitable<Turns::Turn> Turns::take(const void* owner, std::size_t most_of_owner) {
+  const auto queue = queue_of(owner);
+  queue->most = most_of_owner;
+  if (most_ == 0 || (at_it_ < most_ && queue->handlers.empty() && queue->may_begin())) {
+    ++at_it_;
+    ++queue->at_it;
+    co_return Turn(shared_from_this(), owner);
   }
-  Queue& queue = queues_.front();
-  Handler next = std::move(queue.handlers.front());
-  queue.handlers.pop_front();
-  if (queue.handlers.empty()) {
-    queues_.pop_front();
-  } else {
-    queues_.splice(queues_.end(), queues_, queues_.begin());
+  // Its place has been taken by whoever resumes it.
+  co_await asio::async_initiate<decltype(asio::use_awaitable), void()>(
+      [queue](Handler handler) { queue->handlers.push_back(std::move(handler)); }, asio::use_awaitable);
+  co_return Turn(shared_from_this(), owner);
+}
+
+void Turns::free_one(const void* owner) {
+  --at_it_;
+  if (const auto queue = queue_of(owner); --queue->at_it == 0 && queue->handlers.empty()) queues_.erase(queue);
+  begin_waiting();
+}
+
+void Turns::begin_waiting() {
+  while (at_it_ < most_) {
+    const auto queue =
+        std::find_if(queues_.begin(), queues_.end(), [](const Queue& q) { return !q.handlers.empty() && q.may_begin(); });
+    if (queue == queues_.end()) return;
+    Handler next = std::move(queue->handlers.front());
+    queue->handlers.pop_front();
+    ++at_it_;
+    ++queue->at_it;
+    queues_.splice(queues_.end(), queues_, queue);  // behind everybody else
+    asio::post(executor_, [self = shared_from_this(), next = std::move(next)]() mutable { std::move(next)(); });
   }
-  asio::post(executor_, [self = shared_from_this(), next = std::move(next)]() mutable { std::move(next)(); });
 }
 
 void Turns::drop() noexcept {
   most_ = 0;
   // Moved out first: what goes with a coroutine may give back its turn.
-  for (std::list<Queue> gone; !queues_.empty(); gone.clear()) gone.swap(queues_);
+  std::list<Handler> gone;
+  for (Queue& queue : queues_) gone.splice(gone.end(), queue.handlers);
 }
 
 std::size_t Turns::waiting() const noexcept {

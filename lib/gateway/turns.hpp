@@ -21,17 +21,18 @@ class Turns : public std::enable_shared_from_this<Turns> {
   /// One of those that are at it. Its place is the next one's when this goes.
   class Turn {
    public:
-    explicit Turn(std::shared_ptr<Turns> turns) noexcept : turns_(std::move(turns)) {}
+    Turn(std::shared_ptr<Turns> turns, const void* owner) noexcept : turns_(std::move(turns)), owner_(owner) {}
     Turn(Turn&&) noexcept = default;
     Turn(const Turn&) = delete;
     Turn& operator=(const Turn&) = delete;
     Turn& operator=(Turn&&) = delete;
     ~Turn() {
-      if (turns_) turns_->free_one();
+      if (turns_) turns_->free_one(owner_);
     }
 
    private:
     std::shared_ptr<Turns> turns_;
+    const void* owner_;
   };
 
   /// `most`: 0 for any number.
@@ -39,9 +40,9 @@ class Turns : public std::enable_shared_from_this<Turns> {
   Turns(const Turns&) = delete;
   Turns& operator=(const Turns&) = delete;
 
-  /// `owner` tells owners apart, no more. Not to be cancelled: whoever wants it no longer lets it go at once. Who waits when this
-  /// object goes is destroyed with it.
-  [[nodiscard]] asio::awaitable<Turn> take(const void* owner);
+  /// `owner` tells owners apart, no more, and may have so many of them at one time; 0: all. Not to be cancelled: whoever wants it no
+  /// longer lets it go at once. Who waits when this object goes is destroyed with it.
+  [[nodiscard]] asio::awaitable<Turn> take(const void* owner, std::size_t most_of_owner = 0);
   /// Destroys the coroutines that wait, and lets nobody wait any more.
   void drop() noexcept;
   [[nodiscard]] std::size_t waiting() const noexcept;
@@ -50,13 +51,17 @@ class Turns : public std::enable_shared_from_this<Turns> {
   using Handler = asio::any_completion_handler<void()>;
   struct Queue {
     const void* owner;
+    std::size_t most = 0, at_it = 0;
     std::list<Handler> handlers;  // any_completion_handler may not be move-assigned
+    [[nodiscard]] bool may_begin() const noexcept { return most == 0 || at_it < most; }
   };
-  void free_one();
+  std::list<Queue>::iterator queue_of(const void* owner);
+  void free_one(const void* owner);
+  void begin_waiting();
 
   asio::any_io_executor executor_;
   std::size_t most_, at_it_ = 0;
-  std::list<Queue> queues_;  // whose turn is next comes first; none is empty
+  std::list<Queue> queues_;  // of those who wait or are at it; whose turn is next comes first
 };
 
 }  // namespace cwsandbox::gateway

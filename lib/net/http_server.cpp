@@ -48,6 +48,9 @@ using Acceptor = asio::basic_socket_acceptor<asio::generic::stream_protocol>;
 constexpr std::size_t kMaxSkippedBody = 64 * 1024;
 // Connections over the limit that are being told so, at once; further ones are just closed.
 constexpr std::size_t kMaxRefusals = 64;
+// A client is refused a hundred times a second without having to wait for it, and waits for a second at most.
+constexpr std::chrono::milliseconds kRefusal{10};
+constexpr std::chrono::nanoseconds kRefusalsAhead = std::chrono::seconds(1);
 // How long accepting rests when the process or the system has run out of something, and after how long those who wait are told.
 constexpr std::chrono::milliseconds kAcceptRest{100};
 constexpr std::chrono::seconds kAcceptPatience{1};
@@ -473,8 +476,25 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
     return out;
   }
 
+  // Who is refused and asks again at once gets the answer later, when that has happened often: else it costs others as much as what
+  // was refused.
+  static asio::awaitable<void> rest(std::shared_ptr<Impl> self, std::shared_ptr<Session> session) {
+    const auto account = session->seat->account;
+    if (!account) co_return;
+    const auto now = core::Rate::Clock::now();
+    if (account->refusals.early(now) < 2 * kRefusalsAhead) account->refusals.took(kRefusal, now);
+    const auto wait = account->refusals.early(now) - kRefusalsAhead;
+    if (wait <= wait.zero()) co_return;
+    session->watchdog->disarm();
+    error_code ec;
+    auto token = asio::redirect_error(asio::use_awaitable, ec);
+    asio::steady_timer timer(self->executor, std::min<std::chrono::nanoseconds>(wait, kRefusalsAhead));
+    co_await timer.async_wait(token);
+  }
+
   static asio::awaitable<bool> answer(std::shared_ptr<Impl> self, std::shared_ptr<Session> session, HttpResponse response,
                                       bool keep_alive, unsigned version, bool head_only) {
+    if (response.status == 429 || response.status == 503) co_await rest(self, session);
     const auto bodiless = [&] { return head_only || response.status == 204 || response.status == 304; };
     // What nobody reads is held as what nobody sends the end of. Errors are small: they are always said.
     std::size_t charged = !bodiless() && response.body.size() > kSmallAnswer ? response.body.size() : 0;

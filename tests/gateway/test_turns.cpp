@@ -24,8 +24,8 @@ struct Room {
   std::string begun;  // one letter of each, in order
   std::deque<Turns::Turn> held;
 
-  void want(char name, const void* owner) {
-    asio::co_spawn(loop, wanting(*this, name, owner), asio::detached);
+  void want(char name, const void* owner, std::size_t most = 0) {
+    asio::co_spawn(loop, wanting(*this, name, owner, most), asio::detached);
     run();
   }
   void end_one() {
@@ -36,9 +36,9 @@ struct Room {
     loop.restart();
     loop.poll();
   }
-  static asio::awaitable<void> wanting(Room& room, char name, const void* owner) {
+  static asio::awaitable<void> wanting(Room& room, char name, const void* owner, std::size_t most) {
     const std::shared_ptr<Turns> turns = room.turns;
-    auto taking = turns->take(owner);
+    auto taking = turns->take(owner, most);
     Turns::Turn turn = co_await std::move(taking);
     room.begun += name;
     room.held.push_back(std::move(turn));
@@ -81,6 +81,28 @@ TEST_CASE("no more are at it than may be, and any number where none is said", "[
   any.held.clear();
   any.want('x', &first);
   CHECK(any.held.size() == 1);
+}
+
+TEST_CASE("an owner who may have fewer at one time leaves room for the others", "[gateway][turns][EV-18]") {
+  Room room(4);
+  for (const char name : {'a', 'b', 'c', 'd'}) room.want(name, &first, 1);
+  CHECK(room.begun == "a");
+  for (const char name : {'W', 'X', 'Y', 'Z'}) room.want(name, &second, 2);
+  CHECK(room.begun == "aWX");
+  room.want('3', &third);
+  CHECK(room.begun == "aWX3");
+  room.end_one();  // a: its owner's next, and nobody else's
+  CHECK(room.begun == "aWX3b");
+  room.end_one();
+  CHECK(room.begun == "aWX3bY");
+  // Alone again, it may have all.
+  room.want('e', &first, 4);
+  while (!room.held.empty()) room.end_one();
+  CHECK(room.begun.substr(0, 6) == "aWX3bY");
+  CHECK(room.begun.size() == 10);
+  room.want('f', &first, 4);
+  room.want('g', &first, 4);
+  CHECK(room.held.size() == 2);
 }
 
 TEST_CASE("who waits when the turns are dropped is destroyed", "[gateway][turns]") {
