@@ -54,6 +54,11 @@ class WholeBody {
       std::string_view data;
       if (!framing_.next(rest, data)) return ParseResult::malformed;
       if (data.size() > max_ - bytes_.size()) return ParseResult::body_too_large;
+      // Once what is held shows that the peer means it: growing by and by would copy megabytes in one turn of the loop. Memory that
+      // is not written to costs addresses only.
+      if (data.size() > bytes_.capacity() - bytes_.size()) {
+        if (const auto left = framing_.left()) bytes_.reserve(bytes_.size() + data.size() + static_cast<std::size_t>(*left));
+      }
       bytes_ += data;
     }
     consumed = bytes.size() - rest.size();
