@@ -11,7 +11,7 @@
 //   bench-figures rate N FLIGHT             /bin/true per second, FLIGHT at once
 //   bench-figures file-write FILE PID       FILE into a sandbox: MB/s, and growth as above
 //   bench-figures file-read FILE PID        FILE out of a sandbox, to FILE.copy: the same
-//   bench-figures create N                  median in µs, from the call until the sandbox runs
+//   bench-figures create N [PAUSE]          median in µs, from the call until the sandbox runs; so many milliseconds between two
 //   bench-figures list N PID                with N sandboxes there: median in ms of processor time of the gateway for listing them
 //   bench-figures bystander N               99th percentiles in µs: of N execs, of N/4 files of 1 MiB into a sandbox and back, of
 //   N/10
@@ -25,6 +25,8 @@
 
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/io_context.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <boost/asio/use_awaitable.hpp>
 #include <boost/asio/use_future.hpp>
 
 #include <algorithm>
@@ -253,9 +255,12 @@ asio::awaitable<Numbers> copy_file(Client client, std::string local, bool into_s
   co_return figures;
 }
 
-asio::awaitable<Numbers> create(Client client, std::size_t count) {
+asio::awaitable<Numbers> create(Client client, std::size_t count, std::chrono::milliseconds pause) {
   Numbers times;
+  asio::steady_timer rest(co_await asio::this_coro::executor);
   for (std::size_t i = 0; i < count; ++i) {
+    rest.expires_after(pause);
+    co_await rest.async_wait(asio::use_awaitable);
     const auto began = Clock::now();
     auto sandbox = Sandbox::run(client);
     co_await sandbox.wait();
@@ -373,7 +378,7 @@ asio::awaitable<Numbers> choose(Client client, std::vector<std::string> argument
   if (what == "held") return held(client, number(1), arguments.at(2));
   if (what == "rate") return rate(client, number(1), number(2));
   if (what == "file-write" || what == "file-read") return copy_file(client, arguments.at(1), what == "file-write", arguments.at(2));
-  if (what == "create") return create(client, number(1));
+  if (what == "create") return create(client, number(1), std::chrono::milliseconds(chunk(0)));
   if (what == "list") return list(client, number(1), arguments.at(2));
   if (what == "bystander") return bystander(client, number(1));
   if (what == "logs") return logs(client, number(1));

@@ -2,6 +2,7 @@
 #include "core/descriptor_limit.hpp"
 #include "core/loop_watch.hpp"
 #include "core/standard_streams.hpp"
+#include "gateway/budgets.hpp"
 #include "gateway/gateway.hpp"
 #include "gateway/nameless_file.hpp"
 #include "net/endpoint.hpp"
@@ -220,6 +221,7 @@ struct Settings {
   double max_cpu = 0;
   std::optional<std::uint64_t> max_memory;
   cwsandbox::runner::local::LocalLimits limits;
+  std::uint32_t ready_sandboxes = 4;
   std::string runner = "local";
 #ifdef CWSANDBOX_KUBERNETES
   cwsandbox::runner::kubernetes::KubeconfigOptions cluster;
@@ -331,6 +333,7 @@ std::unique_ptr<cwsandbox::runner::Runner> local_runner(asio::io_context& loop, 
   options.limits.memory = gateway_options.max_memory;
   options.limits.cpu = gateway_options.max_cpu;
   options.limits.cpu_share = kCpuShare;
+  options.ready = settings.ready_sandboxes;
   options.log = [](const std::string& text) { spdlog::warn("{}", text); };
   return cwsandbox::runner::local::make_local_runner(loop.get_executor(), options);
 }
@@ -583,8 +586,9 @@ int serve(const Settings& settings) {
   const bool local = settings.runner == "local";
   // In a cluster the streams of a pod share a connection.
   if (local) {
-    options.max_descriptors = other_descriptors(options.limits.max_connections);
-    options.runner_memory = cwsandbox::runner::local::kMostMemory;
+    const std::size_t ready = settings.ready_sandboxes;
+    options.max_descriptors = other_descriptors(options.limits.max_connections + ready * gateway::kSandboxDescriptors);
+    options.runner_memory = cwsandbox::runner::local::kMostMemory + ready * cwsandbox::runner::local::kMostMemoryPerSandbox;
     options.runner_memory_per_sandbox = cwsandbox::runner::local::kMostMemoryPerSandbox;
   }
   options.max_memory = settings.max_memory ? *settings.max_memory : local ? half_of_memory() : 0;
@@ -748,6 +752,13 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   app.add_option("--max-files", settings.limits.files, "files and directories in each of them")
       ->check(CLI::Range(std::uint64_t{16}, std::uint64_t{1} << 40))
+      ->capture_default_str();
+  app.add_option(
+         "--ready-sandboxes", settings.ready_sandboxes,
+         "sandboxes kept ready at most, for a minute after the last one with the same limits was asked for; they are given away "
+         "in a few milliseconds; 0: none")
+      ->envname("CWSANDBOXD_READY_SANDBOXES")
+      ->check(CLI::Range(0, 1000))
       ->capture_default_str();
   app.add_option("--log-size", settings.log_size, "bytes kept of what a main command writes, e.g. 16MiB")
       ->transform(CLI::AsSizeValue(false))

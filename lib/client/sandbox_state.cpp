@@ -21,10 +21,12 @@ using client::ExecProcess;
 
 namespace {
 
-// How often the status is asked for, and for how long at most each time.
-constexpr std::chrono::milliseconds kFirstPoll{20}, kLongestPoll{2000};
-// A sandbox that is being stopped is usually gone in no time, and somebody waits.
-constexpr std::chrono::milliseconds kFirstStopPoll{10};
+// How often the status is asked for, and for how long at most each time. On one machine a sandbox may be there in a millisecond,
+// and somebody waits.
+constexpr std::chrono::milliseconds kFirstPoll{1}, kLongestPoll{2000};
+std::chrono::milliseconds after(std::chrono::milliseconds delay) {
+  return std::min(delay + std::max(kFirstPoll, delay / 2), kLongestPoll);
+}
 constexpr std::chrono::seconds kPollTimeout{15};
 // How long a server may not know what it has just stopped (ST-7).
 constexpr std::chrono::seconds kMissingAfterStop{2};
@@ -397,7 +399,7 @@ task<void> SandboxState::next_look() {
     source.on_cancel([] { return false; });
     look_ = source;
     delay = look_delay_;
-    look_delay_ = std::min(std::max(delay * 2, kFirstPoll), kLongestPoll);
+    look_delay_ = after(delay);
   }
   asio::co_spawn(core_->loop().make_strand(), look(weak_from_this(), source, delay), [](std::exception_ptr) {});
   return source.get_task();
@@ -512,7 +514,7 @@ asio::awaitable<void> SandboxState::stop_and_confirm(std::shared_ptr<SandboxStat
   auto answer = co_await client::call(backend, "DeleteSandbox", std::move(json), timeout);
   const auto response = client::parse_answer(protocol::parse_delete_sandbox_response, answer);
   if (response.sandbox) self->learn(*response.sandbox);
-  std::chrono::milliseconds delay = kFirstStopPoll;
+  std::chrono::milliseconds delay = kFirstPoll;
   std::optional<std::chrono::steady_clock::time_point> missing_since;
   while (!is_terminal(self->get(&SandboxState::status_))) {
     bool missing = false;
@@ -537,7 +539,7 @@ asio::awaitable<void> SandboxState::stop_and_confirm(std::shared_ptr<SandboxStat
       throw SandboxTerminalStateUnavailableError("The sandbox " + id + " was stopped, but the server does not say how it ended");
     asio::steady_timer timer(co_await asio::this_coro::executor, delay);
     co_await timer.async_wait(asio::use_awaitable);
-    delay = std::min(delay * 2, kLongestPoll);
+    delay = after(delay);
   }
 }
 

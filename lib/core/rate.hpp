@@ -16,8 +16,8 @@ class Rate {
   [[nodiscard]] std::chrono::nanoseconds early(Clock::time_point now) const noexcept { return next_ - now; }
   /// What takes so long at the rate. A rate that is nearly none must not pass what a clock holds.
   void took(std::chrono::duration<double> time, Clock::time_point now) noexcept {
-    next_ = std::max(next_, now) +
-            std::chrono::duration_cast<std::chrono::nanoseconds>(std::min<std::chrono::duration<double>>(time, std::chrono::hours(1)));
+    next_ = std::max(next_, now) + std::chrono::duration_cast<std::chrono::nanoseconds>(
+                                       std::min<std::chrono::duration<double>>(time, std::chrono::hours(1)));
   }
 
  private:

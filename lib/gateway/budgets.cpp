@@ -70,7 +70,8 @@ std::optional<std::chrono::nanoseconds> Budgets::take_request(std::chrono::stead
   if (most == BudgetTable::kNone) return std::nullopt;
   constexpr std::chrono::nanoseconds kSecond = std::chrono::seconds(1);
   const std::chrono::duration<double> apart(1.0 / static_cast<double>(most));
-  const auto due = std::max(requests_.early(now), std::chrono::nanoseconds(0)) + std::chrono::duration_cast<std::chrono::nanoseconds>(apart);
+  const auto due =
+      std::max(requests_.early(now), std::chrono::nanoseconds(0)) + std::chrono::duration_cast<std::chrono::nanoseconds>(apart);
   if (due > kSecond) return due - kSecond;
   requests_.took(apart, now);
   return std::nullopt;

@@ -40,8 +40,8 @@ class Turns : public std::enable_shared_from_this<Turns> {
   Turns(const Turns&) = delete;
   Turns& operator=(const Turns&) = delete;
 
-  /// `owner` tells owners apart, no more, and may have so many of them at one time; 0: all. Not to be cancelled: whoever wants it no
-  /// longer lets it go at once. Who waits when this object goes is destroyed with it.
+  /// `owner` tells owners apart, no more, and may have so many of them at one time; 0: all. Not to be cancelled: whoever wants it
+  /// no longer lets it go at once. Who waits when this object goes is destroyed with it.
   [[nodiscard]] asio::awaitable<Turn> take(const void* owner, std::size_t most_of_owner = 0);
   /// Destroys the coroutines that wait, and lets nobody wait any more.
   void drop() noexcept;

@@ -13,8 +13,8 @@ namespace cwsandbox::net {
 namespace asio = boost::asio;
 
 /// One thing of a client begins in each turn of the loop: a request, a start of a process, a piece of a body. The others wait for
-/// their turns, in the order in which they came, and between two of them everything that is ready is done, whoever's it is: who sends
-/// a thousand requests at once keeps another waiting for one of them, not for all. Alone, a client loses next to nothing.
+/// their turns, in the order in which they came, and between two of them everything that is ready is done, whoever's it is: who
+/// sends a thousand requests at once keeps another waiting for one of them, not for all. Alone, a client loses next to nothing.
 ///
 /// On the loop's thread. Those that wait are the loop's: they go with it, not with this object, which may go before them.
 class ClientTurns {

@@ -92,6 +92,7 @@ struct ResourceSpec {
   std::optional<std::uint32_t> cpu_request;     ///< thousandths of a core: its share while others want the CPU too
   std::uint32_t gpus = 0;
   std::string gpu_type;  ///< empty: any
+  friend bool operator==(const ResourceSpec&, const ResourceSpec&) = default;
 };
 
 /// A directory of its own, empty at first, gone with the sandbox.

@@ -22,7 +22,8 @@ inline constexpr int kImageFd = 5;    ///< the agent's own program, which it clo
 
 // Arguments of the agent's program for what comes before a sandbox (agent/launch.hpp). The first of each is the descriptor to which
 // a LaunchFailure is written; it is closed with nothing written when all went well.
-inline constexpr char kBecome[] = "--become";    ///< REPORT UID GID PROGRAM ARGV0 ARGV…: that user with no other groups, then that program
+inline constexpr char kBecome[] =
+    "--become";  ///< REPORT UID GID PROGRAM ARGV0 ARGV…: that user with no other groups, then that program
 inline constexpr char kRemount[] = "--remount";  ///< REPORT OPTIONS PLACE…: in the namespaces behind the next two
 inline constexpr int kUserNamespaceFd = 3;
 inline constexpr int kMountNamespaceFd = 4;

@@ -749,6 +749,16 @@ class KillUnlessKept {
 
 }  // namespace
 
+asio::awaitable<bool> AgentSandbox::come_up(std::shared_ptr<AgentSandbox> self) {
+  co_await self->wait_up();
+  if (!self->came_up_) co_return false;
+  if (!std::exchange(self->prepared_, true)) {
+    auto preparing = self->prepare();
+    co_await std::move(preparing);
+  }
+  co_return true;
+}
+
 asio::awaitable<std::unique_ptr<Sandbox>> AgentSandbox::begin(std::shared_ptr<AgentSandbox> self, const SandboxSpec& spec) {
   KillUnlessKept guard(self);
   ProcessSpec main;
@@ -756,10 +766,8 @@ asio::awaitable<std::unique_ptr<Sandbox>> AgentSandbox::begin(std::shared_ptr<Ag
   std::shared_ptr<PendingStart> answer;
   std::exception_ptr error;
   try {
-    co_await self->wait_up();
-    if (self->came_up_) {
-      auto prepared = self->prepare();
-      co_await std::move(prepared);
+    auto coming = come_up(self);
+    if (co_await std::move(coming)) {
       for (const InitialFile& file : spec.files) co_await write_whole_file(self, file.path, file.content);
       answer = co_await self->request(main, agent::kMain);
     }

@@ -43,7 +43,12 @@ class AgentSandbox : public FileAgent, public std::enable_shared_from_this<Agent
   void set_defaults(std::map<std::string, std::string> env, std::string cwd);
   [[nodiscard]] const std::string& default_cwd() const noexcept { return cwd_; }
 
-  /// Writes the spec's files and starts its main command. Throws RunnerError, and gives null when the agent never came up
+  /// Waits until the agent has come up, and makes the sandbox ready for a spec. False when it never came up (`why_lost`). Throws
+  /// RunnerError. What is not wanted after this is to be killed.
+  [[nodiscard]] static asio::awaitable<bool> come_up(std::shared_ptr<AgentSandbox> self);
+
+  /// Comes up if it has not, writes the spec's files and starts its main command. Throws RunnerError, and gives null when the agent
+  /// never came up
   /// (`why_lost`); in both cases nothing is left of the sandbox. The spec must stay until completion.
   [[nodiscard]] static asio::awaitable<std::unique_ptr<Sandbox>> begin(std::shared_ptr<AgentSandbox> self, const SandboxSpec& spec);
 
@@ -121,7 +126,7 @@ class AgentSandbox : public FileAgent, public std::enable_shared_from_this<Agent
   asio::steady_timer deadline_;  // of coming up, then of stopping
   asio::steady_timer watchdog_;  // of what the agent was asked, one timer for all
   bool watching_ = false;
-  bool came_up_ = false, lost_ = false, ended_ = false, killed_ = false;
+  bool came_up_ = false, prepared_ = false, lost_ = false, ended_ = false, killed_ = false;
   std::optional<Clock::time_point> stop_deadline_;
   std::string why_;
 

@@ -3,6 +3,7 @@
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
 #include <boost/asio/posix/stream_descriptor.hpp>
+#include <boost/asio/post.hpp>
 #include <boost/asio/redirect_error.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/use_awaitable.hpp>
@@ -17,6 +18,7 @@
 #include <optional>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include "core/descriptor_limit.hpp"
 #include "runner/local/agent_sandbox.hpp"
@@ -28,6 +30,9 @@ namespace {
 
 // From the start of bubblewrap to the agent's first word.
 constexpr std::chrono::seconds kLaunchDeadline{10};
+
+// How long sandboxes are kept ready after the last one was asked for. They have the host's small files as they were at their start.
+constexpr std::chrono::minutes kKeepReady{1};
 
 // A control group that cannot be removed yet: how often it is tried again, and when.
 constexpr int kRemovals = 500;
@@ -52,6 +57,9 @@ class State final : public AgentSandbox {
   static asio::awaitable<void> launch(std::shared_ptr<State> self);
   /// What bubblewrap had to say, when the agent never came up.
   [[nodiscard]] std::string complaint();
+
+  /// Nothing has gone wrong with it since it came up.
+  [[nodiscard]] bool usable() const noexcept { return came_up() && !is_lost(); }
 
   uid_t uid() const noexcept override { return uid_; }
   gid_t gid() const noexcept override { return launcher_->gid(); }
@@ -222,10 +230,118 @@ std::string State::complaint() {
   return complaint_;
 }
 
+/// Sandboxes that have come up and in which nothing runs yet. On the runner's executor.
+class ReadySandboxes : public std::enable_shared_from_this<ReadySandboxes> {
+ public:
+  ReadySandboxes(asio::any_io_executor executor, std::shared_ptr<Launcher> launcher, std::size_t most)
+      : executor_(executor), launcher_(std::move(launcher)), most_(most), rest_(executor) {}
+  ReadySandboxes(const ReadySandboxes&) = delete;
+  ReadySandboxes& operator=(const ReadySandboxes&) = delete;
+
+  /// One with these resources, which is the caller's from now on; null: there is none.
+  [[nodiscard]] std::shared_ptr<State> take(const ResourceSpec& resources) {
+    const auto ready =
+        std::find_if(all_.begin(), all_.end(), [&](const Ready& r) { return r.resources == resources && r.state->usable(); });
+    if (ready == all_.end()) return nullptr;
+    const auto state = std::move(ready->state);
+    all_.erase(ready);
+    state->forget_exit();
+    return state;
+  }
+
+  /// One is made at this moment for somebody who waits for it: nothing is made ahead meanwhile.
+  void launch_begins() noexcept { ++launching_; }
+  void launch_ends() noexcept { --launching_; }
+
+  /// Another with these resources has been asked for and has come up.
+  void used(const ResourceSpec& resources) {
+    if (most_ == 0 || dropped_) return;
+    wanted_ = std::min(wanted_ + 1, most_);
+    resources_ = resources;
+    rest_.expires_after(kKeepReady);
+    rest_.async_wait([weak = weak_from_this()](const error_code& ec) {
+      const auto self = weak.lock();
+      if (!self || ec) return;
+      self->wanted_ = 0;
+      self->end_all();
+    });
+    if (!std::exchange(filling_, true)) asio::co_spawn(executor_, fill(shared_from_this()), asio::detached);
+  }
+
+  /// Ends all of them, and makes no more.
+  void drop() {
+    dropped_ = true;
+    rest_.cancel();
+    end_all();
+  }
+
+ private:
+  struct Ready {
+    std::shared_ptr<State> state;
+    ResourceSpec resources;
+  };
+
+  void end_all() {
+    for (const Ready& ready : std::exchange(all_, {})) ready.state->kill();
+  }
+
+  [[nodiscard]] bool wants_more() const {
+    const auto same = std::count_if(all_.begin(), all_.end(), [this](const Ready& r) { return r.resources == resources_; });
+    return !dropped_ && launching_ == 0 && static_cast<std::size_t>(same) < wanted_;
+  }
+
+  static asio::awaitable<void> fill(std::shared_ptr<ReadySandboxes> self) {
+    while (self->wants_more()) {
+      const ResourceSpec resources = self->resources_;
+      auto state = std::make_shared<State>(self->executor_, self->launcher_, resources);
+      bool launched = false, up = false;
+      try {
+        auto launching = State::launch(state);
+        co_await std::move(launching);
+        launched = true;
+        auto coming = State::come_up(state);
+        up = co_await std::move(coming);
+      } catch (const std::exception&) {  // whoever asks for one is told what is wrong
+      }
+      if (!up || self->wanted_ == 0 || self->dropped_) {
+        if (launched) state->kill();
+        break;
+      }
+      self->put(std::move(state), resources);
+    }
+    self->filling_ = false;
+  }
+
+  void put(std::shared_ptr<State> state, const ResourceSpec& resources) {
+    // Of others than are asked for now the oldest goes.
+    if (all_.size() >= most_) {
+      all_.front().state->kill();
+      all_.erase(all_.begin());
+    }
+    state->on_exit([weak = weak_from_this(), which = state.get()](const ExitInfo&) {
+      if (const auto self = weak.lock()) std::erase_if(self->all_, [which](const Ready& r) { return r.state.get() == which; });
+    });
+    all_.push_back({std::move(state), resources});
+  }
+
+  asio::any_io_executor executor_;
+  std::shared_ptr<Launcher> launcher_;
+  std::size_t most_, wanted_ = 0, launching_ = 0;
+  ResourceSpec resources_;  // of the one that was asked for last
+  std::vector<Ready> all_;  // the oldest first
+  asio::steady_timer rest_;
+  bool filling_ = false, dropped_ = false;
+};
+
 class LocalRunner final : public Runner {
  public:
   LocalRunner(asio::any_io_executor executor, LocalRunnerOptions options)
-      : executor_(std::move(executor)), launcher_(std::make_shared<Launcher>(executor_, std::move(options))) {}
+      : executor_(std::move(executor)),
+        launcher_(std::make_shared<Launcher>(executor_, options)),
+        ready_(std::make_shared<ReadySandboxes>(executor_, launcher_, options.ready)) {}
+  LocalRunner(const LocalRunner&) = delete;
+  LocalRunner& operator=(const LocalRunner&) = delete;
+  ~LocalRunner() override { ready_->drop(); }
 
   std::string_view name() const noexcept override { return "local"; }
   // Some of a creation is waiting for the kernel.
@@ -233,12 +349,12 @@ class LocalRunner final : public Runner {
     return std::size_t{2} * std::max(1u, std::thread::hardware_concurrency());
   }
   asio::awaitable<std::unique_ptr<Sandbox>> create(SandboxSpec spec) override {
-    return create_with(executor_, launcher_, std::move(spec));
+    return create_with(executor_, launcher_, ready_, std::move(spec));
   }
 
  private:
   static asio::awaitable<std::unique_ptr<Sandbox>> create_with(asio::any_io_executor executor, std::shared_ptr<Launcher> launcher,
-                                                               SandboxSpec spec) {
+                                                               std::shared_ptr<ReadySandboxes> ready, SandboxSpec spec) {
     if (!spec.image.empty() && spec.image != "host") {
       throw RunnerError(
           "invalid_argument", "CWSANDBOX_INVALID_REQUEST",
@@ -252,20 +368,41 @@ class LocalRunner final : public Runner {
     const std::string cwd = spec.working_dir.empty() ? kWorkspace : spec.working_dir;
     // Each further round does without something that this host does not have.
     for (;;) {
-      auto state = std::make_shared<State>(executor, launcher, spec.resources);
+      auto state = ready->take(spec.resources);
+      const Launching launching(state ? nullptr : ready);
+      if (!state) {
+        state = std::make_shared<State>(executor, launcher, spec.resources);
+        auto launched = State::launch(state);
+        co_await std::move(launched);
+      }
       state->set_defaults(env, cwd);
-      auto launched = State::launch(state);
-      co_await std::move(launched);
       auto begun = AgentSandbox::begin(state, spec);
       std::unique_ptr<Sandbox> sandbox = co_await std::move(begun);
-      if (sandbox) co_return sandbox;
+      if (sandbox) {
+        // Behind what is under way now.
+        asio::post(executor, [ready, resources = spec.resources] { ready->used(resources); });
+        co_return sandbox;
+      }
       const std::string complaint = state->complaint();
       if (!launcher->adapt(complaint)) throw launcher->failure(complaint, state->why_lost());
     }
   }
 
+  struct Launching {
+    explicit Launching(std::shared_ptr<ReadySandboxes> r) : ready(std::move(r)) {
+      if (ready) ready->launch_begins();
+    }
+    Launching(const Launching&) = delete;
+    Launching& operator=(const Launching&) = delete;
+    ~Launching() {
+      if (ready) ready->launch_ends();
+    }
+    std::shared_ptr<ReadySandboxes> ready;
+  };
+
   asio::any_io_executor executor_;
   std::shared_ptr<Launcher> launcher_;
+  std::shared_ptr<ReadySandboxes> ready_;
 };
 
 }  // namespace

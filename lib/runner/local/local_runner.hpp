@@ -32,6 +32,9 @@ struct LocalRunnerOptions {
   /// instead of `uid`: then what the kernel counts for a user is counted for a sandbox. Beyond what systemd, SSSD and FreeIPA give
   /// out.
   std::uint32_t first_own_uid = 0x7c000000, own_uids = 1u << 25;
+  /// How many sandboxes are kept ready at most, in which nothing runs yet: as many as were asked for within the last minute, with
+  /// the same resources. They are started behind what is asked for, and given away at once.
+  std::size_t ready = 0;
   std::function<void(const std::string&)> log;  ///< a line for the operator, on the executor; may be empty
 };
 
