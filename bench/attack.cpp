@@ -323,6 +323,30 @@ class Followers final : public Mode {
   std::vector<Line> lines_;
 };
 
+/// Not an attack: 20 sandboxes a second, which end by themselves.
+class Creations final : public Mode {
+ public:
+  using Mode::Mode;
+  [[nodiscard]] std::chrono::milliseconds pace() const override { return std::chrono::milliseconds(50); }
+  bool tick() override {
+    static_cast<void>(lines_[next_].take());
+    lines_[next_].open(owner().to());
+    next_ = (next_ + 1) % lines_.size();
+    return true;
+  }
+
+ private:
+  const std::string create_ = owner().call("CreateSandbox", R"({"sandbox":{"spec":{"containers":[{"command":"true"}]}}})");
+  std::vector<Line> lines_ = lines(20);
+  std::size_t next_ = 0;
+
+  std::vector<Line> lines(int count) const {
+    std::vector<Line> all;
+    for (int i = 0; i < count; ++i) all.emplace_back(create_);
+    return all;
+  }
+};
+
 const std::string kFill =
     "while :; do for d in /tmp /var/tmp /dev/shm /home/sandbox /workspace; do $H fill $d/full; done; "
     "$H inodes /workspace; rm -rf /tmp/full /var/tmp/full /dev/shm/full /home/sandbox/full /workspace/*; done >/dev/null";
@@ -339,6 +363,7 @@ std::unique_ptr<Mode> three(Owner& owner, const std::string& script) {
   return std::make_unique<Programs>(owner, std::vector<std::string>(3, script));
 }
 const Named kModes[] = {
+    {"creations", plain<Creations>},
     {"peers", plain<Peers>},
     {"requests", plain<Requests>},
     {"answers", plain<Answers>},

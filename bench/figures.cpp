@@ -13,6 +13,7 @@
 //   bench-figures file-read FILE PID        FILE out of a sandbox, to FILE.copy: the same
 //   bench-figures create N [PAUSE]          median in µs, from the call until the sandbox runs; so many milliseconds between two
 //   bench-figures list N PID                with N sandboxes there: median in ms of processor time of the gateway for listing them
+//   bench-figures create-many N             seconds until N that are asked for at once run
 //   bench-figures bystander N               99th percentiles in µs: of N execs, of N/4 files of 1 MiB into a sandbox and back, of
 //   N/10
 //                                           creations; that nothing is lost meanwhile, of a process held open all the time neither
@@ -270,6 +271,16 @@ asio::awaitable<Numbers> create(Client client, std::size_t count, std::chrono::m
   co_return Numbers(1, median(times));
 }
 
+asio::awaitable<Numbers> create_many(Client client, std::size_t count) {
+  const auto began = Clock::now();
+  std::vector<Sandbox> sandboxes;
+  for (std::size_t i = 0; i < count; ++i) sandboxes.push_back(Sandbox::run(client));
+  for (Sandbox& sandbox : sandboxes) co_await sandbox.wait();
+  Numbers figures(1, seconds_since(began));
+  for (Sandbox& sandbox : sandboxes) co_await sandbox.stop();
+  co_return figures;
+}
+
 asio::awaitable<Numbers> bystander(Client client, std::size_t count) {
   auto sandbox = co_await warm_sandbox(client);
   ExecOptions options;
@@ -379,6 +390,7 @@ asio::awaitable<Numbers> choose(Client client, std::vector<std::string> argument
   if (what == "rate") return rate(client, number(1), number(2));
   if (what == "file-write" || what == "file-read") return copy_file(client, arguments.at(1), what == "file-write", arguments.at(2));
   if (what == "create") return create(client, number(1), std::chrono::milliseconds(chunk(0)));
+  if (what == "create-many") return create_many(client, number(1));
   if (what == "list") return list(client, number(1), arguments.at(2));
   if (what == "bystander") return bystander(client, number(1));
   if (what == "logs") return logs(client, number(1));

@@ -58,6 +58,7 @@ class BudgetTable {
   /// Of all of them together.
   [[nodiscard]] std::uint64_t whole(Budget budget) const noexcept { return at(budget).whole; }
   void set_several_owners(bool several) noexcept { several_owners_ = several; }
+  [[nodiscard]] bool several_owners() const noexcept { return several_owners_; }
 
  private:
   friend class Budgets;
@@ -83,6 +84,7 @@ class Budgets {
   void take_anyway(Budget budget, std::uint64_t amount = 1) noexcept;
   void give(Budget budget, std::uint64_t amount = 1) noexcept;
   [[nodiscard]] std::uint64_t used(Budget budget) const noexcept { return used_[static_cast<std::size_t>(budget)]; }
+  [[nodiscard]] bool several_owners() const noexcept { return table_->several_owners(); }
   /// Nobody else has any.
   [[nodiscard]] bool has_all(Budget budget) const noexcept { return used(budget) == table_->at(budget).used; }
   [[nodiscard]] std::uint64_t room(Budget budget) const noexcept;

@@ -466,6 +466,7 @@ std::shared_ptr<SandboxRecord> Sandboxes::make(const std::shared_ptr<Owner>& own
   asked.status.container_statuses.push_back(container_status);
 
   spec.id = asked.sandbox_id;
+  if (owner->budgets.several_owners()) spec.owner = owner->key;
   if (const auto lifetime = asked.status.effective_max_lifetime_seconds; lifetime > 0)
     spec.max_lifetime = std::chrono::seconds(lifetime);
   std::size_t bytes = 0;

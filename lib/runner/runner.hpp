@@ -139,6 +139,8 @@ struct EgressRule {
 /// What a sandbox is made from.
 struct SandboxSpec {
   std::string id;                          ///< chosen by the gateway; [a-z0-9-]
+  /// Whose it is, where there are several owners: they weigh the same beside each other. For telling them apart, no more.
+  std::string owner;
   std::string image;                       ///< empty: the runner's default
   std::vector<std::string> command;        ///< the main command; never empty
   std::map<std::string, std::string> env;  ///< for the main command and every process

@@ -83,7 +83,7 @@ TEST_CASE("no more are at it than may be, and any number where none is said", "[
   CHECK(any.held.size() == 1);
 }
 
-TEST_CASE("an owner who may have fewer at one time leaves room for the others", "[gateway][turns][EV-18]") {
+TEST_CASE("an owner who may have fewer at one time leaves room for the others", "[gateway][turns][EV-20]") {
   Room room(4);
   for (const char name : {'a', 'b', 'c', 'd'}) room.want(name, &first, 1);
   CHECK(room.begun == "a");

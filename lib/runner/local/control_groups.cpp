@@ -150,6 +150,7 @@ struct Mount {
 
 // Groups of gateways that have ended. Nobody is in them, for sandboxes end with their gateway; and where somebody is, rmdir fails.
 // What lives in another PID namespace cannot be seen from here, so its groups are left alone.
+// An owner's are in a group of their own.
 void remove_leftovers(const std::string& directory, const std::string& proc, const std::string& space) {
   DIR* entries = ::opendir(directory.c_str());
   if (entries == nullptr) return;
@@ -162,7 +163,12 @@ void remove_leftovers(const std::string& directory, const std::string& proc, con
     if (parts.size() == 3 && start_of(proc, parts[0]) != parts[1]) left.push_back(name);
   }
   ::closedir(entries);
-  for (const std::string& name : left) ::rmdir((directory + "/" + name).c_str());
+  for (const std::string& name : left) {
+    const std::string group = directory + "/" + name;
+    if (::rmdir(group.c_str()) == 0 || errno != EBUSY) continue;
+    remove_leftovers(group, proc, space);
+    ::rmdir(group.c_str());
+  }
 }
 
 // The files in which a limit is written; each must be there for the controller to be of use.
@@ -268,6 +274,15 @@ ControlGroups::ControlGroups(const std::string& proc, std::array<std::string, kC
   }
 }
 
+ControlGroups::~ControlGroups() {
+  remove_late();
+  for (const auto& [owner, directory] : owners_) {
+    if (::rmdir(directory.c_str()) == 0 || errno == ENOENT) continue;
+    const std::scoped_lock lock(late().mutex);
+    late().directories.push_back(directory);
+  }
+}
+
 const std::string& ControlGroups::why_not(Controller controller) {
   if (!places_[controller].tried) try_out(controller);
   return places_[controller].why;
@@ -321,15 +336,40 @@ std::string ControlGroups::probe(Controller controller, const Place& place) cons
   return there ? std::string() : "cannot write " + file + ": " + std::strerror(error);
 }
 
-std::unique_ptr<ControlGroup> ControlGroups::make(const GroupLimits& limits) {
+std::string ControlGroups::directory_of_owner(const std::string& owner) {
+  const std::scoped_lock lock(mutex_);
+  if (const auto known = owners_.find(owner); known != owners_.end()) return known->second;
+  const Place& place = places_[cpu];
+  const std::string directory = place.directory + "/" + next_name(prefix_);
+  const auto fail = [&directory](const char* what, int error) -> RunnerError {
+    return {"resource_exhausted", kUnavailable,
+            "cannot limit what the sandbox's owner uses: cannot " + std::string(what) + " " + directory + ": " + std::strerror(error)};
+  };
+  if (::mkdir(directory.c_str(), 0755) != 0) throw fail("make", errno);
+  // All owners have the weight that a group has at first.
+  for (std::size_t c = 0; c < kControllers && place.v2; ++c) {
+    if (places_[c].directory != place.directory || !places_[c].tried || !places_[c].why.empty()) continue;
+    if (const int error = write_file(directory + "/cgroup.subtree_control", "+" + names_[c]); error != 0) {
+      ::rmdir(directory.c_str());
+      throw fail("prepare", error);
+    }
+  }
+  owners_.emplace(owner, directory);
+  return directory;
+}
+
+std::unique_ptr<ControlGroup> ControlGroups::make(const GroupLimits& limits, const std::string& owner) {
   remove_late();
   auto group = std::make_unique<ControlGroup>();
   const std::string name = next_name(prefix_);
   const auto fail = [](const std::string& what, int error) -> RunnerError {
     return {"resource_exhausted", kUnavailable, "cannot limit what the sandbox uses: " + what + ": " + std::strerror(error)};
   };
+  const std::string place = places_[cpu].directory;
+  const std::string together = !owner.empty() && (limits.cpu != 0 || limits.cpu_request != 0) ? directory_of_owner(owner) : place;
   const auto open = [&](Controller controller) {
-    std::string directory = places_[controller].directory + "/" + name;
+    const std::string& around = places_[controller].directory;
+    std::string directory = (around == place ? together : around) + "/" + name;
     if (!contains(group->directories_, directory)) {
       if (::mkdir(directory.c_str(), 0755) != 0) throw fail("cannot make " + directory, errno);
       group->directories_.push_back(directory);

@@ -4,7 +4,9 @@
 
 #include <array>
 #include <cstdint>
+#include <map>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -58,12 +60,17 @@ class ControlGroups {
   /// are other than the kernel's in tests only.
   explicit ControlGroups(const std::string& proc = "/proc",
                          std::array<std::string, kControllers> controllers = {"memory", "cpu", "pids"});
+  ControlGroups(const ControlGroups&) = delete;
+  ControlGroups& operator=(const ControlGroups&) = delete;
+  ~ControlGroups();
 
   /// Why there can be no limit of this kind here; empty when there can. The first question may move this process into a group of
   /// its own, where version 2 wants it so.
   [[nodiscard]] const std::string& why_not(Controller controller);
-  /// Throws RunnerError. Only for limits for which `why_not` is empty.
-  [[nodiscard]] std::unique_ptr<ControlGroup> make(const GroupLimits& limits);
+  /// Throws RunnerError. Only for limits for which `why_not` is empty. Groups with a word on the CPU stand together with those of the
+  /// same `owner`, and owners weigh the same beside each other, however many sandboxes they have; without one, each stands alone.
+  /// Thread safe.
+  [[nodiscard]] std::unique_ptr<ControlGroup> make(const GroupLimits& limits, const std::string& owner = {});
 
  private:
   struct Place {
@@ -75,10 +82,14 @@ class ControlGroups {
   void try_out(Controller controller);
   [[nodiscard]] std::string enable(const std::string& directory, const std::string& controller) const;
   [[nodiscard]] std::string probe(Controller controller, const Place& place) const;
+  /// Where that owner's groups are made.
+  [[nodiscard]] std::string directory_of_owner(const std::string& owner);
 
   std::array<std::string, kControllers> names_;
   std::array<Place, kControllers> places_;
   std::string prefix_;  // of the names of this process's groups
+  std::mutex mutex_;
+  std::map<std::string, std::string> owners_;  // their directories, which stay: there are no more than owners
 };
 
 }  // namespace cwsandbox::runner::local

@@ -396,7 +396,7 @@ class Launcher::Launch final : public WorkItem {
   Launch& operator=(const Launch&) = delete;
   void work() noexcept override {
     try {
-      if (limits.any()) launched.group = groups->make(limits);
+      if (limits.any()) launched.group = groups->make(limits, owner);
       if (launched.group) {
         for (const UniqueFd& door : launched.group->doors()) doors.push_back(door.get());
       }
@@ -415,6 +415,7 @@ class Launcher::Launch final : public WorkItem {
 
   ControlGroups* groups = nullptr;
   GroupLimits limits;
+  std::string owner;
   std::exception_ptr error;
   Launched launched;
   std::vector<UniqueFd> files;  // those of `fds` that are this launch's own
@@ -426,9 +427,10 @@ class Launcher::Launch final : public WorkItem {
   ChildFailure failure;
 };
 
-asio::awaitable<Launched> Launcher::launch(std::shared_ptr<Launcher> self, ResourceSpec resources) {
+asio::awaitable<Launched> Launcher::launch(std::shared_ptr<Launcher> self, Shape shape) {
   Launch launch;
-  self->plan(launch, resources);
+  launch.owner = std::move(shape.owner);
+  self->plan(launch, shape.resources);
   if (!self->threads_) self->threads_ = std::make_shared<WorkQueue>(self->executor_, kLaunchWork);
   auto made = WorkQueue::run(self->threads_, launch);
   co_await std::move(made);

@@ -21,6 +21,13 @@
 
 namespace cwsandbox::runner::local {
 
+/// What has to be known of a sandbox when it is launched; all else comes when it is used.
+struct Shape {
+  ResourceSpec resources;
+  std::string owner;  ///< see SandboxSpec
+  friend bool operator==(const Shape&, const Shape&) = default;
+};
+
 /// What a launch leaves in the caller's hands.
 struct Launched {
   UniqueFd control;                     ///< the socket to the agent
@@ -39,7 +46,7 @@ class Launcher {
   /// thread: joining a group takes the kernel 10 ms and more, and meanwhile nobody can make or remove any. Throws RunnerError when
   /// not even bubblewrap could be started, or for a limit that cannot be kept here. What is done once for all sandboxes is done at
   /// the first call.
-  [[nodiscard]] static asio::awaitable<Launched> launch(std::shared_ptr<Launcher> self, ResourceSpec resources);
+  [[nodiscard]] static asio::awaitable<Launched> launch(std::shared_ptr<Launcher> self, Shape shape);
 
   /// Sets what bubblewrap cannot: how many files a sandbox may have. After its agent has come up and before anything else runs in
   /// it. `agent` is its number here. On another thread, too.

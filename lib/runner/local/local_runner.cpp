@@ -48,8 +48,8 @@ constexpr const char* kWorkspace = "/workspace";
 // One sandbox: bubblewrap, the agent, and what runs there.
 class State final : public AgentSandbox {
  public:
-  State(asio::any_io_executor executor, std::shared_ptr<Launcher> launcher, const ResourceSpec& resources)
-      : AgentSandbox(std::move(executor)), launcher_(std::move(launcher)), resources_(resources) {}
+  State(asio::any_io_executor executor, std::shared_ptr<Launcher> launcher, Shape shape)
+      : AgentSandbox(std::move(executor)), launcher_(std::move(launcher)), shape_(std::move(shape)) {}
   State(const State&) = delete;
   State& operator=(const State&) = delete;
   ~State() override;
@@ -81,7 +81,7 @@ class State final : public AgentSandbox {
   [[nodiscard]] std::shared_ptr<State> self() { return std::static_pointer_cast<State>(shared_from_this()); }
 
   std::shared_ptr<Launcher> launcher_;
-  ResourceSpec resources_;
+  Shape shape_;
   uid_t uid_ = 0;
   std::optional<asio::posix::stream_descriptor> monitor_, agent_;
   std::optional<asio::posix::stream_descriptor> errors_;  // bubblewrap's, until the agent has come up
@@ -103,7 +103,7 @@ State::~State() {
 }
 
 asio::awaitable<void> State::launch(std::shared_ptr<State> self) {
-  auto launching = Launcher::launch(self->launcher_, self->resources_);
+  auto launching = Launcher::launch(self->launcher_, self->shape_);
   Launched launched = co_await std::move(launching);
   self->group_ = std::move(launched.group);
   self->uid_ = launched.uid;
@@ -133,7 +133,7 @@ void State::adopt_agent() {
 }
 
 asio::awaitable<void> State::prepare() {
-  return agent_ ? Launcher::limit_files(launcher_, agent_number(), resources_) : AgentSandbox::prepare();
+  return agent_ ? Launcher::limit_files(launcher_, agent_number(), shape_.resources) : AgentSandbox::prepare();
 }
 
 // The signal is for an agent that is stuck. When it has gone, bubblewrap goes.
@@ -238,10 +238,9 @@ class ReadySandboxes : public std::enable_shared_from_this<ReadySandboxes> {
   ReadySandboxes(const ReadySandboxes&) = delete;
   ReadySandboxes& operator=(const ReadySandboxes&) = delete;
 
-  /// One with these resources, which is the caller's from now on; null: there is none.
-  [[nodiscard]] std::shared_ptr<State> take(const ResourceSpec& resources) {
-    const auto ready =
-        std::find_if(all_.begin(), all_.end(), [&](const Ready& r) { return r.resources == resources && r.state->usable(); });
+  /// One of this shape, which is the caller's from now on; null: there is none.
+  [[nodiscard]] std::shared_ptr<State> take(const Shape& shape) {
+    const auto ready = std::find_if(all_.begin(), all_.end(), [&](const Ready& r) { return r.shape == shape && r.state->usable(); });
     if (ready == all_.end()) return nullptr;
     const auto state = std::move(ready->state);
     all_.erase(ready);
@@ -253,11 +252,11 @@ class ReadySandboxes : public std::enable_shared_from_this<ReadySandboxes> {
   void launch_begins() noexcept { ++launching_; }
   void launch_ends() noexcept { --launching_; }
 
-  /// Another with these resources has been asked for and has come up.
-  void used(const ResourceSpec& resources) {
+  /// Another of this shape has been asked for and has come up.
+  void used(const Shape& shape) {
     if (most_ == 0 || dropped_) return;
     wanted_ = std::min(wanted_ + 1, most_);
-    resources_ = resources;
+    shape_ = shape;
     rest_.expires_after(kKeepReady);
     rest_.async_wait([weak = weak_from_this()](const error_code& ec) {
       const auto self = weak.lock();
@@ -278,7 +277,7 @@ class ReadySandboxes : public std::enable_shared_from_this<ReadySandboxes> {
  private:
   struct Ready {
     std::shared_ptr<State> state;
-    ResourceSpec resources;
+    Shape shape;
   };
 
   void end_all() {
@@ -286,14 +285,14 @@ class ReadySandboxes : public std::enable_shared_from_this<ReadySandboxes> {
   }
 
   [[nodiscard]] bool wants_more() const {
-    const auto same = std::count_if(all_.begin(), all_.end(), [this](const Ready& r) { return r.resources == resources_; });
+    const auto same = std::count_if(all_.begin(), all_.end(), [this](const Ready& r) { return r.shape == shape_; });
     return !dropped_ && launching_ == 0 && static_cast<std::size_t>(same) < wanted_;
   }
 
   static asio::awaitable<void> fill(std::shared_ptr<ReadySandboxes> self) {
     while (self->wants_more()) {
-      const ResourceSpec resources = self->resources_;
-      auto state = std::make_shared<State>(self->executor_, self->launcher_, resources);
+      const Shape shape = self->shape_;
+      auto state = std::make_shared<State>(self->executor_, self->launcher_, shape);
       bool launched = false, up = false;
       try {
         auto launching = State::launch(state);
@@ -307,12 +306,12 @@ class ReadySandboxes : public std::enable_shared_from_this<ReadySandboxes> {
         if (launched) state->kill();
         break;
       }
-      self->put(std::move(state), resources);
+      self->put(std::move(state), shape);
     }
     self->filling_ = false;
   }
 
-  void put(std::shared_ptr<State> state, const ResourceSpec& resources) {
+  void put(std::shared_ptr<State> state, const Shape& shape) {
     // Of others than are asked for now the oldest goes.
     if (all_.size() >= most_) {
       all_.front().state->kill();
@@ -321,13 +320,13 @@ class ReadySandboxes : public std::enable_shared_from_this<ReadySandboxes> {
     state->on_exit([weak = weak_from_this(), which = state.get()](const ExitInfo&) {
       if (const auto self = weak.lock()) std::erase_if(self->all_, [which](const Ready& r) { return r.state.get() == which; });
     });
-    all_.push_back({std::move(state), resources});
+    all_.push_back({std::move(state), shape});
   }
 
   asio::any_io_executor executor_;
   std::shared_ptr<Launcher> launcher_;
   std::size_t most_, wanted_ = 0, launching_ = 0;
-  ResourceSpec resources_;  // of the one that was asked for last
+  Shape shape_;             // of the one that was asked for last
   std::vector<Ready> all_;  // the oldest first
   asio::steady_timer rest_;
   bool filling_ = false, dropped_ = false;
@@ -366,12 +365,13 @@ class LocalRunner final : public Runner {
                                               {"LOGNAME", "sandbox"}, {"LANG", "C.UTF-8"}, {"SHELL", "/bin/sh"}};
     for (const auto& [name, value] : spec.env) env.insert_or_assign(name, value);
     const std::string cwd = spec.working_dir.empty() ? kWorkspace : spec.working_dir;
+    const Shape shape{spec.resources, spec.owner};
     // Each further round does without something that this host does not have.
     for (;;) {
-      auto state = ready->take(spec.resources);
+      auto state = ready->take(shape);
       const Launching launching(state ? nullptr : ready);
       if (!state) {
-        state = std::make_shared<State>(executor, launcher, spec.resources);
+        state = std::make_shared<State>(executor, launcher, shape);
         auto launched = State::launch(state);
         co_await std::move(launched);
       }
@@ -380,7 +380,7 @@ class LocalRunner final : public Runner {
       std::unique_ptr<Sandbox> sandbox = co_await std::move(begun);
       if (sandbox) {
         // Behind what is under way now.
-        asio::post(executor, [ready, resources = spec.resources] { ready->used(resources); });
+        asio::post(executor, [ready, shape] { ready->used(shape); });
         co_return sandbox;
       }
       const std::string complaint = state->complaint();

@@ -1,0 +1,93 @@
+// Children that change their user or their namespaces by the agent's program, and what is said when that fails.
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <string>
+#include <string_view>
+
+#include "runner/local/child.hpp"
+#include "support/catch.hpp"
+
+extern "C" {
+extern const char cwsandbox_agent_image[];
+extern const char cwsandbox_agent_image_end[];
+}
+
+using namespace cwsandbox::runner::local;
+
+namespace {
+
+UniqueFd in_memory(std::string_view bytes, mode_t mode = 0555) {
+  const UniqueFd writable(::memfd_create("cwsandbox-test", MFD_CLOEXEC));
+  REQUIRE(::write(writable.get(), bytes.data(), bytes.size()) == static_cast<ssize_t>(bytes.size()));
+  REQUIRE(::fchmod(writable.get(), mode) == 0);
+  return UniqueFd(::open(("/proc/self/fd/" + std::to_string(writable.get())).c_str(), O_RDONLY | O_CLOEXEC));
+}
+
+UniqueFd agent_program() {
+  return in_memory({cwsandbox_agent_image, static_cast<std::size_t>(cwsandbox_agent_image_end - cwsandbox_agent_image)});
+}
+
+// What a shell says when it is started as that user by that helper.
+std::string said(const UniqueFd& helper, const char* program, ChildFailure& failure) {
+  int ends[2];
+  REQUIRE(::pipe2(ends, O_CLOEXEC) == 0);
+  const UniqueFd reader(ends[0]);
+  UniqueFd writer(ends[1]);
+  const UniqueFd null(::open("/dev/null", O_RDWR | O_CLOEXEC));
+  const int fds[] = {null.get(), writer.get(), null.get(), helper.get()};
+  std::string words[] = {"sh", "-c", "id -u; id -G; echo /proc/self/fd/*; umask; pwd"};
+  char* argv[] = {words[0].data(), words[1].data(), words[2].data(), nullptr};
+  ChildPlan plan;
+  plan.program = program;
+  plan.argv = argv;
+  plan.fds = fds;
+  plan.fd_count = 4;
+  plan.helper = 3;
+  plan.drop = true;
+  plan.uid = plan.gid = 65534;
+  const UniqueFd child = start_child(plan, failure);
+  writer.reset();
+  std::string text;
+  char part[256];
+  for (ssize_t n = 0; (n = ::read(reader.get(), part, sizeof part)) > 0;) text.append(part, static_cast<std::size_t>(n));
+  if (child && has_ended(child.get(), -1)) CHECK(reap(child.get()));
+  return text;
+}
+
+}  // namespace
+
+TEST_CASE("the agent's program changes the user before bubblewrap is run", "[runner][EV-17]") {
+  if (::geteuid() != 0 || try_to_become(65534, 65534).error != 0) {
+    WARN("skipped: this process cannot change users");
+    return;
+  }
+  ChildFailure failure;
+  // The descriptor by which it would have reported is not there any more.
+  CHECK(said(agent_program(), "/bin/sh", failure) ==
+        "65534\n65534\n/proc/self/fd/0 /proc/self/fd/1 /proc/self/fd/2 /proc/self/fd/3 /proc/self/fd/4\n0022\n/\n");
+  CHECK(failure.error == 0);
+
+  CHECK(said(agent_program(), "/nonexistent", failure).empty());
+  CHECK(failure.error == ENOENT);
+  CHECK(std::string_view(failure.step) == "exec");
+
+  // A host that does not run it: the caller finds another way.
+  failure = {};
+  CHECK(said(in_memory("no program"), "/bin/sh", failure).empty());
+  CHECK(failure.error == ENOEXEC);
+  CHECK(failure.step == kHelperStep);
+}
+
+TEST_CASE("mounts are changed by the agent's program, and it says which could not be", "[runner][EV-17]") {
+  const UniqueFd helper = agent_program();
+  const UniqueFd user(::open("/proc/self/ns/user", O_RDONLY | O_CLOEXEC)), mount(::open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC));
+  const char* const places[] = {"/nonexistent"};
+  // Nobody enters the user namespace that he is in.
+  const ChildFailure failure = remount(user.get(), mount.get(), places, "size=1", helper.get());
+  CHECK(failure.error == EINVAL);
+  CHECK(std::string_view(failure.step) == "setns");
+}
