@@ -259,6 +259,13 @@ std::size_t other_descriptors(std::size_t connections) {
   return all - std::min(all - 1, connections + reserve);
 }
 
+// Each has some files open: where there may be few, they are for what is asked for.
+std::size_t ready_sandboxes(std::size_t wanted) {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return wanted;
+  return std::min(wanted, static_cast<std::size_t>(limit.rlim_cur) / 256);
+}
+
 std::string checked_origin(const std::string& text) {
   const auto scheme = text.find("://");
   const bool plain = text.find_first_of(" \t,\"\\") == std::string::npos;
@@ -333,7 +340,7 @@ std::unique_ptr<cwsandbox::runner::Runner> local_runner(asio::io_context& loop, 
   options.limits.memory = gateway_options.max_memory;
   options.limits.cpu = gateway_options.max_cpu;
   options.limits.cpu_share = kCpuShare;
-  options.ready = settings.ready_sandboxes;
+  options.ready = ready_sandboxes(settings.ready_sandboxes);
   options.log = [](const std::string& text) { spdlog::warn("{}", text); };
   return cwsandbox::runner::local::make_local_runner(loop.get_executor(), options);
 }
@@ -586,7 +593,7 @@ int serve(const Settings& settings) {
   const bool local = settings.runner == "local";
   // In a cluster the streams of a pod share a connection.
   if (local) {
-    const std::size_t ready = settings.ready_sandboxes;
+    const std::size_t ready = ready_sandboxes(settings.ready_sandboxes);
     options.max_descriptors = other_descriptors(options.limits.max_connections + ready * gateway::kSandboxDescriptors);
     options.runner_memory = cwsandbox::runner::local::kMostMemory + ready * cwsandbox::runner::local::kMostMemoryPerSandbox;
     options.runner_memory_per_sandbox = cwsandbox::runner::local::kMostMemoryPerSandbox;

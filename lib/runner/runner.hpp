@@ -138,7 +138,7 @@ struct EgressRule {
 
 /// What a sandbox is made from.
 struct SandboxSpec {
-  std::string id;                          ///< chosen by the gateway; [a-z0-9-]
+  std::string id;  ///< chosen by the gateway; [a-z0-9-]
   /// Whose it is, where there are several owners: they weigh the same beside each other. For telling them apart, no more.
   std::string owner;
   std::string image;                       ///< empty: the runner's default

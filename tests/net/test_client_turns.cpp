@@ -120,7 +120,8 @@ TEST_CASE("a client that is refused again and again waits for it, and no other c
       co_await lines.back()->send(Named::request("a"));
     }
     while (clients.order.size() < lines.size()) co_await asio::post(site.context, asio::use_awaitable);
-    // Those beyond a hundred are put off, for up to a second; meanwhile others are told at once, and so is this one what it may have.
+    // Those beyond a hundred are put off, for up to a second; meanwhile others are told at once, and so is this one what it may
+    // have.
     Raw other = co_await Raw::connect(site.context, site.address);
     co_await other.send(Named::request("B"));
     const auto refused = co_await other.read_until("\r\n\r\n");

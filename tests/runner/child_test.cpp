@@ -79,7 +79,7 @@ TEST_CASE("the agent's program changes the user before bubblewrap is run", "[run
   failure = {};
   CHECK(said(in_memory("no program"), "/bin/sh", failure).empty());
   CHECK(failure.error == ENOEXEC);
-  CHECK(failure.step == kHelperStep);
+  CHECK(static_cast<const void*>(failure.step) == kHelperStep);
 }
 
 TEST_CASE("mounts are changed by the agent's program, and it says which could not be", "[runner][EV-17]") {

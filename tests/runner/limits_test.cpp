@@ -11,6 +11,8 @@
 #include <array>
 #include <csignal>
 #include <fstream>
+#include <map>
+#include <set>
 
 #include "room.hpp"
 #include "runner/local/control_groups.hpp"
@@ -22,6 +24,7 @@ namespace fs = std::filesystem;
 using runner::ExitInfo;
 using runner::ResourceSpec;
 using runner::RunnerError;
+using runner::SandboxSpec;
 using runner::local::ControlGroups;
 using runner::local::GroupLimits;
 using runner::local::LocalRunnerOptions;

@@ -37,7 +37,7 @@ struct ChildFailure {
   const char* step = nullptr;
 };
 /// The step of executing the agent's program: this host runs nothing from memory. Another way is left.
-inline constexpr const char* kHelperStep = "helper";
+inline constexpr char kHelperStep[] = "helper";
 
 /// A pidfd of the program; none, and why, when it could not be executed.
 [[nodiscard]] UniqueFd start_child(const ChildPlan& plan, ChildFailure& failure);

@@ -342,8 +342,9 @@ std::string ControlGroups::directory_of_owner(const std::string& owner) {
   const Place& place = places_[cpu];
   const std::string directory = place.directory + "/" + next_name(prefix_);
   const auto fail = [&directory](const char* what, int error) -> RunnerError {
-    return {"resource_exhausted", kUnavailable,
-            "cannot limit what the sandbox's owner uses: cannot " + std::string(what) + " " + directory + ": " + std::strerror(error)};
+    return {
+        "resource_exhausted", kUnavailable,
+        "cannot limit what the sandbox's owner uses: cannot " + std::string(what) + " " + directory + ": " + std::strerror(error)};
   };
   if (::mkdir(directory.c_str(), 0755) != 0) throw fail("make", errno);
   // All owners have the weight that a group has at first.

@@ -67,9 +67,9 @@ class ControlGroups {
   /// Why there can be no limit of this kind here; empty when there can. The first question may move this process into a group of
   /// its own, where version 2 wants it so.
   [[nodiscard]] const std::string& why_not(Controller controller);
-  /// Throws RunnerError. Only for limits for which `why_not` is empty. Groups with a word on the CPU stand together with those of the
-  /// same `owner`, and owners weigh the same beside each other, however many sandboxes they have; without one, each stands alone.
-  /// Thread safe.
+  /// Throws RunnerError. Only for limits for which `why_not` is empty. Groups with a word on the CPU stand together with those of
+  /// the same `owner`, and owners weigh the same beside each other, however many sandboxes they have; without one, each stands
+  /// alone. Thread safe.
   [[nodiscard]] std::unique_ptr<ControlGroup> make(const GroupLimits& limits, const std::string& owner = {});
 
  private:

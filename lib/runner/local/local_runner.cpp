@@ -240,7 +240,8 @@ class ReadySandboxes : public std::enable_shared_from_this<ReadySandboxes> {
 
   /// One of this shape, which is the caller's from now on; null: there is none.
   [[nodiscard]] std::shared_ptr<State> take(const Shape& shape) {
-    const auto ready = std::find_if(all_.begin(), all_.end(), [&](const Ready& r) { return r.shape == shape && r.state->usable(); });
+    const auto ready =
+        std::find_if(all_.begin(), all_.end(), [&](const Ready& r) { return r.shape == shape && r.state->usable(); });
     if (ready == all_.end()) return nullptr;
     const auto state = std::move(ready->state);
     all_.erase(ready);
