@@ -9,7 +9,7 @@ namespace cwsandbox::gateway {
 
 std::list<Turns::Queue>::iterator Turns::queue_of(const void* owner) {
   const auto queue = std::find_if(queues_.begin(), queues_.end(), [owner](const Queue& q) { return q.owner == owner; });
-  return queue != queues_.end() ? queue : queues_.insert(queues_.end(), Queue{owner});
+  return queue != queues_.end() ? queue : queues_.insert(queues_.end(), Queue(owner));
 }
 
 asio::awaitable<Turns::Turn> Turns::take(const void* owner, std::size_t most_of_owner) {

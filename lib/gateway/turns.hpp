@@ -50,6 +50,7 @@ class Turns : public std::enable_shared_from_this<Turns> {
  private:
   using Handler = asio::any_completion_handler<void()>;
   struct Queue {
+    explicit Queue(const void* o) noexcept : owner(o) {}
     const void* owner;
     std::size_t most = 0, at_it = 0;
     std::list<Handler> handlers;  // any_completion_handler may not be move-assigned
