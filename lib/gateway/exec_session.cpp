@@ -1,7 +1,10 @@
 #include "gateway/exec_session.hpp"
 
 #include "gateway/errors.hpp"
+#include "gateway/large_messages.hpp"
 
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/detached.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/beast/websocket/error.hpp>
 
@@ -473,14 +476,10 @@ void ExecConnection::on_read(error_code ec) {
     const auto keep = host_;
     keep->on_message(*this, message_.channel(), message_.payload());
   } else if (net::ClientTurns& turns = credential_->owner->turns; !turns.take_now(context_->executor)) {
-    turns.wait(context_->executor, [self = shared_from_this()] {
-      if (!self->open_) return self->settle();
-      self->on_first_message();
-      self->after_message();
-    });
+    turns.wait(context_->executor, [self = shared_from_this()] { self->open_ ? self->on_first_message() : self->settle(); });
     return;
   } else {
-    on_first_message();
+    return on_first_message();
   }
   after_message();
 }
@@ -492,7 +491,34 @@ void ExecConnection::after_message() {
 }
 
 void ExecConnection::on_first_message() {
-  const protocol::FirstMessage first = protocol::parse_first_message(message_.channel(), message_.payload());
+  if (message_.payload().size() >= LargeMessages::kLarge) {
+    asio::co_spawn(context_->executor, read_large_first_message(shared_from_this()), asio::detached);
+    return;
+  }
+  act_on(protocol::parse_first_message(message_.channel(), message_.payload()));
+  after_message();
+}
+
+// Nothing more is read meanwhile, so the message stays as it is.
+asio::awaitable<void> ExecConnection::read_large_first_message(std::shared_ptr<ExecConnection> self) {
+  const auto parse = [&message = self->message_] { return protocol::parse_first_message(message.channel(), message.payload()); };
+  std::optional<protocol::FirstMessage> first;
+  try {
+    auto reading = LargeMessages::run(LargeMessages(self->context_->executor, self->credential_->owner),
+                                      self->message_.payload().size(), parse);
+    first = co_await std::move(reading);
+  } catch (const runner::RunnerError&) {  // there is no thread for it: late is better than never
+    first = parse();
+  }
+  if (!self->open_) {
+    self->settle();
+    co_return;
+  }
+  self->act_on(*first);
+  self->after_message();
+}
+
+void ExecConnection::act_on(const protocol::FirstMessage& first) {
   if (const auto* start = std::get_if<protocol::StartRequest>(&first)) {
     table_->on_start(shared_from_this(), *start);
   } else if (const auto* resume = std::get_if<protocol::ResumeRequest>(&first)) {

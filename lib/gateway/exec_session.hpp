@@ -149,6 +149,8 @@ class ExecConnection : public std::enable_shared_from_this<ExecConnection> {
   void read();
   void on_read(error_code ec);
   void on_first_message();
+  static asio::awaitable<void> read_large_first_message(std::shared_ptr<ExecConnection> self);
+  void act_on(const protocol::FirstMessage& first);
   void after_message();
   void on_written(error_code ec);
   void lost();

@@ -108,3 +108,42 @@ TEST_CASE("a gateway's large requests and answers are what they are when they ar
   CHECK(one.status == 400);
   CHECK(one.body == other.body);
 }
+
+TEST_CASE("a large start of a process is read beside the event loop, and what follows it is not lost", "[gateway][EV-16]") {
+  Server server;
+  const std::string id = server.sandbox();
+  Peer peer(server.address());
+  CHECK(threads_for_messages() == 0);
+  constexpr std::uint8_t kStdin = 0, kStart = 5, kClose = 255;
+  Json request = start(id, {"sh", "-c", "echo ${#LARGE}; cat"});
+  request["stdin"] = true;
+  // The kernel takes at most 128 KiB in one variable, with its name.
+  request["env"]["LARGE"] = std::string(100'000, 'x');
+  request["env"]["MORE"] = std::string(100'000, 'x');
+  peer.send(kStart, request);
+  peer.send(kStdin, "sent without waiting");
+  peer.send(kClose, std::string_view("\0", 1));
+  Peer::Outcome outcome = peer.to_exit();
+  CHECK(outcome.out == "100000\nsent without waiting");
+  CHECK(outcome.exit["code"] == 0);
+  CHECK(threads_for_messages() > 0);
+  // Whose client goes meanwhile is nobody's.
+  for (int i = 0; i < 10; ++i) {
+    Peer gone(server.address());
+    request["id"] = new_id();
+    gone.send(kStart, request);
+  }
+  CHECK(server.call("Exec", {{"sandboxId", id}, {"command", {"echo", "there"}}}).status == 200);
+  // What is wrong in it is said as of a small one.
+  for (const std::size_t size : {std::size_t{1}, LargeMessages::kLarge}) {
+    Peer wrong(server.address());
+    Json bad = start(id, {});
+    bad["command"] = 7;
+    bad["env"]["A"] = std::string(size, 'x');
+    wrong.send(kStart, bad);
+    while (wrong.receive()) {
+    }
+    CHECK(wrong.close_code == 1002);
+    CHECK(wrong.close_reason.find("command") != std::string::npos);
+  }
+}
