@@ -308,12 +308,16 @@ void ControlGroups::try_out(Controller controller) {
 // Makes the controller one of those that groups in `directory` have.
 std::string ControlGroups::enable(const std::string& directory, const std::string& controller) const {
   const std::string file = directory + "/cgroup.subtree_control";
-  if (contains(words_of(read_file(file)), controller)) return {};
-  int error = write_file(file, "+" + controller);
+  const std::string processes = directory + "/cgroup.procs";
+  // The kernel says EBUSY, but not for the CPU and processes alone: then the groups in there can be made, and nobody can join them.
+  // The first group of all, which has no type, may have both.
+  const bool in_the_way = ::access((directory + "/cgroup.type").c_str(), F_OK) == 0 && !read_file(processes).empty();
+  if (!in_the_way && contains(words_of(read_file(file)), controller)) return {};
+  int error = in_the_way ? EBUSY : write_file(file, "+" + controller);
   if (error == EBUSY) {
     // Groups with limits may not lie beside processes. This process can go into one of its own; others are not ours to move.
     const std::string own = std::to_string(::getpid());
-    for (const std::string& pid : words_of(read_file(directory + "/cgroup.procs"))) {
+    for (const std::string& pid : words_of(read_file(processes))) {
       if (pid != own) return "other processes share the control group " + directory;
     }
     const std::string leaf = directory + "/" + std::string(kLeaf);
