@@ -1,12 +1,16 @@
 // Children that change their user or their namespaces by the agent's program, and what is said when that fails.
 #include <fcntl.h>
-#include <poll.h>
+#include <signal.h>
 #include <sys/mman.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <string>
 #include <string_view>
+#include <thread>
+#include <vector>
 
 #include "runner/local/child.hpp"
 #include "support/catch.hpp"
@@ -80,6 +84,52 @@ TEST_CASE("the agent's program changes the user before bubblewrap is run", "[run
   CHECK(said(in_memory("no program"), "/bin/sh", failure).empty());
   CHECK(failure.error == ENOEXEC);
   CHECK(static_cast<const void*>(failure.step) == kHelperStep);
+}
+
+TEST_CASE("a copy of this process that is made meanwhile holds up no child", "[runner][EV-17]") {
+  if (::geteuid() != 0 || try_to_become(65534, 65534).error != 0) {
+    WARN("skipped: this process cannot change users");
+    return;
+  }
+  const UniqueFd helper = agent_program();
+  // Copies that live on with all descriptors, made all the time while children are started.
+  std::atomic<bool> done{false};
+  std::vector<pid_t> copies;
+  std::thread copying([&] {
+    while (!done && copies.size() < 200) {
+      const pid_t copy = ::fork();
+      if (copy == 0) {
+        ::alarm(300);
+        for (;;) ::pause();
+      }
+      if (copy > 0) copies.push_back(copy);
+    }
+  });
+  ChildFailure failure;
+  for (int i = 0; i < 20; ++i) {
+    const UniqueFd null(::open("/dev/null", O_RDWR | O_CLOEXEC));
+    const int fds[] = {null.get(), null.get(), null.get(), helper.get()};
+    std::string word = "true";
+    char* argv[] = {word.data(), nullptr};
+    ChildPlan plan;
+    plan.program = "/bin/true";
+    plan.argv = argv;
+    plan.fds = fds;
+    plan.fd_count = 4;
+    plan.helper = 3;
+    plan.drop = true;
+    plan.uid = plan.gid = 65534;
+    const UniqueFd child = start_child(plan, failure);
+    REQUIRE(child);
+    CHECK(has_ended(child.get(), -1));
+    CHECK(reap(child.get()));
+  }
+  done = true;
+  copying.join();
+  for (const pid_t copy : copies) {
+    CHECK(::kill(copy, SIGKILL) == 0);
+    CHECK(::waitpid(copy, nullptr, 0) == copy);
+  }
 }
 
 TEST_CASE("mounts are changed by the agent's program, and it says which could not be", "[runner][EV-17]") {

@@ -222,16 +222,32 @@ const char* name_of(std::int32_t step, std::span<const char* const> places) {
   return step > 0 && place < places.size() ? places[place] : "a step that is not known";
 }
 
-// A child that executes the agent's program for a step with these words, and returns when that has been taken or has failed.
+// How long the report of a step is waited for. It comes at once, or the pipe ends; but a copy of this process that somebody makes
+// meanwhile keeps the pipe open for as long as it lives.
+constexpr int kReportMs = 1000;
+
+bool read_report(int report, int timeout_ms, agent::LaunchFailure& told) noexcept {
+  pollfd wait{report, POLLIN, 0};
+  while (::poll(&wait, 1, timeout_ms) < 0 && errno == EINTR) {
+  }
+  ssize_t n = 0;
+  while ((n = ::read(report, &told, sizeof told)) < 0 && errno == EINTR) {
+  }
+  return n == static_cast<ssize_t>(sizeof told);
+}
+
+// A child that executes the agent's program for a step with these words, and returns when that has been taken or has failed;
+// `ends`: and when the child has ended after it.
 UniqueFd start_step(ChildPlan plan, const char* step, std::span<const char* const> words, std::span<const char* const> places,
-                    ChildFailure& failure) {
-  int ends[2];
-  if (::pipe2(ends, O_CLOEXEC) != 0) {
+                    bool ends, ChildFailure& failure) {
+  int pipe[2];
+  if (::pipe2(pipe, O_CLOEXEC) != 0) {
     failure = {errno, "pipe"};
     return {};
   }
-  const UniqueFd report(ends[0]);
-  UniqueFd theirs(ends[1]);
+  const UniqueFd report(pipe[0]);
+  UniqueFd theirs(pipe[1]);
+  ::fcntl(report.get(), F_SETFL, O_NONBLOCK);
   std::vector<int> fds(plan.fds, plan.fds + plan.fd_count);
   fds.push_back(theirs.get());
   const std::string program = "/proc/self/fd/" + std::to_string(plan.helper), number = std::to_string(plan.fd_count);
@@ -253,10 +269,9 @@ UniqueFd start_step(ChildPlan plan, const char* step, std::span<const char* cons
   }
   theirs.reset();
   agent::LaunchFailure told;
-  ssize_t n = 0;
-  while ((n = ::read(report.get(), &told, sizeof told)) < 0 && errno == EINTR) {
-  }
-  if (n != static_cast<ssize_t>(sizeof told)) return child;
+  bool failed = read_report(report.get(), kReportMs, told);
+  if (!failed && ends && has_ended(child.get(), -1)) failed = read_report(report.get(), 0, told);
+  if (!failed) return child;
   failure = {told.error, name_of(told.step, places)};
   if (has_ended(child.get(), -1)) static_cast<void>(reap(child.get()));
   return {};
@@ -269,7 +284,7 @@ UniqueFd start_child(const ChildPlan& plan, ChildFailure& failure) {
     const std::string uid = std::to_string(plan.uid), gid = std::to_string(plan.gid);
     std::vector<const char*> words{uid.c_str(), gid.c_str(), plan.program};
     for (char* const* word = plan.argv; *word != nullptr; ++word) words.push_back(*word);
-    return start_step(plan, agent::kBecome, words, {}, failure);
+    return start_step(plan, agent::kBecome, words, {}, false, failure);
   }
   StartArgument argument;
   argument.plan = &plan;
@@ -297,8 +312,8 @@ ChildFailure remount(int user_namespace, int mount_namespace, std::span<const ch
     std::vector<const char*> words{options};
     words.insert(words.end(), places.begin(), places.end());
     ChildFailure failure;
-    const UniqueFd child = start_step(plan, agent::kRemount, words, places, failure);
-    if (child && has_ended(child.get(), -1)) static_cast<void>(reap(child.get()));
+    const UniqueFd child = start_step(plan, agent::kRemount, words, places, true, failure);
+    if (child) static_cast<void>(reap(child.get()));
     if (failure.error == 0 || failure.step != kHelperStep) return failure;
   }
   RemountArgument argument;
