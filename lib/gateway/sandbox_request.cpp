@@ -22,7 +22,7 @@ namespace {
 constexpr std::size_t kMaxTags = 256;
 constexpr std::size_t kMaxPath = 4095;  // PATH_MAX without its NUL
 
-std::string quoted(const std::string& text) { return "\"" + printable(text, 128) + "\""; }
+std::string in_quotes(const std::string& text) { return "\"" + printable(text, 128) + "\""; }
 
 }  // namespace
 
@@ -30,7 +30,7 @@ void check_environment(const std::map<std::string, std::string>& env, const std:
                        std::vector<protocol::FieldViolation>& violations) {
   for (const auto& [name, value] : env) {
     protocol::FieldViolation v;
-    v.field = field + "[" + quoted(name) + "]";
+    v.field = field + "[" + in_quotes(name) + "]";
     if (name.empty()) {
       v.description = "the name of an environment variable is empty";
     } else if (name.find('=') != std::string::npos) {
@@ -71,7 +71,7 @@ void check_directory(const std::string& directory, const std::string& field, std
   v.field = field;
   if (directory.empty()) return;
   if (directory.front() != '/') {
-    v.description = "not an absolute path: " + quoted(directory);
+    v.description = "not an absolute path: " + in_quotes(directory);
   } else if (directory.find('\0') != std::string::npos) {
     v.description = "a path may not hold a NUL byte";
   } else {
@@ -131,7 +131,7 @@ std::vector<runner::ScratchVolume> check_volumes(const std::vector<protocol::San
     const protocol::SandboxVolume& volume = volumes[i];
     const std::string field = at("sandbox.spec.volumes", i);
     if (!is_dns_label(volume.name)) {
-      add(violations, field + ".name", kLabelRule + quoted(volume.name));
+      add(violations, field + ".name", kLabelRule + in_quotes(volume.name));
     } else if (!names.insert(volume.name).second) {
       add(violations, field + ".name", "is given twice");
     }
@@ -140,7 +140,7 @@ std::vector<runner::ScratchVolume> check_volumes(const std::vector<protocol::San
     made.in_memory = volume.medium == "STORAGE_MEDIUM_MEMORY";
     if (volume.size.empty()) continue;
     made.size_limit = parse_quantity(volume.size, 1);
-    if (!made.size_limit) add(violations, field + ".scratch.size", "not a quantity like 512Mi or 4G: " + quoted(volume.size));
+    if (!made.size_limit) add(violations, field + ".scratch.size", "not a quantity like 512Mi or 4G: " + in_quotes(volume.size));
   }
   return out;
 }
@@ -165,7 +165,7 @@ std::vector<runner::VolumeMount> check_mounts(const std::vector<protocol::Volume
     const std::string field = at(list, i);
     const auto has_name = [&mount](const protocol::SandboxVolume& volume) { return volume.name == mount.volume; };
     if (std::none_of(volumes.begin(), volumes.end(), has_name))
-      add(violations, field + ".volume", "names no volume of the sandbox: " + quoted(mount.volume));
+      add(violations, field + ".volume", "names no volume of the sandbox: " + in_quotes(mount.volume));
     runner::VolumeMount& made = out.emplace_back();
     made.volume = mount.volume;
     made.path = mount.mount_path;
@@ -176,13 +176,13 @@ std::vector<runner::VolumeMount> check_mounts(const std::vector<protocol::Volume
     if (made.path.size() < 2 || made.path.front() != '/' || !is_plain(std::string_view(made.path).substr(1)) ||
         made.path.size() > kMaxPath || made.path.find_first_of(std::string_view("\0:", 2)) != std::string::npos) {
       add(violations, field + ".mountPath",
-          "not an absolute path below /, without \".\", \"..\" and colons: " + quoted(mount.mount_path));
+          "not an absolute path below /, without \".\", \"..\" and colons: " + in_quotes(mount.mount_path));
     } else if (!paths.insert(made.path).second) {
       add(violations, field + ".mountPath", "is given twice");
     }
     if (!made.sub_path.empty() &&
         (!is_plain(made.sub_path) || made.sub_path.size() > kMaxPath || made.sub_path.find('\0') != std::string::npos))
-      add(violations, field + ".subPath", "not a relative path without \".\" and \"..\": " + quoted(mount.sub_path));
+      add(violations, field + ".subPath", "not a relative path without \".\" and \"..\": " + in_quotes(mount.sub_path));
   }
   return out;
 }
@@ -199,24 +199,24 @@ std::vector<runner::SecretVariable> check_secrets(const protocol::Container& con
   for (std::size_t i = 0; i < container.secret_stores.size(); ++i) {
     const protocol::SecretStoreReference& store = container.secret_stores[i];
     if (store.store_name != kSecretStore)
-      add(violations, at(list, i) + ".storeName", "there is no store but \"kubernetes\": " + quoted(store.store_name));
+      add(violations, at(list, i) + ".storeName", "there is no store but \"kubernetes\": " + in_quotes(store.store_name));
     for (std::size_t j = 0; j < store.secrets.size(); ++j) {
       const protocol::SecretMapping& secret = store.secrets[j];
       const std::string field = at(at(list, i) + ".secrets", j);
-      if (!is_dns_name(secret.path)) add(violations, field + ".path", "not the name of a Secret: " + quoted(secret.path));
+      if (!is_dns_name(secret.path)) add(violations, field + ".path", "not the name of a Secret: " + in_quotes(secret.path));
       if (secret.field.empty() || secret.field.size() > 253 || !only(secret.field, std::string(kUpper) + "-._"))
-        add(violations, field + ".field", "not the name of a value in a Secret: " + quoted(secret.field));
+        add(violations, field + ".field", "not the name of a value in a Secret: " + in_quotes(secret.field));
       runner::SecretVariable& made = out.emplace_back();
       made.env_var = secret.env_var.empty() ? secret.field : secret.env_var;
       made.secret = secret.path;
       made.key = secret.field;
       if (made.env_var.empty() || !only(made.env_var, std::string(kUpper) + "-._") ||
           (made.env_var.front() >= '0' && made.env_var.front() <= '9')) {
-        add(violations, field + ".envVar", "not the name of an environment variable: " + quoted(made.env_var));
+        add(violations, field + ".envVar", "not the name of an environment variable: " + in_quotes(made.env_var));
       } else if (container.environment_variables.contains(made.env_var)) {
-        add(violations, field + ".envVar", "is one of environmentVariables too: " + quoted(made.env_var));
+        add(violations, field + ".envVar", "is one of environmentVariables too: " + in_quotes(made.env_var));
       } else if (!variables.insert(made.env_var).second) {
-        add(violations, field + ".envVar", "is wanted by two secrets: " + quoted(made.env_var));
+        add(violations, field + ".envVar", "is wanted by two secrets: " + in_quotes(made.env_var));
       }
     }
   }
@@ -244,7 +244,7 @@ std::vector<runner::ServicePort> check_services(const std::vector<protocol::Serv
     made.port = static_cast<std::uint16_t>(service.port);
     if (service.name.empty()) continue;
     if (!is_dns_label(service.name)) {
-      add(violations, field + ".name", kLabelRule + quoted(service.name));
+      add(violations, field + ".name", kLabelRule + in_quotes(service.name));
     } else if (!names.insert(service.name).second) {
       add(violations, field + ".name", "is given twice");
     }
@@ -262,7 +262,7 @@ std::vector<runner::PortRange> check_ports(const std::vector<protocol::PortRange
     if (range.protocol == "UDP") {
       made.protocol = runner::PortProtocol::udp;
     } else if (!range.protocol.empty() && range.protocol != "TCP") {
-      add(violations, field + ".protocol", "neither TCP nor UDP: " + quoted(range.protocol));
+      add(violations, field + ".protocol", "neither TCP nor UDP: " + in_quotes(range.protocol));
     }
     const std::int32_t last = range.end_port == 0 ? range.port : range.end_port;
     if (!std::in_range<std::uint16_t>(range.port) || range.port == 0) {
@@ -285,15 +285,15 @@ runner::EgressRule check_egress_rule(const protocol::NetworkRule& rule, const st
   made.except = rule.except;
   const auto whole = runner::parse_block(rule.value);
   if (!whole) {
-    add(violations, field + ".cidr.cidr", "not a block of addresses like 10.0.0.0/8: " + quoted(rule.value));
+    add(violations, field + ".cidr.cidr", "not a block of addresses like 10.0.0.0/8: " + in_quotes(rule.value));
     return made;
   }
   for (std::size_t i = 0; i < rule.except.size(); ++i) {
     const auto part = runner::parse_block(rule.except[i]);
     if (!part) {
-      add(violations, at(field + ".cidr.except", i), "not a block of addresses like 10.0.0.0/8: " + quoted(rule.except[i]));
+      add(violations, at(field + ".cidr.except", i), "not a block of addresses like 10.0.0.0/8: " + in_quotes(rule.except[i]));
     } else if (!runner::is_strictly_inside(*part, *whole)) {
-      add(violations, at(field + ".cidr.except", i), "not a part of " + rule.value + ": " + quoted(rule.except[i]));
+      add(violations, at(field + ".cidr.except", i), "not a part of " + rule.value + ": " + in_quotes(rule.except[i]));
     }
   }
   return made;
@@ -324,9 +324,9 @@ void check_files(const std::vector<protocol::FileMount>& files, std::size_t most
     if (path.empty()) {
       v.description = "is required";
     } else if (path.front() != '/') {
-      v.description = "not an absolute path: " + quoted(path);
+      v.description = "not an absolute path: " + in_quotes(path);
     } else if (path.back() == '/') {
-      v.description = "not the path of a file: " + quoted(path);
+      v.description = "not the path of a file: " + in_quotes(path);
     } else if (path.find('\0') != std::string::npos) {
       v.description = "a path may not hold a NUL byte";
     } else if (path.size() > kMaxPath) {
