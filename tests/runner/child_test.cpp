@@ -35,16 +35,11 @@ UniqueFd agent_program() {
   return in_memory({cwsandbox_agent_image, static_cast<std::size_t>(cwsandbox_agent_image_end - cwsandbox_agent_image)});
 }
 
-// What a shell says when it is started as that user by that helper.
-std::string said(const UniqueFd& helper, const char* program, ChildFailure& failure) {
-  int ends[2];
-  REQUIRE(::pipe2(ends, O_CLOEXEC) == 0);
-  const UniqueFd reader(ends[0]);
-  UniqueFd writer(ends[1]);
+// That program with those three descriptors, as another user, by the helper that stands behind them.
+template <std::size_t N>
+UniqueFd start_as_nobody(const UniqueFd& helper, const char* program, char* const (&argv)[N], int out, ChildFailure& failure) {
   const UniqueFd null(::open("/dev/null", O_RDWR | O_CLOEXEC));
-  const int fds[] = {null.get(), writer.get(), null.get(), helper.get()};
-  std::string words[] = {"sh", "-c", "id -u; id -G; echo /proc/self/fd/*; umask; pwd"};
-  char* argv[] = {words[0].data(), words[1].data(), words[2].data(), nullptr};
+  const int fds[] = {null.get(), out < 0 ? null.get() : out, null.get(), helper.get()};
   ChildPlan plan;
   plan.program = program;
   plan.argv = argv;
@@ -53,7 +48,18 @@ std::string said(const UniqueFd& helper, const char* program, ChildFailure& fail
   plan.helper = 3;
   plan.drop = true;
   plan.uid = plan.gid = 65534;
-  const UniqueFd child = start_child(plan, failure);
+  return start_child(plan, failure);
+}
+
+// What a shell says when it is started as that user by that helper.
+std::string said(const UniqueFd& helper, const char* program, ChildFailure& failure) {
+  int ends[2];
+  REQUIRE(::pipe2(ends, O_CLOEXEC) == 0);
+  const UniqueFd reader(ends[0]);
+  UniqueFd writer(ends[1]);
+  std::string words[] = {"sh", "-c", "id -u; id -G; echo /proc/self/fd/*; umask; pwd"};
+  char* argv[] = {words[0].data(), words[1].data(), words[2].data(), nullptr};
+  const UniqueFd child = start_as_nobody(helper, program, argv, writer.get(), failure);
   writer.reset();
   std::string text;
   char part[256];
@@ -107,19 +113,9 @@ TEST_CASE("a copy of this process that is made meanwhile holds up no child", "[r
   });
   ChildFailure failure;
   for (int i = 0; i < 20; ++i) {
-    const UniqueFd null(::open("/dev/null", O_RDWR | O_CLOEXEC));
-    const int fds[] = {null.get(), null.get(), null.get(), helper.get()};
     std::string word = "true";
     char* argv[] = {word.data(), nullptr};
-    ChildPlan plan;
-    plan.program = "/bin/true";
-    plan.argv = argv;
-    plan.fds = fds;
-    plan.fd_count = 4;
-    plan.helper = 3;
-    plan.drop = true;
-    plan.uid = plan.gid = 65534;
-    const UniqueFd child = start_child(plan, failure);
+    const UniqueFd child = start_as_nobody(helper, "/bin/true", argv, -1, failure);
     REQUIRE(child);
     CHECK(has_ended(child.get(), -1));
     CHECK(reap(child.get()));

@@ -48,8 +48,7 @@ class AgentSandbox : public FileAgent, public std::enable_shared_from_this<Agent
   [[nodiscard]] static asio::awaitable<bool> come_up(std::shared_ptr<AgentSandbox> self);
 
   /// Comes up if it has not, writes the spec's files and starts its main command. Throws RunnerError, and gives null when the agent
-  /// never came up
-  /// (`why_lost`); in both cases nothing is left of the sandbox. The spec must stay until completion.
+  /// never came up (`why_lost`); in both cases nothing is left of the sandbox. The spec must stay until completion.
   [[nodiscard]] static asio::awaitable<std::unique_ptr<Sandbox>> begin(std::shared_ptr<AgentSandbox> self, const SandboxSpec& spec);
 
   [[nodiscard]] asio::awaitable<std::shared_ptr<PendingStart>> request(ProcessSpec spec, std::uint8_t flags);
