@@ -1,11 +1,12 @@
 #include <cwsandbox/client.hpp>
 
+#include "base/ascii.hpp"
+#include "base/text.hpp"
 #include "client/backend.hpp"
 #include "client/exec_connection.hpp"
 #include "client/observer.hpp"
 #include "client/rpc.hpp"
 #include "net/tls.hpp"
-#include "protocol/text.hpp"
 
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/post.hpp>
@@ -46,12 +47,7 @@ struct AuthModes {
   }
 };
 
-bool is_token(std::string_view name) {
-  if (name.empty()) return false;
-  return std::all_of(name.begin(), name.end(), [](char c) {
-    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '-' || c == '_';
-  });
-}
+bool is_token(std::string_view name) { return !name.empty() && base::only_letters_digits_and("-_", name); }
 
 /// Nothing of them may end up in the text: they are secret.
 void check_headers(const AuthHeaders& headers, const std::string& mode) {
@@ -110,7 +106,7 @@ std::shared_ptr<const Settings> make_settings(const ClientOptions& options) {
     const std::lock_guard lock(modes.mutex);
     const auto found = modes.providers.find(mode);
     if (found == modes.providers.end())
-      throw std::invalid_argument("cwsandbox: no auth mode is registered as '" + protocol::printable(mode, 80) + "'");
+      throw std::invalid_argument("cwsandbox: no auth mode is registered as '" + base::printable(mode, 80) + "'");
     settings->auth_provider = found->second;
     settings->auth_mode = std::move(mode);
     settings->api_key.clear();

@@ -1,6 +1,7 @@
 // Glue: the only file of this room that knows the gateway and the local runner.
 #include "client/embedded_gateway.hpp"
 
+#include "base/random.hpp"
 #include "client/rpc.hpp"
 #include "core/descriptor_limit.hpp"
 #include "gateway/gateway.hpp"
@@ -123,7 +124,7 @@ std::string log_directory(const std::string& own) {
 /// Everything that must be touched on the gateway's executor only.
 struct Running : std::enable_shared_from_this<Running> {
   Running(const LoopManager& loop, asio::any_io_executor ex)
-      : executor(std::move(ex)), token(random_hex(32)), listening(loop), stopped(loop) {}
+      : executor(std::move(ex)), token(base::random_hex(32)), listening(loop), stopped(loop) {}
 
   PrivateDirectory directory;
   asio::any_io_executor executor;

@@ -1,7 +1,7 @@
 #include "client/errors.hpp"
 
+#include "base/text.hpp"
 #include "net/http_client.hpp"
-#include "protocol/text.hpp"
 
 #include <array>
 #include <string_view>
@@ -196,7 +196,7 @@ std::string describe_command(const std::vector<std::string>& command) {
     text += part;
     if (text.size() > 120) break;
   }
-  return "'" + protocol::printable(text, 120) + "'";
+  return "'" + base::printable(text, 120) + "'";
 }
 
 }  // namespace cwsandbox::client

@@ -1,6 +1,6 @@
 #include "client/exec_connection.hpp"
 
-#include "protocol/text.hpp"
+#include "base/text.hpp"
 
 #include <boost/asio/bind_executor.hpp>
 #include <boost/asio/post.hpp>
@@ -161,7 +161,7 @@ ConnectionLoss ExecConnection::describe(net::error_code ec) const {
   }
   loss.why = "closed by the server with code " + std::to_string(code);
   const auto reason = socket_->close_reason();
-  if (!reason.empty()) loss.why += " (" + protocol::printable(reason, 123) + ")";
+  if (!reason.empty()) loss.why += " (" + base::printable(reason, 123) + ")";
   switch (static_cast<CloseCode>(code)) {
     case CloseCode::superseded:
       loss.kind = ConnectionLoss::Kind::taken_over;

@@ -1,5 +1,6 @@
 #include "client/exec_process.hpp"
 
+#include "base/numbers.hpp"
 #include "client/errors.hpp"
 #include "client/unary_exec.hpp"
 #include "core/process_status.hpp"
@@ -13,7 +14,6 @@
 #include <boost/asio/post.hpp>
 
 #include <algorithm>
-#include <charconv>
 
 namespace cwsandbox::client {
 
@@ -582,13 +582,10 @@ bool ExecProcess::take_what_is_held(const protocol::StatusError& refusal) {
   constexpr int most_tries = 20;
   if (!attach_->from_held || refusal.reason != protocol::kReplayGap || ++attach_->tries > most_tries) return false;
   const auto offset = [&](const char* name) {
-    std::uint64_t value = 0;
     const auto found = refusal.metadata.find(name);
-    if (found == refusal.metadata.end()) return std::optional<std::uint64_t>();
-    const auto& text = found->second;
-    const auto parsed = std::from_chars(text.data(), text.data() + text.size(), value);
-    const bool good = parsed.ec == std::errc() && parsed.ptr == text.data() + text.size() && value <= protocol::kMaxInteger / 2;
-    return good ? std::optional(value) : std::nullopt;
+    auto value = found == refusal.metadata.end() ? std::nullopt : base::parse_number<std::uint64_t>(found->second);
+    if (value && *value > protocol::kMaxInteger / 2) value.reset();
+    return value;
   };
   const auto out_from = offset("stdout_from"), err_from = offset("stderr_from");
   if (!out_from || !err_from) return false;

@@ -1,11 +1,14 @@
 #include "client/files.hpp"
 
+#include "base/hex.hpp"
+#include "base/numbers.hpp"
+#include "base/text.hpp"
+#include "base/time.hpp"
 #include "client/errors.hpp"
 #include "client/local_files.hpp"
 #include "client/rpc.hpp"
 #include "client/server_stream.hpp"
 #include "core/spawn.hpp"
-#include "protocol/text.hpp"
 
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/this_coro.hpp>
@@ -37,10 +40,11 @@ constexpr const char* kNotFound = "CWSANDBOX_FILE_NOT_FOUND";
 constexpr const char* kTooLarge = "CWSANDBOX_FILE_TOO_LARGE";
 constexpr const char* kTruncated = "CWSANDBOX_FILE_TRUNCATED";
 constexpr const char* kService = "/cwsandbox.v1.FileService/";
+constexpr std::string_view kInQuery = "/";  // needs no escape in a query, and paths are full of it
 
 /// "read 'etc/x'" for a message.
 std::string doing(const char* verb, const std::string& path) {
-  return std::string("Cannot ") + verb + " '" + protocol::printable(path, 200) + "'";
+  return std::string("Cannot ") + verb + " '" + base::printable(path, 200) + "'";
 }
 
 SandboxFileError file_error(const std::string& text, const std::string& path, const char* code, const char* reason) {
@@ -89,34 +93,8 @@ bool has_reason(const std::exception_ptr& error, const char* reason) {
   }
 }
 
-std::string percent_encode(std::string_view bytes) {
-  static constexpr std::string_view kDigits = "0123456789ABCDEF";
-  std::string text;
-  text.reserve(bytes.size() * 3);
-  for (const char c : bytes) {
-    const bool plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '/' || c == '-' ||
-                       c == '_' || c == '.' || c == '~';
-    if (plain) {
-      text += c;
-      continue;
-    }
-    const auto byte = static_cast<unsigned char>(c);
-    text += '%';
-    text += kDigits[byte >> 4U];
-    text += kDigits[byte & 15U];
-  }
-  return text;
-}
-
 std::string target_of(const Ready& there, const std::string& path) {
-  return "/v1/files?sandbox=" + percent_encode(there.id) + "&path=" + percent_encode(path);
-}
-
-std::string octal(std::uint32_t mode) {
-  std::string digits(8, '\0');
-  const auto end = std::to_chars(digits.data(), digits.data() + digits.size(), mode, 8).ptr;
-  digits.resize(static_cast<std::size_t>(end - digits.data()));
-  return digits;
+  return "/v1/files?sandbox=" + base::percent_encode(there.id, kInQuery) + "&path=" + base::percent_encode(path, kInQuery);
 }
 
 asio::awaitable<void> pause(Clock::duration delay) {
@@ -197,7 +175,7 @@ asio::awaitable<Download> open_download(Ready there, std::string path, ReadFileO
         const auto mode = net::find_header(head.headers, "Cwsandbox-File-Mode");
         std::uint32_t bits = 0;
         if (std::from_chars(mode.data(), mode.data() + mode.size(), bits, 8).ec == std::errc()) download.mode = bits;
-        download.modified = protocol::parse_timestamp(net::find_header(head.headers, "Cwsandbox-File-Modified"));
+        download.modified = base::parse_timestamp(net::find_header(head.headers, "Cwsandbox-File-Modified"));
         if (options.length() == 0U) {
           download.exchange.reset();
           download.total = 0;
@@ -229,7 +207,7 @@ asio::awaitable<std::string> read_rpc(Ready there, std::string path) {
 
 /// For a server without /v1/files: what ReadFile gives, cut to the range asked for.
 asio::awaitable<std::string> read_without_endpoint(Ready there, std::string path, ReadFileOptions options) {
-  if (!protocol::is_utf8(path))
+  if (!base::is_utf8(path))
     throw file_error(doing("read", path) + ": the server has no /v1/files, and ReadFile takes only paths in UTF-8", path,
                      "unimplemented", "");
   std::string content;
@@ -275,10 +253,11 @@ asio::awaitable<std::unique_ptr<net::ClientExchange>> open_upload(Ready there, s
   net::HttpRequest request;
   request.method = "PUT";
   request.target = target_of(there, path);
-  if (options.mode()) request.target += "&mode=" + octal(*options.mode());
+  if (options.mode()) request.target += "&mode=" + base::to_octal(*options.mode());
   if (options.make_parents()) request.target += "&parents=true";
   if (options.append()) request.target += "&append=true";
-  if (options.modified()) request.target += "&modified=" + percent_encode(protocol::format_timestamp(*options.modified()));
+  if (options.modified())
+    request.target += "&modified=" + base::percent_encode(base::format_timestamp(*options.modified()), kInQuery);
   request.headers.emplace_back("Content-Type", "application/octet-stream");
   there.backend->authorize(request.headers);
   const auto deadline = Clock::now() + there.backend->settings().request_timeout;
@@ -312,7 +291,7 @@ asio::awaitable<void> write_rpc(Ready there, std::string path, std::string conte
 
 void check_without_endpoint(const std::string& path, const WriteFileOptions& options) {
   const char* cannot = nullptr;
-  if (!protocol::is_utf8(path)) cannot = "takes only paths in UTF-8";
+  if (!base::is_utf8(path)) cannot = "takes only paths in UTF-8";
   if (options.mode()) cannot = "cannot set permission bits";
   if (options.modified()) cannot = "cannot set the time of a file";
   if (options.make_parents()) cannot = "cannot make the directories above it";
@@ -459,7 +438,7 @@ asio::awaitable<std::string> read(State state, std::string path, ReadFileOptions
     const Ready there = co_await detail::SandboxState::ready(state);
     // As a body, also where it is small: in JSON a MiB takes ten times as long. One sandbox that has no bodies only changes what is
     // asked for first: others may have them.
-    if (there.backend->lacks_file_endpoint() && options.offset() == 0 && !options.length() && protocol::is_utf8(path)) {
+    if (there.backend->lacks_file_endpoint() && options.offset() == 0 && !options.length() && base::is_utf8(path)) {
       try {
         auto content = co_await read_rpc(there, path);
         if (options.progress()) options.progress()(content.size(), content.size());
@@ -536,7 +515,7 @@ asio::awaitable<void> write(State state, std::string path, std::string content, 
     const Ready there = co_await detail::SandboxState::ready(state);
     const auto size = content.size();
     const bool plain = !options.mode() && !options.modified() && !options.make_parents() && !options.append();
-    if (size <= kSmallWrite && plain && protocol::is_utf8(path)) {
+    if (size <= kSmallWrite && plain && base::is_utf8(path)) {
       co_await write_rpc(there, path, std::move(content));
       if (options.progress()) options.progress()(size, size);
       co_return;

@@ -1,5 +1,6 @@
 #include "client/local_files.hpp"
 
+#include "base/random.hpp"
 #include "client/rpc.hpp"
 
 #include <cerrno>
@@ -37,7 +38,7 @@ LocalFile::LocalFile(const std::string& path, std::uint32_t mode, bool preserve)
     if (!preserve) mode = static_cast<std::uint32_t>(status.permissions());
   }
   const std::filesystem::path target(path_);
-  temporary_ = (target.parent_path() / ("." + target.filename().string().substr(0, 200) + "." + random_hex(6))).string();
+  temporary_ = (target.parent_path() / ("." + target.filename().string().substr(0, 200) + "." + base::random_hex(6))).string();
   fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, static_cast<mode_t>(mode & 0777U));
   if (fd_ < 0) local_error("write", path_, errno);
   if (preserve || std::filesystem::exists(status))

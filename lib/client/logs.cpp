@@ -1,9 +1,9 @@
 #include "client/logs.hpp"
 
+#include "base/text.hpp"
 #include "client/errors.hpp"
 #include "client/server_stream.hpp"
 #include "core/spawn.hpp"
-#include "protocol/text.hpp"
 
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/this_coro.hpp>
@@ -99,7 +99,7 @@ InBand kind_of(std::string_view code) {
 
 std::exception_ptr in_band_error(const protocol::LogStreamError& said) {
   protocol::ConnectError error;
-  error.message = "The log stream: " + (said.message.empty() ? protocol::printable(said.code, 80) : said.message);
+  error.message = "The log stream: " + (said.message.empty() ? base::printable(said.code, 80) : said.message);
   error.code = "unknown";
   error.info.emplace();
   error.info->domain = std::string(protocol::kErrorDomain);

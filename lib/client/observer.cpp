@@ -1,6 +1,6 @@
 #include "client/observer.hpp"
 
-#include "protocol/text.hpp"
+#include "base/text.hpp"
 
 namespace cwsandbox {
 
@@ -42,7 +42,7 @@ std::string in_ms(std::chrono::nanoseconds duration) {
   return std::to_string(std::chrono::duration_cast<std::chrono::milliseconds>(duration).count()) + " ms";
 }
 
-std::string shown(const std::string& text) { return protocol::printable(text, kMostText); }
+std::string shown(const std::string& text) { return base::printable(text, kMostText); }
 
 /// "process ID (program) in sandbox ID", as far as they are known.
 std::string process_of(const TraceEvent& event) {

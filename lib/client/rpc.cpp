@@ -1,5 +1,7 @@
 #include "client/rpc.hpp"
 
+#include "base/hex.hpp"
+#include "base/random.hpp"
 #include "client/errors.hpp"
 #include "protocol/connect.hpp"
 
@@ -9,11 +11,8 @@
 #include <boost/asio/use_awaitable.hpp>
 
 #include <algorithm>
-#include <cerrno>
 #include <random>
-#include <system_error>
-
-#include <sys/random.h>
+#include <span>
 
 namespace cwsandbox::client {
 
@@ -131,38 +130,6 @@ asio::awaitable<void> wait_for(task<void> ready) {
   ready.get();
 }
 
-namespace {
-void fill_random(void* into, std::size_t size) {
-  auto* bytes = static_cast<unsigned char*>(into);
-  while (size > 0) {
-    const ssize_t n = ::getrandom(bytes, size, 0);
-    if (n < 0) {
-      if (errno == EINTR) continue;
-      throw std::system_error(errno, std::generic_category(), "getrandom");
-    }
-    bytes += n;
-    size -= static_cast<std::size_t>(n);
-  }
-}
-
-std::string to_hex(const unsigned char* bytes, std::size_t size) {
-  constexpr std::string_view digits = "0123456789abcdef";
-  std::string text;
-  text.reserve(size * 2);
-  for (std::size_t i = 0; i < size; ++i) {
-    text += digits[bytes[i] >> 4U];
-    text += digits[bytes[i] & 15U];
-  }
-  return text;
-}
-}  // namespace
-
-std::string random_hex(std::size_t bytes) {
-  std::string raw(bytes, '\0');
-  fill_random(raw.data(), raw.size());
-  return to_hex(reinterpret_cast<const unsigned char*>(raw.data()), raw.size());
-}
-
 std::string make_uuid() {
   // Taken from the kernel in larger helpings: an exec needs one, and a system call each would show.
   struct Pool {
@@ -173,7 +140,7 @@ std::string make_uuid() {
   static thread_local Pool pool;
   const pid_t self = ::getpid();  // the child of a fork must not give out its parent's names
   if (pool.used + 16 > sizeof pool.bytes || pool.owner != self) {
-    fill_random(pool.bytes, sizeof pool.bytes);
+    base::fill_random(pool.bytes);
     pool.used = 0;
     pool.owner = self;
   }
@@ -181,7 +148,7 @@ std::string make_uuid() {
   pool.used += 16;
   id[6] = static_cast<unsigned char>((id[6] & 0x0fU) | 0x40U);
   id[8] = static_cast<unsigned char>((id[8] & 0x3fU) | 0x80U);
-  std::string text = to_hex(id, 16);
+  std::string text = base::to_hex(std::span(id, 16));
   for (const std::size_t at : {8U, 13U, 18U, 23U}) text.insert(at, 1, '-');
   return text;
 }

@@ -61,8 +61,6 @@ enum class Repeat : std::uint8_t { always, if_unsent };
                                                 std::chrono::milliseconds margin = std::chrono::milliseconds::zero());
 [[nodiscard]] asio::awaitable<std::string> call(std::shared_ptr<Backend> backend, std::string method, std::string body);
 
-/// Random bytes of the kernel's, as lower-case hexadecimal.
-[[nodiscard]] std::string random_hex(std::size_t bytes);
 /// A random UUID (version 4).
 [[nodiscard]] std::string make_uuid();
 

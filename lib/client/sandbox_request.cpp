@@ -1,5 +1,7 @@
 #include "client/sandbox_request.hpp"
 
+#include "base/ascii.hpp"
+#include "base/dns_name.hpp"
 #include "client/rpc.hpp"
 #include "protocol/messages.hpp"
 
@@ -39,47 +41,31 @@ const std::string& absolute(const std::string& value, const std::string& field) 
   return text(value, field);
 }
 
-constexpr bool is_digit(char c) { return c >= '0' && c <= '9'; }
-
 /// As Kubernetes writes them: a decimal number, then a suffix (SI, binary) or a decimal exponent.
 const std::string& quantity(const std::string& value, const std::string& field) {
   static constexpr std::array<std::string_view, 16> kSuffixes = {"",  "n", "u",  "m",  "k",  "M",  "G",  "T",
                                                                  "P", "E", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"};
   std::string_view rest = value;
   std::size_t digits = 0, positive = 0, points = 0;
-  while (!rest.empty() && (is_digit(rest.front()) || (rest.front() == '.' && points++ == 0))) {
-    if (is_digit(rest.front())) ++digits, positive += rest.front() != '0' ? 1U : 0U;
+  while (!rest.empty() && (base::is_digit(rest.front()) || (rest.front() == '.' && points++ == 0))) {
+    if (base::is_digit(rest.front())) ++digits, positive += rest.front() != '0' ? 1U : 0U;
     rest.remove_prefix(1);
   }
   bool good = digits > 0 && positive > 0 && std::find(kSuffixes.begin(), kSuffixes.end(), rest) != kSuffixes.end();
   if (!good && digits > 0 && positive > 0 && rest.size() > 1 && (rest.front() == 'e' || rest.front() == 'E')) {
     rest.remove_prefix(1);
     if (rest.front() == '+' || rest.front() == '-') rest.remove_prefix(1);
-    good = !rest.empty() && std::all_of(rest.begin(), rest.end(), is_digit);
+    good = !rest.empty() && std::all_of(rest.begin(), rest.end(), base::is_digit);
   }
   if (!good) refuse(field, "must be a quantity above 0, like 500m, 2, 512Mi or 4G");
   return value;
 }
 
-// DNS-1123: labels of at most 63 letters, digits and inner hyphens, 253 characters in all.
-bool is_dns_name(std::string_view name) {
-  if (name.empty() || name.size() > 253) return false;
-  while (true) {
-    const auto label = name.substr(0, name.find('.'));
-    if (label.empty() || label.size() > 63 || label.front() == '-' || label.back() == '-') return false;
-    for (const char c : label)
-      if (!is_digit(c) && !(c >= 'a' && c <= 'z') && c != '-') return false;
-    if (label.size() == name.size()) return true;
-    name.remove_prefix(label.size() + 1);
-  }
-}
-
-std::string egress_name(std::string name, const std::string& field) {
-  for (char& c : name)
-    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
+std::string egress_name(const std::string& given, const std::string& field) {
+  std::string name = base::to_lower(given);
   std::string_view plain = name;
   if (plain.substr(0, 2) == "*.") plain.remove_prefix(2);
-  if (name.size() > 253 || !is_dns_name(plain))
+  if (name.size() > 253 || !base::is_dns_name(plain))
     refuse(field, "must be a DNS name of at most 253 characters, or *. in front of one");
   return name;
 }
@@ -91,7 +77,7 @@ const std::string& cidr(const std::string& value, const std::string& field) {
   int most = -1;
   if (::inet_pton(AF_INET, address.c_str(), parsed.data()) == 1) most = 32;
   if (::inet_pton(AF_INET6, address.c_str(), parsed.data()) == 1) most = 128;
-  const bool number = !bits.empty() && bits.size() <= 3 && std::all_of(bits.begin(), bits.end(), is_digit);
+  const bool number = !bits.empty() && bits.size() <= 3 && std::all_of(bits.begin(), bits.end(), base::is_digit);
   if (value.find('\0') != std::string::npos || most < 0 || !number || std::stoi(bits) > most)
     refuse(field, "must be a block of addresses like 10.0.0.0/8");
   return value;

@@ -1,9 +1,9 @@
 #include "client/sandbox_state.hpp"
 
+#include "base/text.hpp"
 #include "client/errors.hpp"
 #include "client/rpc.hpp"
 #include "core/spawn.hpp"
-#include "protocol/text.hpp"
 
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/steady_timer.hpp>
@@ -361,7 +361,7 @@ asio::awaitable<protocol::Sandbox> SandboxState::fetch(std::shared_ptr<Backend> 
   } catch (const SandboxNotFoundError& error) {
     // Whatever the server says: which one is not there (LC-14).
     if (std::string_view(error.what()).find(id) != std::string_view::npos) throw;
-    throw SandboxNotFoundError("The sandbox " + protocol::printable(id, 80) + " was not found: " + error.what(), error.fields());
+    throw SandboxNotFoundError("The sandbox " + base::printable(id, 80) + " was not found: " + error.what(), error.fields());
   }
 }
 

@@ -1,11 +1,11 @@
 #include "client/watch.hpp"
 
+#include "base/text.hpp"
 #include "client/errors.hpp"
 #include "client/files.hpp"
 #include "client/rpc.hpp"
 #include "client/server_stream.hpp"
 #include "core/spawn.hpp"
-#include "protocol/text.hpp"
 
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/this_coro.hpp>
@@ -93,9 +93,7 @@ bool take(const std::string& message, EventQueue& into) {
   return true;
 }
 
-std::string about(const char* what, const std::string& path) {
-  return std::string(what) + " '" + protocol::printable(path, 200) + "'";
-}
+std::string about(const char* what, const std::string& path) { return std::string(what) + " '" + base::printable(path, 200) + "'"; }
 
 /// The error under way, of a watch that does not stand.
 std::exception_ptr not_begun(const std::string& path) {
