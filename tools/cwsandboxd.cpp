@@ -1,4 +1,5 @@
 // cwsandboxd: the gateway as a daemon. Options, signals and log lines; everything else is in lib/.
+#include "base/ascii.hpp"
 #include "core/descriptor_limit.hpp"
 #include "core/loop_watch.hpp"
 #include "core/standard_streams.hpp"
@@ -44,6 +45,7 @@
 namespace {
 
 namespace asio = boost::asio;
+namespace base = cwsandbox::base;
 namespace gateway = cwsandbox::gateway;
 namespace net = cwsandbox::net;
 
@@ -131,11 +133,9 @@ std::vector<gateway::Token> read_tokens(const std::string& path, ReadFrom from) 
   for (std::size_t at = 0; at < text.size(); ++line) {
     std::size_t end = text.find('\n', at);
     if (end == std::string::npos) end = text.size();
-    std::string token = text.substr(at, end - at);
+    std::string token(base::trimmed(std::string_view(text).substr(at, end - at)));
     at = end + 1;
-    const auto begin = token.find_first_not_of(" \t\r");
-    if (begin == std::string::npos || token[begin] == '#') continue;
-    token = token.substr(begin, token.find_last_not_of(" \t\r") - begin + 1);
+    if (token.empty() || token.starts_with('#')) continue;
     const std::string where = "the token file " + path + ", line " + std::to_string(line) + ": ";
     std::string name;
     if (const auto blank = token.find_first_of(" \t"); blank != std::string::npos && blank > 1 && token[blank - 1] == ':') {

@@ -1,5 +1,7 @@
 #include "core/encoding.hpp"
 
+#include "base/ascii.hpp"
+
 #include <iconv.h>
 
 #include <algorithm>
@@ -101,10 +103,7 @@ constexpr Alias kAliases[] = {
 std::string plain_name(std::string_view name) {
   std::string plain;
   for (const char c : name)
-    if (c >= 'A' && c <= 'Z')
-      plain += static_cast<char>(c - 'A' + 'a');
-    else if ((c >= 'a' && c <= 'z') || (c >= '0' && c <= '9'))
-      plain += c;
+    if (base::is_letter_or_digit(c)) plain += base::to_lower(c);
   return plain;
 }
 

@@ -1,12 +1,12 @@
 #include "gateway/errors.hpp"
 
-#include "gateway/text.hpp"
+#include "base/errno_text.hpp"
+#include "base/text.hpp"
 #include "protocol/messages.hpp"
 
 #include <boost/system/system_error.hpp>
 
 #include <cerrno>
-#include <cstring>
 
 namespace cwsandbox::gateway {
 
@@ -48,7 +48,7 @@ ServiceError invalid_field(std::string field, std::string description) {
 }
 
 ServiceError sandbox_not_found(const std::string& id) {
-  return ServiceError("not_found", reason::kSandboxNotFound, "no sandbox has the id \"" + printable(id, 128) + "\"",
+  return ServiceError("not_found", reason::kSandboxNotFound, "no sandbox has the id " + base::in_quotes(id, 128),
                       {{"sandbox_id", id.substr(0, 256)}});
 }
 
@@ -101,7 +101,7 @@ ServiceError from_file(const runner::FileFailed& error, const std::string& sandb
       break;
   }
   return ServiceError(code, why, error.what(),
-                      {{"filepath", error.path()}, {"errno", errno_name(error.error())}, {"sandbox_id", sandbox_id}});
+                      {{"filepath", error.path()}, {"errno", base::errno_name(error.error())}, {"sandbox_id", sandbox_id}});
 }
 
 protocol::ConnectError error_in_flight(const std::function<void(const std::string&)>& log) {
@@ -133,13 +133,6 @@ protocol::StatusError to_status_error(const protocol::ConnectError& error) {
   }
   if (error.retry_delay) out.retry_delay_ms = static_cast<std::uint64_t>(error.retry_delay->count());
   return out;
-}
-
-std::string errno_name(int number) {
-#ifdef __GLIBC__
-  if (const char* name = ::strerrorname_np(number)) return name;
-#endif
-  return "errno " + std::to_string(number);
 }
 
 }  // namespace cwsandbox::gateway

@@ -57,7 +57,4 @@ class ServiceError : public std::exception {
 [[nodiscard]] protocol::ConnectError error_in_flight(const std::function<void(const std::string&)>& log);
 [[nodiscard]] protocol::StatusError to_status_error(const protocol::ConnectError& error);
 
-/// An errno's name, e.g. "ENOENT".
-[[nodiscard]] std::string errno_name(int number);
-
 }  // namespace cwsandbox::gateway

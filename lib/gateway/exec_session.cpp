@@ -1,5 +1,6 @@
 #include "gateway/exec_session.hpp"
 
+#include "base/text.hpp"
 #include "gateway/errors.hpp"
 #include "gateway/large_messages.hpp"
 
@@ -199,7 +200,7 @@ void ExecProcess::become_orphan() {
     if (ec || !run) return;
     auto& process = static_cast<ExecProcess&>(*run);
     if (process.connection_ || process.table_ == nullptr) return;  // somebody came in the last moment
-    process.context_->log(LogLevel::info, "process " + printable(process.run_id(), 64) + ": its client did not come back");
+    process.context_->log(LogLevel::info, "process " + base::escaped(process.run_id(), 64) + ": its client did not come back");
     process.table_->forget(process, false);
     process.cancel(process.grace());
   });
@@ -334,7 +335,7 @@ bool ExecProcess::refill(Output output) {
 // The disk does not give back what it took. A stream with a hole must not look whole: the process is given up, and whoever asks is
 // told that it is not known.
 void ExecProcess::give_up(int error) {
-  context_->log(LogLevel::error, "process " + printable(run_id(), 64) +
+  context_->log(LogLevel::error, "process " + base::escaped(run_id(), 64) +
                                      ": given up, its output cannot be read back from disk: " + std::strerror(error));
   exit_waits_.reset();
   if (table_ != nullptr) table_->forget(*this, false);
@@ -621,7 +622,8 @@ void ExecConnection::settle() {
                      std::to_string(bytes_in_) + " bytes in, " + std::to_string(bytes_out_) + " out";
   if (const std::string& name = credential_->owner->name; !name.empty()) line += ", for " + name;
   if (close_wanted_)
-    line += ", closed " + std::to_string(static_cast<unsigned>(close_wanted_->first)) + " " + printable(close_wanted_->second, 128);
+    line +=
+        ", closed " + std::to_string(static_cast<unsigned>(close_wanted_->first)) + " " + base::escaped(close_wanted_->second, 128);
   context_->log(LogLevel::info, line);
   // Not destroyed here: this may be its own completion.
   asio::post(context_->executor, [socket = std::move(socket_)]() mutable { socket.reset(); });
@@ -643,7 +645,7 @@ void ExecTable::accept(std::shared_ptr<const Credential> credential, std::unique
 void ExecTable::refuse(const std::shared_ptr<ExecConnection>& connection, const protocol::StartRequest& request,
                        const protocol::StatusError& error) {
   context_->log(LogLevel::info,
-                "process " + printable(request.id, 64) + " refused: " + error.code + ": " + printable(error.message, 256));
+                "process " + base::escaped(request.id, 64) + " refused: " + error.code + ": " + base::escaped(error.message, 256));
   connection->set_host(std::make_shared<Refusal>(request, error));
 }
 
@@ -750,7 +752,7 @@ void ExecTable::add_orphan(ExecProcess& process) {
                                  [most](const ExecProcess* orphan) { return orphan->sandbox()->owner().get() == most; });
     const auto oldest = (*at)->self();
     context_->log(LogLevel::warning,
-                  "process " + printable(oldest->run_id(), 64) + ": given up, too many processes without a client");
+                  "process " + base::escaped(oldest->run_id(), 64) + ": given up, too many processes without a client");
     forget(*oldest, false);
     oldest->cancel(std::chrono::milliseconds(0));
   }

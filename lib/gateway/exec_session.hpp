@@ -2,10 +2,10 @@
 #pragma once
 
 #include "gateway/context.hpp"
+#include "gateway/fingerprint.hpp"
 #include "gateway/output_spill.hpp"
 #include "gateway/process_run.hpp"
 #include "gateway/sandboxes.hpp"
-#include "gateway/text.hpp"
 #include "gateway/tokens.hpp"
 #include "net/websocket.hpp"
 #include "protocol/exec_stream.hpp"

@@ -1,14 +1,14 @@
 #include "gateway/file_service.hpp"
 
+#include "base/hex.hpp"
+#include "base/numbers.hpp"
+#include "base/text.hpp"
+#include "base/time.hpp"
 #include "gateway/errors.hpp"
 #include "gateway/service.hpp"
-#include "gateway/text.hpp"
 
 #include <algorithm>
 #include <cerrno>
-#include <charconv>
-#include <cstdio>
-#include <ctime>
 #include <map>
 #include <optional>
 #include <vector>
@@ -39,30 +39,6 @@ void check_path(const std::string& path, const char* field) {
   if (path.find('\0') != std::string::npos) throw invalid_field(field, "a path may not hold a NUL byte");
 }
 
-int hex_digit(char c) noexcept {
-  if (c >= '0' && c <= '9') return c - '0';
-  if (c >= 'a' && c <= 'f') return c - 'a' + 10;
-  if (c >= 'A' && c <= 'F') return c - 'A' + 10;
-  return -1;
-}
-
-std::string percent_decoded(std::string_view text, const std::string& field) {
-  std::string out;
-  out.reserve(text.size());
-  for (std::size_t i = 0; i < text.size(); ++i) {
-    if (text[i] != '%') {
-      out += text[i];
-      continue;
-    }
-    const int high = i + 2 < text.size() ? hex_digit(text[i + 1]) : -1;
-    const int low = i + 2 < text.size() ? hex_digit(text[i + 2]) : -1;
-    if (high < 0 || low < 0) throw invalid_field(field, "a '%' must be followed by two hexadecimal digits");
-    out += static_cast<char>(high * 16 + low);
-    i += 2;
-  }
-  return out;
-}
-
 struct Query {
   std::string sandbox, path;
   std::optional<std::uint32_t> mode;
@@ -88,24 +64,21 @@ Query query_of(std::string_view target, bool writing) {
     const std::string name(pair.substr(0, equals));
     const bool known = name == "sandbox" || name == "path" ||
                        (writing && (name == "mode" || name == "parents" || name == "modified" || name == "append"));
-    if (!known) throw invalid_field(printable(name, 64), "no such parameter");
-    std::string value = percent_decoded(pair.substr(std::min(equals + 1, pair.size())), name);
-    if (!values.emplace(name, std::move(value)).second) throw invalid_field(name, "is given twice");
+    if (!known) throw invalid_field(base::escaped(name, 64), "no such parameter");
+    auto value = base::percent_decode(pair.substr(std::min(equals + 1, pair.size())));
+    if (!value) throw invalid_field(name, "a '%' must be followed by two hexadecimal digits");
+    if (!values.emplace(name, std::move(*value)).second) throw invalid_field(name, "is given twice");
   }
   query.sandbox = values["sandbox"];
   query.path = values["path"];
   if (query.sandbox.empty()) throw invalid_field("sandbox", "is required");
   check_path(query.path, "path");
   if (const auto mode = values.find("mode"); mode != values.end()) {
-    const std::string& text = mode->second;
-    std::uint32_t bits = 0;
-    const auto parsed = std::from_chars(text.data(), text.data() + text.size(), bits, 8);
-    if (parsed.ec != std::errc() || parsed.ptr != text.data() + text.size() || bits > kModeBits)
-      throw invalid_field("mode", "not an octal number of at most 7777");
-    query.mode = bits;
+    query.mode = base::parse_number<std::uint32_t>(mode->second, 8);
+    if (!query.mode || *query.mode > kModeBits) throw invalid_field("mode", "not an octal number of at most 7777");
   }
   if (const auto modified = values.find("modified"); modified != values.end()) {
-    query.modified = protocol::parse_timestamp(modified->second);
+    query.modified = base::parse_timestamp(modified->second);
     if (!query.modified) throw invalid_field("modified", "not a time as RFC 3339 has it");
   }
   if (const auto parents = values.find("parents"); parents != values.end()) query.parents = truth_of(parents->second, "parents");
@@ -125,50 +98,26 @@ std::optional<Range> range_of(std::string_view text, std::uint64_t size) {
   text.remove_prefix(unit.size());
   const std::size_t dash = text.find('-');
   if (dash == std::string_view::npos) return std::nullopt;
-  const auto number = [](std::string_view digits) -> std::optional<std::uint64_t> {
-    std::uint64_t value = 0;
-    const auto parsed = std::from_chars(digits.data(), digits.data() + digits.size(), value);
-    if (digits.empty() || parsed.ec != std::errc() || parsed.ptr != digits.data() + digits.size()) return std::nullopt;
-    return value;
-  };
   const std::string_view first = text.substr(0, dash), last = text.substr(dash + 1);
   Range range;
   if (first.empty()) {
-    const auto suffix = number(last);
+    const auto suffix = base::parse_number<std::uint64_t>(last);
     if (!suffix || *suffix == 0 || size == 0) return std::nullopt;
     range.length = std::min(*suffix, size);
     range.from = size - range.length;
     return range;
   }
-  const auto from = number(first);
+  const auto from = base::parse_number<std::uint64_t>(first);
   if (!from || *from >= size) return std::nullopt;
   std::uint64_t to = size - 1;
   if (!last.empty()) {
-    const auto end = number(last);
+    const auto end = base::parse_number<std::uint64_t>(last);
     if (!end || *end < *from) return std::nullopt;
     to = std::min(to, *end);
   }
   range.from = *from;
   range.length = to - *from + 1;
   return range;
-}
-
-std::string rfc3339(std::chrono::system_clock::time_point time) {
-  const auto seconds = std::chrono::floor<std::chrono::seconds>(time);
-  const auto nanos = std::chrono::duration_cast<std::chrono::nanoseconds>(time - seconds).count();
-  const std::time_t when = std::chrono::system_clock::to_time_t(seconds);
-  std::tm parts{};
-  ::gmtime_r(&when, &parts);
-  char text[64];
-  const int n = std::snprintf(text, sizeof text, "%04d-%02d-%02dT%02d:%02d:%02d.%09ldZ", parts.tm_year + 1900, parts.tm_mon + 1,
-                              parts.tm_mday, parts.tm_hour, parts.tm_min, parts.tm_sec, static_cast<long>(nanos));
-  return std::string(text, static_cast<std::size_t>(std::clamp(n, 0, 63)));
-}
-
-std::string octal(std::uint32_t mode) {
-  char text[8];
-  const int n = std::snprintf(text, sizeof text, "%04o", mode & kModeBits);
-  return std::string(text, static_cast<std::size_t>(n));
 }
 
 protocol::FileType wire_type(runner::FileType type) noexcept {
@@ -274,8 +223,8 @@ asio::awaitable<void> FileService::get(FileService self, net::ServerExchange& ex
   head.headers.emplace_back("Content-Type", "application/octet-stream");
   head.headers.emplace_back("Accept-Ranges", "bytes");
   head.headers.emplace_back("Cwsandbox-File-Size", std::to_string(info.size));
-  head.headers.emplace_back("Cwsandbox-File-Mode", octal(info.mode));
-  head.headers.emplace_back("Cwsandbox-File-Modified", rfc3339(info.modified));
+  head.headers.emplace_back("Cwsandbox-File-Mode", base::to_octal(info.mode & kModeBits, 4));
+  head.headers.emplace_back("Cwsandbox-File-Modified", base::format_timestamp(info.modified, base::Fraction::nine));
   done.status = head.status;
   co_await exchange.start(std::move(head), range.length);
   if (range.length > 0 && reader->native_handle() >= 0) {

@@ -1,4 +1,5 @@
 // Sandboxes that a durable runner finds: those of other gateways, and of this one in its former lives.
+#include "base/text.hpp"
 #include "gateway/kept_record.hpp"
 #include "gateway/sandboxes.hpp"
 
@@ -42,7 +43,7 @@ asio::awaitable<void> Sandboxes::look(std::weak_ptr<Sandboxes> weak) {
       self.reset();
       co_await std::move(finding);
     } catch (const std::exception& e) {
-      failure = "the runner cannot tell which sandboxes there are: " + printable(e.what(), 512);
+      failure = "the runner cannot tell which sandboxes there are: " + base::escaped(e.what(), 512);
     }
     self = weak.lock();
     if (!self || self->context_->dropped) co_return;
@@ -78,7 +79,7 @@ void Sandboxes::on_found(const runner::Found& found) {
   } catch (const std::invalid_argument& e) {
     if (foreign_.insert(found.id).second) {
       context_->log(LogLevel::warning,
-                    "sandbox " + printable(found.id, 64) + " is left alone: of its record, " + printable(e.what(), 256));
+                    "sandbox " + base::escaped(found.id, 64) + " is left alone: of its record, " + base::escaped(e.what(), 256));
     }
     return;
   }
@@ -176,7 +177,7 @@ asio::awaitable<void> SandboxRecord::adopt(std::shared_ptr<SandboxRecord> self,
 void SandboxRecord::adoption_failed(const std::string& why, bool for_good) {
   if (for_good && state() == State::creating) return end(State::failed, why);
   // It is there, by all that the runner tells, and only cannot be reached now.
-  if (unreachable_ != why) context_->log(LogLevel::warning, "sandbox " + id() + " cannot be reached: " + printable(why, 512));
+  if (unreachable_ != why) context_->log(LogLevel::warning, "sandbox " + id() + " cannot be reached: " + base::escaped(why, 512));
   unreachable_ = why;
   rest_ = std::clamp(2 * rest_, kFirstRest, kLongestRest);
   adoption_ = Adoption::resting;

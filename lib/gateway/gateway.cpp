@@ -1,5 +1,7 @@
 #include "gateway/gateway.hpp"
 
+#include "base/ascii.hpp"
+#include "base/text.hpp"
 #include "gateway/context.hpp"
 #include "gateway/errors.hpp"
 #include "gateway/exec_session.hpp"
@@ -7,7 +9,6 @@
 #include "gateway/memory_bound.hpp"
 #include "gateway/sandboxes.hpp"
 #include "gateway/service.hpp"
-#include "gateway/text.hpp"
 #include "gateway/tokens.hpp"
 #include "net/http_wire.hpp"
 
@@ -46,8 +47,6 @@ GatewayOptions without_tokens(GatewayOptions options) {
   return options;
 }
 
-std::string_view path_of(std::string_view target) noexcept { return target.substr(0, target.find('?')); }
-
 }  // namespace
 
 class Gateway::Impl final : public net::HttpHandler, public std::enable_shared_from_this<Gateway::Impl> {
@@ -66,7 +65,7 @@ class Gateway::Impl final : public net::HttpHandler, public std::enable_shared_f
     if (!address.is_unix && !address.loopback()) {
       const bool secure = !tls.certificate_file.empty() && !tls.key_file.empty();
       if (tokens_->open() || !secure) {
-        throw std::invalid_argument("refusing to listen on " + printable(address.host, 256) +
+        throw std::invalid_argument("refusing to listen on " + base::escaped(address.host, 256) +
                                     ": others can reach this address, so it needs both a token and TLS" +
                                     (tokens_->open() ? " (no token is set)" : "") + (secure ? "" : " (no certificate is set)"));
       }
@@ -167,7 +166,7 @@ class Gateway::Impl final : public net::HttpHandler, public std::enable_shared_f
   std::optional<net::HttpResponse> early_answer(const net::HttpRequest& request) override {
     const auto begin = std::chrono::steady_clock::now();
     std::optional<net::HttpResponse> answer = judge(request);
-    if (!answer && path_of(request.target) != "/healthz") answer = count(request);
+    if (!answer && net::path_of(request.target) != "/healthz") answer = count(request);
     if (answer) log_request(request, *answer, begin);
     return answer;
   }
@@ -177,7 +176,7 @@ class Gateway::Impl final : public net::HttpHandler, public std::enable_shared_f
   }
 
   bool streams(const net::HttpRequest& request) override {
-    const std::string_view path = path_of(request.target);
+    const std::string_view path = net::path_of(request.target);
     return path == kFilesPath || is_streamed_path(path);
   }
 
@@ -210,7 +209,7 @@ class Gateway::Impl final : public net::HttpHandler, public std::enable_shared_f
   static asio::awaitable<net::HttpResponse> handle(std::shared_ptr<Impl> self, const net::HttpRequest& request) {
     const auto begin = std::chrono::steady_clock::now();
     net::HttpResponse response;
-    if (path_of(request.target) == "/healthz") {
+    if (net::path_of(request.target) == "/healthz") {
       response.headers.emplace_back("Content-Type", "application/json");
       const char* status = self->context_->stopping ? "stopping" : self->sandboxes_->ready() ? "ok" : "starting";
       response.status = std::string_view(status) == "ok" ? 200 : 503;
@@ -233,7 +232,7 @@ class Gateway::Impl final : public net::HttpHandler, public std::enable_shared_f
     if (!credential) throw std::logic_error("a stream without a credential");
     const auto sandboxes = std::make_shared<OwnSandboxes>(self->sandboxes_, credential->owner);
     Watched watched(exchange, credential);
-    if (path_of(exchange.request().target) != kFilesPath) {
+    if (net::path_of(exchange.request().target) != kFilesPath) {
       StreamLog line(*self, exchange.request(), begin);
       line.done.status = 200;
       line.done.bytes = co_await serve_stream(self->context_, sandboxes, watched);
@@ -248,7 +247,7 @@ class Gateway::Impl final : public net::HttpHandler, public std::enable_shared_f
     } catch (...) {
       if (line.done.status != 0) throw;  // the answer is under way: it is cut
       error = error_in_flight([&](const std::string& text) {
-        self->context_->log(LogLevel::error, "internal error in " + std::string(kFilesPath) + ": " + printable(text, 256));
+        self->context_->log(LogLevel::error, "internal error in " + std::string(kFilesPath) + ": " + base::escaped(text, 256));
       });
     }
     if (error) {
@@ -300,7 +299,7 @@ class Gateway::Impl final : public net::HttpHandler, public std::enable_shared_f
   struct StreamLog {
     StreamLog(const Impl& impl, const net::HttpRequest& request, std::chrono::steady_clock::time_point start)
         : context(impl.context_), begin(start), who(impl.who(request)) {
-      if (context->options.log) what = printable(request.method, 16) + " " + printable(path_of(request.target), 128);
+      if (context->options.log) what = base::escaped(request.method, 16) + " " + base::escaped(net::path_of(request.target), 128);
     }
     ~StreamLog() {
       if (!context->options.log) return;
@@ -333,11 +332,11 @@ class Gateway::Impl final : public net::HttpHandler, public std::enable_shared_f
   /// A browser says which page makes it send a request, and may hold what lets it in: no page may, unless it is allowed to.
   [[nodiscard]] std::optional<net::HttpResponse> judge_origin(const net::HttpRequest& request) const {
     for (const auto& [name, value] : request.headers) {
-      if (!net::same_token(name, "Origin")) continue;
+      if (!base::same_but_for_case(name, "Origin")) continue;
       const auto& allowed = context_->options.allowed_origins;
-      const auto is_it = [&value = value](const std::string& origin) { return net::same_token(origin, value); };
+      const auto is_it = [&value = value](const std::string& origin) { return base::same_but_for_case(origin, value); };
       if (std::any_of(allowed.begin(), allowed.end(), is_it)) continue;
-      const std::string shown = printable(value, 128);
+      const std::string shown = base::escaped(value, 128);
       return error_response(ServiceError("permission_denied", reason::kOriginNotAllowed,
                                          "requests from pages of the origin \"" + shown + "\" are not allowed here",
                                          {{"origin", shown}})
@@ -355,7 +354,7 @@ class Gateway::Impl final : public net::HttpHandler, public std::enable_shared_f
       if (net::parse_base_url("http://" + host).loopback()) return std::nullopt;
     } catch (const std::invalid_argument&) {  // no name at all
     }
-    const std::string shown = printable(host, 128);
+    const std::string shown = base::escaped(host, 128);
     return error_response(
         ServiceError(
             "permission_denied", reason::kHostNotAllowed,
@@ -370,7 +369,7 @@ class Gateway::Impl final : public net::HttpHandler, public std::enable_shared_f
   }
 
   [[nodiscard]] std::optional<net::HttpResponse> judge(const net::HttpRequest& request) const {
-    const std::string_view path = path_of(request.target);
+    const std::string_view path = net::path_of(request.target);
     if (path == "/healthz") {
       if (request.method == "GET" || request.method == "HEAD") return std::nullopt;
       return wrong_method("GET");
@@ -393,7 +392,7 @@ class Gateway::Impl final : public net::HttpHandler, public std::enable_shared_f
       return response;
     }
     net::HttpResponse response = error_response(
-        ServiceError("unimplemented", reason::kNotImplemented, "nothing is served at " + printable(path, 128)).error());
+        ServiceError("unimplemented", reason::kNotImplemented, "nothing is served at " + base::escaped(path, 128)).error());
     response.status = 404;
     return response;
   }
@@ -402,7 +401,7 @@ class Gateway::Impl final : public net::HttpHandler, public std::enable_shared_f
                                                                const std::vector<std::string>& offered) const {
     if (auto refusal = judge_origin(request)) return refusal;
     if (!credential_of(request)) return unauthenticated();
-    if (path_of(request.target) != protocol::kExecPath) {
+    if (net::path_of(request.target) != protocol::kExecPath) {
       net::HttpResponse response = error_response(
           ServiceError("unimplemented", reason::kNotImplemented, "WebSockets are served at " + std::string(protocol::kExecPath))
               .error());
@@ -443,7 +442,7 @@ class Gateway::Impl final : public net::HttpHandler, public std::enable_shared_f
     if (!context_->options.log) return;
     const auto elapsed = std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now() - begin).count();
     // Never the query: whatever a client puts there is its own.
-    context_->log(LogLevel::info, printable(request.method, 16) + " " + printable(path_of(request.target), 128) + " " +
+    context_->log(LogLevel::info, base::escaped(request.method, 16) + " " + base::escaped(net::path_of(request.target), 128) + " " +
                                       std::to_string(response.status) + " " + std::to_string(elapsed / 1000) + "." +
                                       std::to_string(elapsed / 100 % 10) + " ms, " + std::to_string(request.body.size()) +
                                       " bytes in, " + std::to_string(response.body.size()) + " out" + who(request));

@@ -1,5 +1,6 @@
 #include "gateway/kept_record.hpp"
 
+#include "base/hex.hpp"
 #include "protocol/json_text.hpp"
 
 #include <charconv>
@@ -48,7 +49,7 @@ std::string to_text(const KeptRecord& record) {
   if (record.fingerprint) {
     out += ",\"fingerprint\":";
     const auto* bytes = reinterpret_cast<const char*>(record.fingerprint->data());
-    json_text::append_string(out, to_hex(std::string_view(bytes, record.fingerprint->size())));
+    json_text::append_string(out, base::to_hex(std::string_view(bytes, record.fingerprint->size())));
   }
   out += ",\"sandbox\":" + protocol::to_json(record.view) + "}";
   return out;

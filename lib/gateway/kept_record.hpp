@@ -1,7 +1,7 @@
 // What a durable runner keeps for the gateway beside each sandbox, so that another one, or the next, knows it too.
 #pragma once
 
-#include "gateway/text.hpp"
+#include "gateway/fingerprint.hpp"
 #include "protocol/messages.hpp"
 
 #include <optional>

@@ -1,7 +1,7 @@
 #include "gateway/log_store.hpp"
 
+#include "base/random.hpp"
 #include "gateway/nameless_file.hpp"
-#include "gateway/text.hpp"
 
 #include <unistd.h>
 
@@ -24,7 +24,7 @@ constexpr std::chrono::seconds kTryAgain{1};
 LogStore::LogStore(const asio::any_io_executor& executor, std::uint64_t capacity, std::string directory)
     : capacity_(std::max<std::uint64_t>(capacity, 1)),
       directory_(std::move(directory)),
-      session_(random_hex(12)),
+      session_(base::random_hex(12)),
       changed_(executor) {}
 
 LogStore::~LogStore() { close(); }

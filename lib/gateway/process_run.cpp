@@ -1,5 +1,8 @@
 #include "gateway/process_run.hpp"
 
+#include "base/errno_text.hpp"
+#include "base/text.hpp"
+
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
 #include <boost/asio/error.hpp>
@@ -97,7 +100,7 @@ asio::awaitable<void> ProcessRun::run(std::shared_ptr<ProcessRun> self, runner::
   } catch (const runner::StartFailed& e) {
     failure.emplace();
     failure->outcome = protocol::ExitStatus::Outcome::failed;
-    failure->error_name = errno_name(e.error());
+    failure->error_name = base::errno_name(e.error());
     failure->error_what = e.what_failed();
     failure->message = e.what();
   } catch (const runner::RunnerError& e) {
@@ -606,8 +609,8 @@ void ProcessRun::retire() {
 
 void ProcessRun::log_end(const std::string& outcome) const {
   const auto elapsed = std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now() - begin_).count();
-  context_->log(LogLevel::info, "process " + printable(id_, 64) + " sandbox " + record_->id() + " \"" + printable(program_, 128) +
-                                    "\" " + outcome + ", " + std::to_string(elapsed / 1000) + "." +
+  context_->log(LogLevel::info, "process " + base::escaped(id_, 64) + " sandbox " + record_->id() + " \"" +
+                                    base::escaped(program_, 128) + "\" " + outcome + ", " + std::to_string(elapsed / 1000) + "." +
                                     std::to_string(elapsed / 100 % 10) + " ms, stdin " + std::to_string(stdin_bytes_) +
                                     ", stdout " + std::to_string(outputs_[0].bytes) + ", stderr " +
                                     std::to_string(outputs_[1].bytes) + " bytes");

@@ -1,9 +1,9 @@
 #include "gateway/resources.hpp"
 
-#include "gateway/text.hpp"
+#include "base/numbers.hpp"
+#include "base/text.hpp"
 
 #include <array>
-#include <charconv>
 #include <limits>
 #include <utility>
 
@@ -75,11 +75,9 @@ std::optional<std::uint64_t> parse_quantity(std::string_view text, unsigned scal
   if (!known) {
     if (text.size() < 2 || (text.front() != 'e' && text.front() != 'E')) return std::nullopt;
     text.remove_prefix(text[1] == '+' ? 2 : 1);
-    int exponent = 0;
-    const auto parsed = std::from_chars(text.data(), text.data() + text.size(), exponent);
-    if (parsed.ec != std::errc() || parsed.ptr != text.data() + text.size()) return std::nullopt;
-    if (exponent < -kMaxTens || exponent > kMaxTens) return std::nullopt;
-    tens += exponent;
+    const auto exponent = base::parse_number<int>(text);
+    if (!exponent || *exponent < -kMaxTens || *exponent > kMaxTens) return std::nullopt;
+    tens += *exponent;
   }
   value <<= twos;
   value *= scale;
@@ -106,7 +104,7 @@ runner::ResourceSpec check_resources(const protocol::Container& container, const
     if (text.empty()) return std::nullopt;
     const auto value = parse_quantity(text, scale);
     if (!value) {
-      violation(where, "not a quantity like 500m, 2, 512Mi or 4G: \"" + printable(text, 64) + "\"");
+      violation(where, "not a quantity like 500m, 2, 512Mi or 4G: " + base::in_quotes(text, 64));
     } else if (*value < least) {
       violation(where, "less than " + std::to_string(least) + unit);
     } else if (most != 0 && *value > most) {

@@ -1,8 +1,10 @@
 #include "gateway/sandbox_request.hpp"
 
+#include "base/ascii.hpp"
+#include "base/dns_name.hpp"
+#include "base/text.hpp"
 #include "gateway/errors.hpp"
 #include "gateway/resources.hpp"
-#include "gateway/text.hpp"
 #include "runner/address_block.hpp"
 
 #include <algorithm>
@@ -22,7 +24,7 @@ namespace {
 constexpr std::size_t kMaxTags = 256;
 constexpr std::size_t kMaxPath = 4095;  // PATH_MAX without its NUL
 
-std::string in_quotes(const std::string& text) { return "\"" + printable(text, 128) + "\""; }
+std::string in_quotes(const std::string& text) { return base::in_quotes(text, 128); }
 
 }  // namespace
 
@@ -95,30 +97,6 @@ void add(std::vector<protocol::FieldViolation>& violations, std::string field, s
 
 std::string at(const std::string& list, std::size_t index) { return list + "[" + std::to_string(index) + "]"; }
 
-bool only(std::string_view text, std::string_view more) {
-  return std::all_of(text.begin(), text.end(), [more](char c) {
-    return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || more.find(c) != std::string_view::npos;
-  });
-}
-
-constexpr std::string_view kUpper = "ABCDEFGHIJKLMNOPQRSTUVWXYZ";
-
-/// A label of DNS as RFC 1123 has it, in lower case.
-bool is_dns_label(std::string_view text) {
-  return !text.empty() && text.size() <= 63 && only(text, "-") && text.front() != '-' && text.back() != '-';
-}
-
-/// Such labels with dots between them.
-bool is_dns_name(std::string_view text) {
-  if (text.size() > 253) return false;
-  for (;;) {
-    const auto label = text.substr(0, text.find('.'));
-    if (!is_dns_label(label)) return false;
-    if (label.size() == text.size()) return true;
-    text.remove_prefix(label.size() + 1);
-  }
-}
-
 constexpr const char* kLabelRule = "not a name of at most 63 lower-case letters, digits and inner hyphens: ";
 
 // ---- volumes ----
@@ -130,7 +108,7 @@ std::vector<runner::ScratchVolume> check_volumes(const std::vector<protocol::San
   for (std::size_t i = 0; i < volumes.size(); ++i) {
     const protocol::SandboxVolume& volume = volumes[i];
     const std::string field = at("sandbox.spec.volumes", i);
-    if (!is_dns_label(volume.name)) {
+    if (!base::is_dns_label(volume.name)) {
       add(violations, field + ".name", kLabelRule + in_quotes(volume.name));
     } else if (!names.insert(volume.name).second) {
       add(violations, field + ".name", "is given twice");
@@ -203,15 +181,14 @@ std::vector<runner::SecretVariable> check_secrets(const protocol::Container& con
     for (std::size_t j = 0; j < store.secrets.size(); ++j) {
       const protocol::SecretMapping& secret = store.secrets[j];
       const std::string field = at(at(list, i) + ".secrets", j);
-      if (!is_dns_name(secret.path)) add(violations, field + ".path", "not the name of a Secret: " + in_quotes(secret.path));
-      if (secret.field.empty() || secret.field.size() > 253 || !only(secret.field, std::string(kUpper) + "-._"))
+      if (!base::is_dns_name(secret.path)) add(violations, field + ".path", "not the name of a Secret: " + in_quotes(secret.path));
+      if (secret.field.empty() || secret.field.size() > 253 || !base::only_letters_digits_and("-._", secret.field))
         add(violations, field + ".field", "not the name of a value in a Secret: " + in_quotes(secret.field));
       runner::SecretVariable& made = out.emplace_back();
       made.env_var = secret.env_var.empty() ? secret.field : secret.env_var;
       made.secret = secret.path;
       made.key = secret.field;
-      if (made.env_var.empty() || !only(made.env_var, std::string(kUpper) + "-._") ||
-          (made.env_var.front() >= '0' && made.env_var.front() <= '9')) {
+      if (made.env_var.empty() || !base::only_letters_digits_and("-._", made.env_var) || base::is_digit(made.env_var.front())) {
         add(violations, field + ".envVar", "not the name of an environment variable: " + in_quotes(made.env_var));
       } else if (container.environment_variables.contains(made.env_var)) {
         add(violations, field + ".envVar", "is one of environmentVariables too: " + in_quotes(made.env_var));
@@ -243,7 +220,7 @@ std::vector<runner::ServicePort> check_services(const std::vector<protocol::Serv
     }
     made.port = static_cast<std::uint16_t>(service.port);
     if (service.name.empty()) continue;
-    if (!is_dns_label(service.name)) {
+    if (!base::is_dns_label(service.name)) {
       add(violations, field + ".name", kLabelRule + in_quotes(service.name));
     } else if (!names.insert(service.name).second) {
       add(violations, field + ".name", "is given twice");
@@ -353,7 +330,7 @@ namespace {
   std::string names;
   for (std::size_t i = 0; i < fields.size() && i < 16; ++i) {
     if (i > 0) names += ", ";
-    names += printable(fields[i], 128);
+    names += base::escaped(fields[i], 128);
   }
   throw ServiceError("unimplemented", reason::kNotImplemented,
                      "this gateway does not support, or its operator does not allow, " + names, {{"fields", names}});

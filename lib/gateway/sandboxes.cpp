@@ -1,5 +1,9 @@
 #include "gateway/sandboxes.hpp"
 
+#include "base/hex.hpp"
+#include "base/numbers.hpp"
+#include "base/random.hpp"
+#include "base/text.hpp"
 #include "gateway/kept_record.hpp"
 #include "gateway/process_run.hpp"
 #include "gateway/sandbox_request.hpp"
@@ -13,6 +17,7 @@
 #include <charconv>
 #include <limits>
 #include <set>
+#include <span>
 #include <string_view>
 #include <utility>
 
@@ -35,7 +40,7 @@ constexpr std::chrono::seconds kLater{1};  // when to try again
 // Where a request id is known by several gateways, the sandbox's id follows from it: a repetition meets the same one everywhere.
 std::string id_of_request(const Owner& owner, const std::string& request_id) {
   const Digest digest = Fingerprint().add(owner.key).add(request_id).digest();
-  return kIdPrefix + to_hex(std::string_view(reinterpret_cast<const char*>(digest.data()), kIdBytes));
+  return kIdPrefix + base::to_hex(std::span(digest).first(kIdBytes));
 }
 
 std::string to_text(const Position& position) {
@@ -47,8 +52,9 @@ std::string to_text(const Position& position) {
 bool parse_position(std::string_view text, Position& out) {
   const std::size_t dot = text.find('.');
   if (dot == std::string_view::npos || dot == 0 || text[0] == '-' || dot > 16) return false;
-  const auto parsed = std::from_chars(text.data(), text.data() + dot, out.created, 16);
-  if (parsed.ec != std::errc() || parsed.ptr != text.data() + dot) return false;
+  const auto created = base::parse_number<decltype(out.created)>(text.substr(0, dot), 16);
+  if (!created) return false;
+  out.created = *created;
   out.id = text.substr(dot + 1);
   return is_sandbox_id(out.id);
 }
@@ -148,7 +154,7 @@ asio::awaitable<void> SandboxRecord::create(std::shared_ptr<SandboxRecord> self,
     if (!self->terminal()) self->began(std::move(made));
   } else if (self->all_->offered_.contains(self->id())) {
     self->refusal_ = refusal ? *refusal : ServiceError("internal", nullptr, "the sandbox could not be created");
-    self->context_->log(LogLevel::warning, "sandbox " + self->id() + " was not created: " + printable(failure, 512));
+    self->context_->log(LogLevel::warning, "sandbox " + self->id() + " was not created: " + base::escaped(failure, 512));
     self->all_->refused(*self);
   } else {
     self->end(self->state() == State::terminating ? State::terminated : State::failed, failure);
@@ -254,7 +260,7 @@ void SandboxRecord::end(State state, const std::string& why) {
   lifetime_.cancel();
   if (resting_) resting_->cancel();
   std::string line = "sandbox " + id() + " " + std::string(protocol::to_string(state));
-  if (!view_.status.state_reason.empty()) line += ": " + printable(view_.status.state_reason, 512);
+  if (!view_.status.state_reason.empty()) line += ": " + base::escaped(view_.status.state_reason, 512);
   const bool news = all_ == nullptr || all_->ready();  // what ended before this gateway began is none
   context_->log(!news ? LogLevel::debug : state == State::failed ? LogLevel::warning : LogLevel::info, line);
   const auto self = shared_from_this();
@@ -291,7 +297,7 @@ void SandboxRecord::begin_terminating(const std::string& why, EndReason reason) 
   set_state(State::terminating);
   view_.status.state_reason = why;
   lifetime_.cancel();
-  context_->log(LogLevel::info, "sandbox " + id() + " terminating: " + printable(why, 512));
+  context_->log(LogLevel::info, "sandbox " + id() + " terminating: " + base::escaped(why, 512));
   changed_.notify();
 }
 
@@ -305,7 +311,7 @@ asio::awaitable<void> SandboxRecord::stop_runner(std::shared_ptr<SandboxRecord> 
       failure = e.what();
     }
     if (!failure.empty()) {
-      self->context_->log(LogLevel::error, "sandbox " + self->id() + " did not stop cleanly: " + printable(failure, 512));
+      self->context_->log(LogLevel::error, "sandbox " + self->id() + " did not stop cleanly: " + base::escaped(failure, 512));
     }
     if (self->all_ == nullptr) co_return;
     if (failure.empty() || !self->all_->durable()) break;
@@ -449,7 +455,7 @@ std::shared_ptr<SandboxRecord> Sandboxes::make(const std::shared_ptr<Owner>& own
   BudgetShare share(budgets_of(owner), Budget::sandboxes);
   BudgetShare descriptors(budgets_of(owner), Budget::descriptors, kSandboxDescriptors);
 
-  asked.sandbox_id = durable_ && !key.empty() ? key : kIdPrefix + random_hex(kIdBytes);
+  asked.sandbox_id = durable_ && !key.empty() ? key : kIdPrefix + base::random_hex(kIdBytes);
   asked.status.state = State::creating;
   asked.status.create_time = next_create_time();
   asked.status.runner_id = runner_name;
@@ -549,7 +555,7 @@ protocol::ListSandboxesResponse Sandboxes::list(const std::shared_ptr<Owner>& ow
   filter.add(static_cast<std::uint64_t>(request.state)).add(std::uint64_t{request.show_terminated ? 1u : 0u});
   for (const auto& id : request.runner_ids) filter.add(id);
   const Digest digest = filter.digest();
-  const std::string mark = to_hex(std::string_view(reinterpret_cast<const char*>(digest.data()), 8));
+  const std::string mark = base::to_hex(std::span(digest).first(8));
   Position after;
   if (!request.page_token.empty()) {
     const std::string_view token = request.page_token;

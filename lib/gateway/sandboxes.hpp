@@ -6,9 +6,9 @@
 
 #include "gateway/context.hpp"
 #include "gateway/errors.hpp"
+#include "gateway/fingerprint.hpp"
 #include "gateway/log_store.hpp"
 #include "gateway/main_output.hpp"
-#include "gateway/text.hpp"
 #include "gateway/tokens.hpp"
 #include "gateway/turns.hpp"
 #include "protocol/exec_stream.hpp"

@@ -1,5 +1,9 @@
 #include "gateway/service.hpp"
 
+#include "base/ascii.hpp"
+#include "base/numbers.hpp"
+#include "base/random.hpp"
+#include "base/text.hpp"
 #include "gateway/errors.hpp"
 #include "gateway/file_service.hpp"
 #include "gateway/large_messages.hpp"
@@ -7,13 +11,11 @@
 #include "gateway/process_run.hpp"
 #include "gateway/sandbox_request.hpp"
 #include "gateway/server_stream.hpp"
-#include "gateway/text.hpp"
 #include "gateway/watch_service.hpp"
 #include "protocol/connect_stream.hpp"
 
 #include <algorithm>
 #include <array>
-#include <charconv>
 #include <span>
 #include <type_traits>
 #include <vector>
@@ -59,38 +61,22 @@ bool contains(std::span<const std::string_view> names, std::string_view name) no
   return std::find(names.begin(), names.end(), name) != names.end();
 }
 
-std::string_view path_of(std::string_view target) noexcept { return target.substr(0, target.find('?')); }
-
-std::string lower(std::string_view text) {
-  std::string out(text);
-  for (char& c : out) {
-    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
-  }
-  return out;
-}
-
 bool is_type(std::string_view content_type, std::string_view wanted) {
-  const std::string type = lower(content_type.substr(0, content_type.find(';')));
-  const std::size_t from = type.find_first_not_of(" \t");
-  if (from == std::string::npos) return false;
-  const std::size_t to = type.find_last_not_of(" \t");
-  return std::string_view(type).substr(from, to - from + 1) == wanted;
+  return base::same_but_for_case(base::trimmed(content_type.substr(0, content_type.find(';')), " \t"), wanted);
 }
 
 // Connect-Timeout-Ms: a positive integer of at most ten digits.
 std::optional<std::chrono::milliseconds> timeout_of(const net::Headers& headers) {
   const std::string_view text = net::find_header(headers, "Connect-Timeout-Ms");
   if (text.empty()) return std::nullopt;
-  std::int64_t value = 0;
-  const auto parsed = std::from_chars(text.data(), text.data() + text.size(), value);
-  const bool digits = text.find_first_not_of("0123456789") == std::string_view::npos;
-  if (!digits || text.size() > 10 || parsed.ec != std::errc() || value <= 0)
+  const auto value = base::parse_number<std::uint64_t>(text);
+  if (!value || *value == 0 || text.size() > 10)
     throw invalid_field("Connect-Timeout-Ms", "not a positive number of at most ten digits");
-  return std::chrono::milliseconds(value);
+  return std::chrono::milliseconds(*value);
 }
 
 void log_internal(const Context& context, std::string_view where, const std::string& text) {
-  context.log(LogLevel::error, "internal error in " + printable(where, 64) + ": " + printable(text, 256));
+  context.log(LogLevel::error, "internal error in " + base::escaped(where, 64) + ": " + base::escaped(text, 256));
 }
 
 net::HttpResponse json_response(std::string body) {
@@ -105,7 +91,7 @@ class CollectedRun final : public ProcessRun {
  public:
   CollectedRun(std::shared_ptr<Context> context, std::shared_ptr<SandboxRecord> sandbox, const std::string& program, Limits limits,
                std::size_t max_bytes)
-      : ProcessRun(context, std::move(sandbox), "exec-" + random_hex(6), program, limits),
+      : ProcessRun(context, std::move(sandbox), "exec-" + base::random_hex(6), program, limits),
         ended_(context->executor),
         memory_(std::in_place, std::shared_ptr<net::MemoryPool>(this->sandbox()->owner(), &this->sandbox()->owner()->memory)),
         max_bytes_(max_bytes) {}
@@ -310,12 +296,12 @@ net::HttpResponse error_response(const protocol::ConnectError& error) {
 
 std::optional<net::HttpResponse> check_service_request(const net::HttpRequest& request) {
   try {
-    const std::string_view path = path_of(request.target);
+    const std::string_view path = net::path_of(request.target);
     const Service& service = *service_of(path);
     const std::string_view method = path.substr(service.path.size());
     const bool streamed = contains(service.streamed, method);
     if (!streamed && !contains(service.unary, method)) {
-      const std::string name = std::string(service.path.substr(1)) + printable(method, 64);
+      const std::string name = std::string(service.path.substr(1)) + base::escaped(method, 64);
       throw ServiceError("unimplemented", reason::kNotImplemented,
                          contains(service.others, method) ? "this gateway does not serve " + name : "there is no method " + name);
     }
@@ -336,7 +322,7 @@ std::optional<net::HttpResponse> check_service_request(const net::HttpRequest& r
     }
     for (const char* header : {"Content-Encoding", "Connect-Content-Encoding"}) {
       const std::string_view encoding = net::find_header(request.headers, header);
-      if (!encoding.empty() && lower(encoding) != "identity")
+      if (!encoding.empty() && !base::same_but_for_case(encoding, "identity"))
         throw ServiceError("unimplemented", reason::kInvalidRequest, "bodies may not be compressed; supported encodings: identity");
     }
     const std::string_view version = net::find_header(request.headers, "Connect-Protocol-Version");
@@ -357,7 +343,7 @@ bool is_streamed_path(std::string_view path) noexcept {
 
 asio::awaitable<net::HttpResponse> serve(std::shared_ptr<Context> context, std::shared_ptr<OwnSandboxes> sandboxes,
                                          const net::HttpRequest& request) {
-  const std::string_view path = path_of(request.target);
+  const std::string_view path = net::path_of(request.target);
   const std::string_view method = path.substr(path.rfind('/') + 1);
   net::HttpResponse response;
   try {
@@ -371,7 +357,7 @@ asio::awaitable<net::HttpResponse> serve(std::shared_ptr<Context> context, std::
 
 asio::awaitable<std::uint64_t> serve_stream(std::shared_ptr<Context> context, std::shared_ptr<OwnSandboxes> sandboxes,
                                             net::ServerExchange& exchange) {
-  const std::string path(path_of(exchange.request().target));
+  const std::string path(net::path_of(exchange.request().target));
   ServerStream stream(exchange);
   std::optional<protocol::ConnectError> error;
   try {

@@ -1,7 +1,9 @@
 #include "gateway/tokens.hpp"
 
+#include "base/ascii.hpp"
+#include "base/hex.hpp"
+
 #include <openssl/crypto.h>
-#include <openssl/sha.h>
 
 #include <algorithm>
 #include <set>
@@ -11,29 +13,12 @@ namespace cwsandbox::gateway {
 
 namespace {
 
-Digest sha256(std::string_view text) {
-  Digest out{};
-  ::SHA256(reinterpret_cast<const unsigned char*>(text.data()), text.size(), out.data());
-  return out;
-}
-
-bool scheme_is_bearer(std::string_view scheme) noexcept {
-  constexpr std::string_view kBearer = "bearer";
-  if (scheme.size() != kBearer.size()) return false;
-  for (std::size_t i = 0; i < scheme.size(); ++i) {
-    const char c = scheme[i];
-    const char lower = c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
-    if (lower != kBearer[i]) return false;
-  }
-  return true;
-}
-
 constexpr std::string_view kNamed = "name:";
 
 // What an owner is told apart by. The kinds cannot meet: a name has no colon.
 std::string key_of(const Token& token, const Digest& digest) {
   if (!token.owner.empty()) return std::string(kNamed) + token.owner;
-  return "token:" + to_hex(std::string_view(reinterpret_cast<const char*>(digest.data()), digest.size()));
+  return "token:" + base::to_hex(digest);
 }
 
 }  // namespace
@@ -46,11 +31,8 @@ void check_tokens(const std::vector<Token>& tokens) {
       if (c <= ' ' || c > '~') throw std::invalid_argument("a token holds a space or a character that cannot stand in a header");
     }
     if (token.owner.size() > 64) throw std::invalid_argument("the name of a token is longer than 64 characters");
-    for (const char c : token.owner) {
-      const bool plain =
-          (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '_' || c == '.';
-      if (!plain) throw std::invalid_argument("the name of a token may hold letters, digits, '-', '_' and '.' only");
-    }
+    if (!base::only_letters_digits_and("-_.", token.owner))
+      throw std::invalid_argument("the name of a token may hold letters, digits, '-', '_' and '.' only");
     const auto [at, fresh] = seen.emplace(sha256(token.value), token.owner);
     if (!fresh && at->second != token.owner) throw std::invalid_argument("one token is given to two names");
   }
@@ -116,7 +98,7 @@ std::size_t TokenSet::owners() const {
 std::shared_ptr<const Credential> TokenSet::admit(std::string_view authorization) const {
   if (anybody_) return anybody_;
   const std::size_t space = authorization.find(' ');
-  if (space == std::string_view::npos || !scheme_is_bearer(authorization.substr(0, space))) return nullptr;
+  if (space == std::string_view::npos || !base::same_but_for_case(authorization.substr(0, space), "bearer")) return nullptr;
   std::string_view token = authorization.substr(space);
   while (!token.empty() && token.front() == ' ') token.remove_prefix(1);
   while (!token.empty() && (token.back() == ' ' || token.back() == '\t')) token.remove_suffix(1);

@@ -2,8 +2,8 @@
 #pragma once
 
 #include "gateway/budgets.hpp"
+#include "gateway/fingerprint.hpp"
 #include "gateway/gateway.hpp"
-#include "gateway/text.hpp"
 #include "net/http_server.hpp"
 #include "runner/work_queue.hpp"
 

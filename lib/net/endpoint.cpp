@@ -1,11 +1,12 @@
 #include "net/endpoint.hpp"
 
+#include "base/ascii.hpp"
+#include "base/numbers.hpp"
+
 #include <boost/asio/ip/address.hpp>
 #include <boost/url/parse.hpp>
 #include <boost/url/url_view.hpp>
 
-#include <algorithm>
-#include <charconv>
 #include <stdexcept>
 
 namespace cwsandbox::net {
@@ -13,13 +14,6 @@ namespace cwsandbox::net {
 namespace {
 
 [[noreturn]] void refuse(const std::string& why) { throw std::invalid_argument(why); }
-
-std::string lower(std::string_view text) {
-  std::string out(text);
-  for (char& c : out)
-    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
-  return out;
-}
 
 // sun_path holds 108 bytes with the terminating zero.
 void check_unix_path(const std::string& path, const char* what) {
@@ -29,15 +23,12 @@ void check_unix_path(const std::string& path, const char* what) {
 }
 
 bool parse_port(std::string_view text, std::uint16_t& port) {
-  const auto [end, ec] = std::from_chars(text.data(), text.data() + text.size(), port);
-  return ec == std::errc() && end == text.data() + text.size() && !text.empty();
+  const auto number = base::parse_number<std::uint16_t>(text);
+  port = number.value_or(0);
+  return number.has_value();
 }
 
-bool plain_name(std::string_view name) {
-  return std::all_of(name.begin(), name.end(), [](char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' || c == '-' || c == '_';
-  });
-}
+bool plain_name(std::string_view name) { return base::only_letters_digits_and(".-_", name); }
 
 std::string bracketed(const std::string& host) { return host.find(':') != std::string::npos ? "[" + host + "]" : host; }
 
@@ -71,7 +62,7 @@ Endpoint parse_base_url(std::string_view text) {
   const auto colon = text.find(':');
   if (text.empty()) refuse("base URL: it is empty; expected " + std::string(kKnown));
   if (colon == std::string_view::npos || colon == 0) refuse("base URL: the scheme is missing; expected " + std::string(kKnown));
-  const auto scheme = lower(text.substr(0, colon));
+  const auto scheme = base::to_lower(text.substr(0, colon));
 
   Endpoint out;
   if (scheme == "local") {
@@ -123,7 +114,7 @@ Endpoint parse_base_url(std::string_view text) {
   if (url.host_type() != boost::urls::host_type::ipv6 && !plain_name(host))
     refuse("base URL: the host holds a character that is not allowed");
   out.scheme = scheme == "https" ? Endpoint::Scheme::https : Endpoint::Scheme::http;
-  out.host = lower(host);
+  out.host = base::to_lower(host);
   out.port = out.tls() ? 443 : 80;
   if (url.has_port()) {
     const std::string port(url.port());

@@ -13,6 +13,9 @@ using Headers = std::vector<std::pair<std::string, std::string>>;
 /// The first header of that name (ASCII case ignored), or an empty view.
 [[nodiscard]] std::string_view find_header(const Headers& headers, std::string_view name) noexcept;
 
+/// A request's target without its query.
+[[nodiscard]] constexpr std::string_view path_of(std::string_view target) noexcept { return target.substr(0, target.find('?')); }
+
 struct HttpRequest {
   std::string method = "POST";
   std::string target;  ///< origin form: path and query

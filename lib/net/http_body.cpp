@@ -1,5 +1,6 @@
 #include "net/http_body.hpp"
 
+#include "base/hex.hpp"
 #include "net/storage.hpp"
 
 #include <boost/asio/redirect_error.hpp>
@@ -25,13 +26,6 @@ constexpr std::size_t kFileRead = 256 * 1024;
 // What is sent of a file at once: the deadline is looked at in between.
 constexpr std::size_t kFileSlice = 4 * 1024 * 1024;
 
-int hex_digit(char c) noexcept {
-  if (c >= '0' && c <= '9') return c - '0';
-  if (c >= 'a' && c <= 'f') return c - 'a' + 10;
-  if (c >= 'A' && c <= 'F') return c - 'A' + 10;
-  return -1;
-}
-
 }  // namespace
 
 bool ChunkFraming::put(std::string_view bytes, std::size_t& consumed) {
@@ -45,7 +39,7 @@ bool ChunkFraming::put(std::string_view bytes, std::size_t& consumed) {
       return false;
     switch (state_) {
       case State::size:
-        if (const int digit = hex_digit(c); digit >= 0) {
+        if (const int digit = base::hex_value(c); digit >= 0) {
           if (++digits_ > 16 || left_ > std::numeric_limits<std::uint64_t>::max() >> 4U) return false;
           left_ = left_ << 4U | static_cast<std::uint64_t>(digit);
         } else if (digits_ == 0) {

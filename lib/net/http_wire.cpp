@@ -1,5 +1,6 @@
 #include "net/http_wire.hpp"
 
+#include "base/ascii.hpp"
 #include "net/http_body.hpp"
 
 #include <boost/asio/buffer.hpp>
@@ -23,12 +24,7 @@ constexpr std::size_t kMaxReserve = 64 * 1024;
 
 std::string_view view(boost::beast::string_view text) { return {text.data(), text.size()}; }
 
-bool token_char(char c) {
-  if ((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9')) return true;
-  return std::string_view("!#$%&'*+-.^_`|~").find(c) != std::string_view::npos;
-}
-
-bool is_token(std::string_view text) { return !text.empty() && std::all_of(text.begin(), text.end(), token_char); }
+bool is_token(std::string_view text) { return !text.empty() && base::only_letters_digits_and("!#$%&'*+-.^_`|~", text); }
 
 ParseResult result_of(boost::system::error_code ec) {
   if (!ec) return ParseResult::progress;
@@ -121,13 +117,14 @@ template <typename Message>
 bool plain_framing(const Message& message) {
   const auto codings = message.count(http::field::transfer_encoding);
   if (codings == 0) return true;
-  return codings == 1 && message.version() == 11 && same_token(view(message[http::field::transfer_encoding]), "chunked");
+  return codings == 1 && message.version() == 11 &&
+         base::same_but_for_case(view(message[http::field::transfer_encoding]), "chunked");
 }
 
 // Headers that belong to the connection and are not the application's business.
 bool of_connection(std::string_view name) {
   for (const std::string_view own : {"host", "content-length", "connection", "transfer-encoding", "keep-alive", "expect"})
-    if (same_token(name, own)) return true;
+    if (base::same_but_for_case(name, own)) return true;
   return false;
 }
 
@@ -143,27 +140,20 @@ Headers copy_headers(const Fields& fields, bool all) {
 
 }  // namespace
 
-bool same_token(std::string_view a, std::string_view b) noexcept {
-  const auto low = [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; };
-  return a.size() == b.size() && std::equal(a.begin(), a.end(), b.begin(), [&](char x, char y) { return low(x) == low(y); });
-}
-
 std::string_view find_header(const Headers& headers, std::string_view name) noexcept {
   for (const auto& [key, value] : headers)
-    if (same_token(key, name)) return value;
+    if (base::same_but_for_case(key, name)) return value;
   return {};
 }
 
 std::vector<std::string> header_list(const Headers& headers, std::string_view name) {
   std::vector<std::string> out;
   for (const auto& [key, value] : headers) {
-    if (!same_token(key, name)) continue;
+    if (!base::same_but_for_case(key, name)) continue;
     std::string_view rest = value;
     while (!rest.empty()) {
       const auto comma = std::min(rest.find(','), rest.size());
-      auto item = rest.substr(0, comma);
-      while (!item.empty() && (item.front() == ' ' || item.front() == '\t')) item.remove_prefix(1);
-      while (!item.empty() && (item.back() == ' ' || item.back() == '\t')) item.remove_suffix(1);
+      const auto item = base::trimmed(rest.substr(0, comma), " \t");
       if (!item.empty()) out.emplace_back(item);
       rest.remove_prefix(std::min(comma + 1, rest.size()));
     }
@@ -208,7 +198,7 @@ std::optional<std::uint64_t> RequestReader::content_length() const {
   return length ? *length : 0;
 }
 bool RequestReader::expects_continue() const {
-  return version() == 11 && same_token(view(impl_->parser.get()[http::field::expect]), "100-continue");
+  return version() == 11 && base::same_but_for_case(view(impl_->parser.get()[http::field::expect]), "100-continue");
 }
 bool RequestReader::websocket_upgrade() const {
   const auto& message = impl_->parser.get();

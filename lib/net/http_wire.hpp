@@ -102,6 +102,4 @@ void check_header(std::string_view name, std::string_view value);
 /// The elements of a comma separated header, over all its lines.
 [[nodiscard]] std::vector<std::string> header_list(const Headers& headers, std::string_view name);
 
-[[nodiscard]] bool same_token(std::string_view a, std::string_view b) noexcept;  ///< ASCII case ignored
-
 }  // namespace cwsandbox::net

@@ -1,5 +1,8 @@
 #include "net/proxy.hpp"
 
+#include "base/ascii.hpp"
+#include "base/base64.hpp"
+#include "base/numbers.hpp"
 #include "net/http_wire.hpp"
 
 #include <boost/asio/ip/address.hpp>
@@ -11,13 +14,11 @@
 #include <boost/url/parse.hpp>
 #include <boost/url/url_view.hpp>
 
-#include <openssl/evp.h>
 #include <sys/socket.h>
 
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <charconv>
 #include <stdexcept>
 #include <utility>
 
@@ -27,14 +28,6 @@ namespace {
 
 // Of a proxy's answer, interim ones included: as much as of any answer's header.
 constexpr std::size_t kMaxAnswer = 64 * 1024;
-
-std::string base64(const std::string& bytes) {
-  std::string out((bytes.size() + 2) / 3 * 4, '\0');
-  // It writes a terminating zero, for which a string has room.
-  EVP_EncodeBlock(reinterpret_cast<unsigned char*>(out.data()), reinterpret_cast<const unsigned char*>(bytes.data()),
-                  static_cast<int>(bytes.size()));
-  return out;
-}
 
 bool has_control(std::string_view text) {
   return std::any_of(text.begin(), text.end(), [](char c) { return static_cast<unsigned char>(c) < ' ' || c == '\x7f'; });
@@ -64,7 +57,7 @@ std::string_view without_end_dot(std::string_view name) {
 }
 
 bool is_or_is_below(std::string_view name, std::string_view domain) {
-  if (name.size() < domain.size() || !same_token(name.substr(name.size() - domain.size()), domain)) return false;
+  if (name.size() < domain.size() || !base::same_but_for_case(name.substr(name.size() - domain.size()), domain)) return false;
   return name.size() == domain.size() || name[name.size() - domain.size() - 1] == '.';
 }
 
@@ -81,10 +74,7 @@ bool excludes(std::string_view entry, const Endpoint& endpoint) {
   if (!bracket && colon != entry.rfind(':')) colon = std::string_view::npos;
   auto name = entry.substr(0, colon);
   if (colon != std::string_view::npos) {
-    const auto text = entry.substr(colon + 1);
-    std::uint16_t port = 0;
-    const auto [end, ec] = std::from_chars(text.data(), text.data() + text.size(), port);
-    if (ec != std::errc() || end != text.data() + text.size() || port != endpoint.port) return false;
+    if (base::parse_number<std::uint16_t>(entry.substr(colon + 1)) != endpoint.port) return false;
   }
   if (bracket && name.ends_with(']')) name = name.substr(1, name.size() - 2);
   if (address) return address_of(name) == address;
@@ -112,10 +102,11 @@ Proxy parse_proxy(std::string_view url, std::string source) {
     text.insert(0, "http://");
   } else {
     const std::string_view scheme(text.data(), scheme_end);
-    if (same_token(scheme.substr(0, 5), "socks")) refuse("SOCKS proxies are not supported, only those that are asked over http://");
-    if (same_token(scheme, "https"))
+    if (base::same_but_for_case(scheme.substr(0, 5), "socks"))
+      refuse("SOCKS proxies are not supported, only those that are asked over http://");
+    if (base::same_but_for_case(scheme, "https"))
       refuse("proxies over TLS (https://) are not supported, only those that are asked over http://");
-    if (!same_token(scheme, "http")) refuse(kExpected);
+    if (!base::same_but_for_case(scheme, "http")) refuse(kExpected);
   }
   const auto parsed = boost::urls::parse_uri(text);
   // A "/", "?" or "#" in the password ends the host's part, and what is left of it may pass for a URL.
@@ -135,7 +126,7 @@ Proxy parse_proxy(std::string_view url, std::string source) {
   const std::string user = parsed->user(), password = parsed->password();
   if (user.find(':') != std::string::npos) refuse("the user's name in the proxy's URL holds a colon");
   if (has_control(user) || has_control(password)) refuse("the user or password in the proxy's URL holds a control character");
-  if (!user.empty() || !password.empty()) out.authorization = "Basic " + base64(user + ":" + password);
+  if (!user.empty() || !password.empty()) out.authorization = "Basic " + base::base64_encode(user + ":" + password);
   out.source = std::move(source);
   return out;
 }
