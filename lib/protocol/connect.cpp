@@ -8,8 +8,9 @@
 #include <protozero/pbf_writer.hpp>
 #include <utility>
 
+#include "base/base64.hpp"
+#include "protocol/json_shape.hpp"
 #include "protocol/json_util.hpp"
-#include "protocol/text.hpp"
 
 namespace cwsandbox::protocol {
 namespace {
@@ -186,7 +187,7 @@ void read_detail(ConnectError& error, const Json& detail) {
   if (type == nullptr || value == nullptr || !type->is_string() || !value->is_string()) return;
   std::string_view name = type->get_ref<const std::string&>();
   if (const auto slash = name.rfind('/'); slash != std::string_view::npos) name.remove_prefix(slash + 1);  // a type URL
-  const auto bytes = base64_decode(value->get_ref<const std::string&>());
+  const auto bytes = base::base64_decode(value->get_ref<const std::string&>());
   if (!bytes) return;
   try {
     if (name == kErrorInfoType) {
@@ -258,7 +259,7 @@ std::string encode_error(const ConnectError& error) {
   if (!error.message.empty()) json["message"] = error.message;
   Json details = Json::array();
   const auto add = [&](std::string_view type, const std::string& bytes) {
-    details.push_back(Json{{"type", type}, {"value", base64_encode(bytes, false)}});
+    details.push_back(Json{{"type", type}, {"value", base::base64_encode(bytes, false)}});
   };
   if (error.info) add(kErrorInfoType, encode_info(*error.info));
   if (error.retry_delay) add(kRetryInfoType, encode_retry(*error.retry_delay));

@@ -1,8 +1,8 @@
 #include "protocol/connect_stream.hpp"
 
+#include "protocol/json_shape.hpp"
 #include "protocol/json_util.hpp"
 #include "protocol/messages.hpp"
-#include "protocol/text.hpp"
 
 namespace cwsandbox::protocol {
 namespace {

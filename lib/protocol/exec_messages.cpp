@@ -1,9 +1,11 @@
 #include "protocol/exec_messages.hpp"
 
+#include "base/base64.hpp"
+#include "base/text.hpp"
+#include "protocol/json_shape.hpp"
 #include "protocol/json_text.hpp"
 #include "protocol/json_util.hpp"
 #include "protocol/signals.hpp"
-#include "protocol/text.hpp"
 
 #include <array>
 #include <charconv>
@@ -122,7 +124,7 @@ std::string type_of(Channel channel, const Reader& reader) {
 }
 
 [[noreturn]] void unknown_type(Channel channel, std::string_view type) {
-  fault(channel_name(static_cast<std::uint8_t>(channel)) + ": unknown type \"" + printable(type, 48) + "\"");
+  fault(channel_name(static_cast<std::uint8_t>(channel)) + ": unknown type \"" + base::printable(type, 48) + "\"");
 }
 
 /// A control message whose channel has one type only.
@@ -144,7 +146,7 @@ std::string bytes_from_json(const Value& json, const Name& name) {
     const json_text::Object object(json);
     const Value* encoded = object.find("base64");
     if (encoded == nullptr || !encoded->is(Value::Kind::string)) fault(name() + " must be a string or {\"base64\": ...}");
-    auto decoded = base64_decode(encoded->as_string());
+    auto decoded = base::base64_decode(encoded->as_string());
     if (!decoded) fault(name() + ": base64 is malformed");
     bytes = std::move(*decoded);
   } else {
@@ -272,13 +274,13 @@ ExitStatus exit_from_json(const Reader& reader) {
   for (const auto& [value, name] : kOutcomes) {
     if (outcome == name) status.outcome = value, known = true;
   }
-  if (!known) fault(reader.name("outcome") + " is unknown: \"" + printable(outcome, 32) + "\"");
+  if (!known) fault(reader.name("outcome") + " is unknown: \"" + base::printable(outcome, 32) + "\"");
   if (const auto code = reader.integer("code", std::numeric_limits<std::int32_t>::max())) status.code = static_cast<int>(*code);
   if (const auto number = reader.integer("signalNumber", 255)) {
     status.signal = static_cast<int>(*number);
   } else if (const std::string name = reader.text("signal"); !name.empty()) {
     status.signal = signal_number(name);
-    if (!status.signal) fault(reader.name("signal") + " is unknown: \"" + printable(name, 32) + "\"");
+    if (!status.signal) fault(reader.name("signal") + " is unknown: \"" + base::printable(name, 32) + "\"");
   }
   // A missing status is never turned into 0 (EX-11): such a message says nothing.
   if (status.outcome == ExitStatus::Outcome::exited && !status.code) fault(reader.name("code") + " is missing");
@@ -326,7 +328,7 @@ std::uint64_t max_dimension() { return std::numeric_limits<std::uint16_t>::max()
 
 }  // namespace
 
-void fault(std::string_view reason, CloseCode code) { throw Fault{ProtocolError{code, printable(reason, kMaxReason)}}; }
+void fault(std::string_view reason, CloseCode code) { throw Fault{ProtocolError{code, base::printable(reason, kMaxReason)}}; }
 
 std::string channel_name(std::uint8_t channel) {
   switch (static_cast<Channel>(channel)) {
@@ -443,7 +445,7 @@ void encode_start(std::string& out, const StartRequest& request) {
   write_command(json, request.command);
   if (!request.env.empty()) {
     bool names_are_text = true;
-    for (const auto& [name, value] : request.env) names_are_text = names_are_text && is_utf8(name);
+    for (const auto& [name, value] : request.env) names_are_text = names_are_text && base::is_utf8(name);
     json.key("env") += names_are_text ? '{' : '[';
     for (const auto& [name, value] : request.env) {
       if (!names_are_text) out += '[';
@@ -483,7 +485,7 @@ StartRequest decode_start(std::string_view payload) {
       const json_text::Object variables(*env);
       for (const auto& [key, value] : variables.members()) {
         std::string name = key.as_string();
-        const auto where = [&] { return "start: env[\"" + printable(name, 48) + "\"]"; };
+        const auto where = [&] { return "start: env[\"" + base::printable(name, 48) + "\"]"; };
         if (name.find('\0') != std::string::npos) fault(where() + ": the name holds a NUL");
         std::string bytes = bytes_from_json(value, where);
         request.env.insert_or_assign(std::move(name), std::move(bytes));
@@ -709,7 +711,7 @@ std::variant<SignalMessage, CancelRequest> decode_signal(std::string_view payloa
   } else {
     fault("signal: signal must be a name or a number");
   }
-  if (!number) fault("signal: signal is unknown: \"" + printable(given, 32) + "\"");
+  if (!number) fault("signal: signal is unknown: \"" + base::printable(given, 32) + "\"");
   message.number = *number;
   message.sequence = reader.integer("seq").value_or(0);
   return message;
@@ -769,7 +771,7 @@ std::optional<StatusError> validate(const StartRequest& request) {
     total += request.command[i].size() + 3;
   }
   for (const auto& [name, value] : request.env) {
-    const std::string field = "env[\"" + printable(name, 48) + "\"]";
+    const std::string field = "env[\"" + base::printable(name, 48) + "\"]";
     if (name.empty()) return invalid(field, "has an empty name");
     if (name.find('=') != std::string::npos) return invalid(field, "has a '=' in its name");
     if (has_nul(name)) return invalid(field, "has a NUL in its name");

@@ -1,7 +1,9 @@
 #include "protocol/json_text.hpp"
 
+#include "base/ascii.hpp"
+#include "base/base64.hpp"
+#include "base/text.hpp"
 #include "protocol/json_util.hpp"
-#include "protocol/text.hpp"
 
 #include <algorithm>
 #include <array>
@@ -10,7 +12,6 @@
 namespace cwsandbox::protocol::json_text {
 namespace {
 
-bool is_digit(char c) noexcept { return c >= '0' && c <= '9'; }
 bool is_space(char c) noexcept { return c == ' ' || c == '\t' || c == '\n' || c == '\r'; }
 
 Value::Kind kind_of(char first) noexcept {
@@ -60,7 +61,7 @@ class Checker {
   }
   bool digits() noexcept {
     const char* const from = at_;
-    while (at_ != end_ && is_digit(*at_)) ++at_;
+    while (at_ != end_ && base::is_digit(*at_)) ++at_;
     return at_ != from;
   }
 
@@ -122,7 +123,7 @@ class Checker {
     bool ascii = true;
     while (at_ != end_) {
       const char c = *at_++;
-      if (c == '"') return ascii || is_utf8(std::string_view(from, static_cast<std::size_t>(at_ - 1 - from)));
+      if (c == '"') return ascii || base::is_utf8(std::string_view(from, static_cast<std::size_t>(at_ - 1 - from)));
       if (c == '\\') {
         if (!escape()) return false;
       } else if (static_cast<unsigned char>(c) < 0x20) {
@@ -281,7 +282,7 @@ void append_number(std::string& out, std::uint64_t value) {
 
 void append_string(std::string& out, std::string_view text) {
   const auto is_plain = [](char c) { return static_cast<unsigned char>(c) >= 0x20 && c != '"' && c != '\\'; };
-  if (std::all_of(text.begin(), text.end(), is_plain) && is_utf8(text)) {
+  if (std::all_of(text.begin(), text.end(), is_plain) && base::is_utf8(text)) {
     out += '"';
     out += text;
     out += '"';
@@ -291,9 +292,9 @@ void append_string(std::string& out, std::string_view text) {
 }
 
 void append_bytes(std::string& out, std::string_view bytes) {
-  if (is_utf8(bytes)) return append_string(out, bytes);
+  if (base::is_utf8(bytes)) return append_string(out, bytes);
   ObjectWriter encoded(out);
-  encoded.text("base64", base64_encode(bytes));
+  encoded.text("base64", base::base64_encode(bytes));
   encoded.end();
 }
 

@@ -7,8 +7,10 @@
 #include <type_traits>
 #include <utility>
 
+#include "base/base64.hpp"
+#include "base/text.hpp"
+#include "protocol/json_shape.hpp"
 #include "protocol/json_util.hpp"
-#include "protocol/text.hpp"
 
 namespace cwsandbox::protocol {
 namespace {
@@ -64,100 +66,6 @@ std::string camel(std::string_view snake) {
 }
 
 // ---- reading ----
-
-}  // namespace
-
-Timestamp parse_timestamp(std::string_view text) {
-  const auto digits = [&](std::size_t at, std::size_t count) -> std::optional<int> {
-    if (text.size() < at + count) return std::nullopt;
-    int value = 0;
-    for (std::size_t i = at; i < at + count; ++i) {
-      if (text[i] < '0' || text[i] > '9') return std::nullopt;
-      value = value * 10 + (text[i] - '0');
-    }
-    return value;
-  };
-  const auto is = [&](std::size_t at, std::string_view any) {
-    return at < text.size() && any.find(text[at]) != std::string_view::npos;
-  };
-  const auto year = digits(0, 4), month = digits(5, 2), day = digits(8, 2), hour = digits(11, 2), minute = digits(14, 2),
-             second = digits(17, 2);
-  if (!year || !month || !day || !hour || !minute || !second || !is(4, "-") || !is(7, "-") || !is(10, "Tt") || !is(13, ":") ||
-      !is(16, ":")) {
-    return std::nullopt;
-  }
-  std::size_t at = 19;
-  std::int64_t nanos = 0;
-  if (is(at, ".")) {
-    std::int64_t scale = 100'000'000;
-    const std::size_t first = ++at;
-    while (at < text.size() && text[at] >= '0' && text[at] <= '9') {
-      nanos += (text[at++] - '0') * scale;
-      scale /= 10;
-    }
-    if (at == first || at - first > 9) return std::nullopt;
-  }
-  int offset_minutes = 0;
-  if (is(at, "Zz")) {
-    ++at;
-  } else if (is(at, "+-") && is(at + 3, ":")) {
-    const auto hours = digits(at + 1, 2), minutes = digits(at + 4, 2);
-    if (!hours || !minutes || *hours > 23 || *minutes > 59) return std::nullopt;
-    offset_minutes = (*hours * 60 + *minutes) * (text[at] == '-' ? -1 : 1);
-    at += 6;
-  } else {
-    return std::nullopt;
-  }
-  using namespace std::chrono;
-  const year_month_day date{std::chrono::year(*year), std::chrono::month(static_cast<unsigned>(*month)),
-                            std::chrono::day(static_cast<unsigned>(*day))};
-  // system_clock counts nanoseconds in 64 bits: what it cannot hold (before 1678, after 2261) is refused, not wrapped.
-  if (at != text.size() || !date.ok() || *hour > 23 || *minute > 59 || *second > 59 || *year < 1678 || *year > 2261)
-    return std::nullopt;
-  const auto seconds_total =
-      sys_days(date).time_since_epoch() + hours(*hour) + minutes(*minute - offset_minutes) + seconds(*second);
-  return system_clock::time_point(duration_cast<system_clock::duration>(seconds_total) +
-                                  duration_cast<system_clock::duration>(nanoseconds(nanos)));
-}
-
-std::string format_timestamp(std::chrono::system_clock::time_point time) {
-  using namespace std::chrono;
-  const auto whole = floor<seconds>(time);
-  const auto day = floor<days>(whole);
-  const year_month_day date{day};
-  const hh_mm_ss clock{whole - day};
-  const auto nanos = duration_cast<nanoseconds>(time - whole).count();
-  std::string out;
-  const auto pad = [&](std::int64_t value, std::size_t width) {
-    const std::string digits = std::to_string(value);
-    if (digits.size() < width) out.append(width - digits.size(), '0');
-    out += digits;
-  };
-  pad(static_cast<int>(date.year()), 4);
-  out += '-';
-  pad(static_cast<unsigned>(date.month()), 2);
-  out += '-';
-  pad(static_cast<unsigned>(date.day()), 2);
-  out += 'T';
-  pad(clock.hours().count(), 2);
-  out += ':';
-  pad(clock.minutes().count(), 2);
-  out += ':';
-  pad(clock.seconds().count(), 2);
-  if (nanos != 0) {  // 3, 6 or 9 digits, as proto3 JSON writes them
-    out += '.';
-    if (nanos % 1'000'000 == 0) {
-      pad(nanos / 1'000'000, 3);
-    } else if (nanos % 1000 == 0) {
-      pad(nanos / 1000, 6);
-    } else {
-      pad(nanos, 9);
-    }
-  }
-  return out + 'Z';
-}
-
-namespace {
 
 /// One JSON object and its path from the root. Members are asked for by their snake_case name and found by either.
 class Object {
@@ -217,7 +125,7 @@ class Object {
     if (!value->is_object()) fail(path(name), "must be an object");
     check_size(*value, name, kMaxTexts);
     for (const auto& [key, item] : value->items()) {
-      out.insert_or_assign(key, text(item, path(name) + "[\"" + printable(key, 64) + "\"]"));
+      out.insert_or_assign(key, text(item, path(name) + "[\"" + base::printable(key, 64) + "\"]"));
     }
   }
 
@@ -252,7 +160,7 @@ class Object {
     const Json* value = find(name);
     if (value == nullptr) return;
     std::optional<std::string> bytes;
-    if (value->is_string()) bytes = base64_decode(value->get_ref<const std::string&>());
+    if (value->is_string()) bytes = base::base64_decode(value->get_ref<const std::string&>());
     if (!bytes) fail(path(name), "must be base64");
     out = std::move(*bytes);
   }
@@ -706,7 +614,7 @@ class Writer {
   }
   void put(const char* name, const FilePath& value) { put_any_text(name, value.bytes); }
   void put_any_text(const std::string& name, const std::string& value) {
-    if (is_utf8(value)) {
+    if (base::is_utf8(value)) {
       put(name.c_str(), value);
     } else {
       put_bytes((name + "_bytes").c_str(), value);
@@ -743,7 +651,7 @@ class Writer {
     put_json(name, std::move(array));
   }
   void put_bytes(const char* name, const std::string& value) {
-    if (!value.empty()) json_[camel(name)] = base64_encode(value);
+    if (!value.empty()) json_[camel(name)] = base::base64_encode(value);
   }
   void put_json(const char* name, Json value) {
     if (!value.empty()) json_[camel(name)] = std::move(value);
@@ -988,13 +896,13 @@ Json file_event_json(const FileEvent& message) {
 /// A request is sent as it was meant or not at all: repaired text would name another program, file or sandbox.
 void require_utf8(const Json& json, const std::string& path) {
   if (json.is_string()) {
-    if (!is_utf8(json.get_ref<const std::string&>())) fail(path, "is not valid UTF-8");
+    if (!base::is_utf8(json.get_ref<const std::string&>())) fail(path, "is not valid UTF-8");
   } else if (json.is_array()) {
     for (std::size_t i = 0; i < json.size(); ++i) require_utf8(json[i], path + "[" + std::to_string(i) + "]");
   } else if (json.is_object()) {
     for (const auto& [key, value] : json.items()) {
-      const std::string member = (path.empty() ? "" : path + ".") + printable(key, 64);
-      if (!is_utf8(key)) fail(member, "has a name that is not valid UTF-8");
+      const std::string member = (path.empty() ? "" : path + ".") + base::printable(key, 64);
+      if (!base::is_utf8(key)) fail(member, "has a name that is not valid UTF-8");
       require_utf8(value, member);
     }
   }

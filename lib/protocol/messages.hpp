@@ -4,6 +4,8 @@
 // one is the unspecified value), null is unset, unknown fields are ignored. On output: lowerCamelCase, unset fields left out.
 #pragma once
 
+#include "base/time.hpp"
+
 #include <chrono>
 #include <cstdint>
 #include <map>
@@ -25,10 +27,8 @@ struct ParseError : std::runtime_error {
 
 using Timestamp = std::optional<std::chrono::system_clock::time_point>;
 
-/// RFC 3339 with any offset and up to nine digits of a second; empty for anything else.
-[[nodiscard]] Timestamp parse_timestamp(std::string_view text);
-/// RFC 3339, in UTC, with as many digits of a second as there are: none, 3, 6 or 9.
-[[nodiscard]] std::string format_timestamp(std::chrono::system_clock::time_point time);
+using base::format_timestamp;
+using base::parse_timestamp;
 
 enum class State : std::uint8_t {
   unspecified = 0,

@@ -1,7 +1,8 @@
 #include "protocol/signals.hpp"
 
+#include "base/numbers.hpp"
+
 #include <array>
-#include <charconv>
 
 namespace cwsandbox::protocol {
 namespace {
@@ -13,13 +14,6 @@ constexpr std::array<std::string_view, 32> kNames = {
     "SIGTTOU", "SIGURG",  "SIGXCPU", "SIGXFSZ", "SIGVTALRM", "SIGPROF",   "SIGWINCH", "SIGIO",   "SIGPWR",  "SIGSYS"};
 constexpr int kRealTimeFirst = 34, kRealTimeLast = 64;  // as programs see them: glibc keeps 32 and 33
 
-std::optional<int> parse_int(std::string_view text) {
-  int value = 0;
-  const auto [end, ec] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (ec != std::errc() || end != text.data() + text.size()) return std::nullopt;
-  return value;
-}
-
 }  // namespace
 
 std::string signal_name(int number) {
@@ -30,7 +24,7 @@ std::string signal_name(int number) {
 }
 
 std::optional<int> signal_number(std::string_view name) {
-  if (const auto number = parse_int(name)) return signal_name(*number).empty() ? std::nullopt : number;
+  if (const auto number = base::parse_number<int>(name)) return signal_name(*number).empty() ? std::nullopt : number;
   if (name.starts_with("SIG")) name.remove_prefix(3);
   for (std::size_t i = 1; i < kNames.size(); ++i) {
     if (kNames[i].substr(3) == name) return static_cast<int>(i);
@@ -41,7 +35,7 @@ std::optional<int> signal_number(std::string_view name) {
   if (name == "RTMIN") return kRealTimeFirst;
   if (name == "RTMAX") return kRealTimeLast;
   if (name.starts_with("RTMIN+") && name.size() > 6 && name[6] != '-') {
-    const auto n = parse_int(name.substr(6));
+    const auto n = base::parse_number<int>(name.substr(6));
     if (n && *n >= 0 && *n <= kRealTimeLast - kRealTimeFirst) return kRealTimeFirst + *n;
   }
   return std::nullopt;

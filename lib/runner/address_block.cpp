@@ -1,6 +1,7 @@
 #include "runner/address_block.hpp"
 
-#include <charconv>
+#include "base/numbers.hpp"
+
 #include <string_view>
 
 #include <arpa/inet.h>
@@ -27,8 +28,9 @@ std::optional<AddressBlock> parse_block(const std::string& text) {
     block.family = AF_INET6;
     most = 128;
   }
-  const auto [end, ec] = std::from_chars(digits.data(), digits.data() + digits.size(), block.prefix);
-  if (ec != std::errc() || end != digits.data() + digits.size() || block.prefix > most || most == 0) return std::nullopt;
+  const auto prefix = base::parse_number<unsigned>(digits);
+  if (!prefix || *prefix > most || most == 0) return std::nullopt;
+  block.prefix = *prefix;
   if (digits.size() > 1 && digits.front() == '0') return std::nullopt;
   for (unsigned i = block.prefix; i < most; ++i) {
     if (bit(block, i)) return std::nullopt;

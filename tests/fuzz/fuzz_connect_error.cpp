@@ -1,6 +1,6 @@
 // Error bodies from anywhere (ER-5): always an error with a code, never an exception, and what was read can be written.
+#include "base/base64.hpp"
 #include "protocol/connect.hpp"
-#include "protocol/text.hpp"
 #include "script.hpp"
 
 using namespace cwsandbox::protocol;
@@ -13,7 +13,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   if (how % 4 != 0) {  // straight to the protobuf readers
     const char* types[] = {"google.rpc.ErrorInfo", "google.rpc.RetryInfo", "google.rpc.BadRequest"};
     body = std::string(R"({"code":"aborted","details":[{"type":")") + types[how % 3] + R"(","value":")" +
-           base64_encode(body, false) + "\"}]}";
+           cwsandbox::base::base64_encode(body, false) + "\"}]}";
   }
   const ConnectError error = decode_error(status, body);
   FUZZ_CHECK(!error.code.empty());

@@ -1,12 +1,13 @@
 // Connect errors. The bytes of the details are written out from google.rpc's field numbers, not made by our encoder.
+#include "base/base64.hpp"
 #include "protocol/connect.hpp"
-#include "protocol/text.hpp"
 #include "support/catch.hpp"
 
 #include <random>
 #include <string>
 
 using namespace cwsandbox::protocol;
+using cwsandbox::base::base64_encode;
 using namespace std::chrono_literals;
 
 TEST_CASE("Connect codes have the HTTP statuses of the reference", "[connect][ER-4]") {
@@ -203,35 +204,4 @@ TEST_CASE("ours wins over another domain's ErrorInfo", "[connect][ER-3]") {
                                                    detail("Y", "cwsandbox.com") + "," + detail("Z", "cwsandbox.com") + "]}");
   REQUIRE(error.info);
   CHECK(error.info->reason == "Y");
-}
-
-TEST_CASE("base64 takes both alphabets, padded or not, and nothing else", "[text]") {
-  CHECK(base64_encode("") == "");
-  CHECK(base64_encode("f") == "Zg==");
-  CHECK(base64_encode("fo") == "Zm8=");
-  CHECK(base64_encode("foo") == "Zm9v");
-  CHECK(base64_encode("f", false) == "Zg");
-  CHECK(base64_encode("\xfb\xff") == "+/8=");
-  CHECK(base64_decode("+/8=") == std::string("\xfb\xff"));
-  CHECK(base64_decode("-_8") == std::string("\xfb\xff"));
-  CHECK(base64_decode("") == std::string());
-  CHECK(!base64_decode("Z"));
-  CHECK(!base64_decode("Zg="));
-  CHECK(!base64_decode("Zg==Zg=="));
-  CHECK(!base64_decode("===="));
-  CHECK(!base64_decode("Z g="));
-  std::string all;
-  for (int i = 0; i < 256; ++i) all += static_cast<char>(i);
-  CHECK(base64_decode(base64_encode(all)) == all);
-}
-
-TEST_CASE("UTF-8 is judged strictly", "[text]") {
-  CHECK(is_utf8("plain"));
-  CHECK(is_utf8("\xc3\xa4\xe2\x82\xac\xf0\x9f\x98\x80"));
-  CHECK(!is_utf8("\xc0\x80"));          // overlong
-  CHECK(!is_utf8("\xe0\x80\x80"));      // overlong
-  CHECK(!is_utf8("\xed\xa0\x80"));      // surrogate
-  CHECK(!is_utf8("\xf4\x90\x80\x80"));  // above U+10FFFF
-  CHECK(!is_utf8("\xe2\x82"));          // cut
-  CHECK(!is_utf8("\x80"));
 }

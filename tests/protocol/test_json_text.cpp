@@ -1,6 +1,7 @@
 // JSON read where it lies, beside what nlohmann/json makes of the same bytes.
+#include "base/text.hpp"
+#include "protocol/json_shape.hpp"
 #include "protocol/json_text.hpp"
-#include "protocol/text.hpp"
 #include "support/catch.hpp"
 
 #include <nlohmann/json.hpp>
@@ -188,7 +189,7 @@ TEST_CASE("what is written is JSON with the same meaning", "[json]") {
     writer.end();
     const Json read = Json::parse(out, nullptr, false);
     REQUIRE(read.is_object());
-    if (cwsandbox::protocol::is_utf8(text)) CHECK(read["text"] == text);
+    if (cwsandbox::base::is_utf8(text)) CHECK(read["text"] == text);
     CHECK(read["most"] == 18446744073709551615U);
     CHECK(read["yes"] == true);
     CHECK(read["none"] == Json::object());

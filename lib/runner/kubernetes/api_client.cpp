@@ -1,8 +1,11 @@
 #include "runner/kubernetes/api_client.hpp"
 
+#include "base/hex.hpp"
+#include "base/numbers.hpp"
+#include "base/text.hpp"
 #include "cwsandbox/version.hpp"
+#include "protocol/json_shape.hpp"
 #include "protocol/json_util.hpp"
-#include "protocol/text.hpp"
 #include "runner/kubernetes/backoff.hpp"
 #include "runner/kubernetes/credentials.hpp"
 
@@ -12,7 +15,6 @@
 #include <boost/asio/use_awaitable.hpp>
 
 #include <algorithm>
-#include <charconv>
 #include <exception>
 
 namespace cwsandbox::runner::kubernetes {
@@ -48,10 +50,8 @@ std::string code_of(unsigned status, const std::string& reason, const std::strin
 }
 
 std::optional<std::chrono::seconds> seconds_of(std::string_view text) {
-  unsigned value = 0;
-  const auto [end, ec] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (ec != std::errc() || end != text.data() + text.size()) return std::nullopt;
-  return std::chrono::seconds(value);
+  const auto value = base::parse_number<unsigned>(text);
+  return value ? std::optional(std::chrono::seconds(*value)) : std::nullopt;
 }
 
 std::optional<Json> parse(const std::string& text) {
@@ -73,43 +73,25 @@ ApiError error_from(const Json& status, unsigned http_status, std::optional<std:
   const auto code = code_of(http_status, reason, message);
   std::string said = what + ": ";
   if (message.empty()) {
-    said += "HTTP status " + std::to_string(http_status) +
-            (reason.empty() ? std::string() : " (" + protocol::printable(reason, 100) + ")");
+    said +=
+        "HTTP status " + std::to_string(http_status) + (reason.empty() ? std::string() : " (" + base::printable(reason, 100) + ")");
   } else {
-    said += protocol::printable(message, kMaxMessage);
+    said += base::printable(message, kMaxMessage);
   }
   return {code, http_status, std::move(reason), retry_after, said};
 }
 
-void percent_encode(std::string& out, std::string_view text) {
-  constexpr std::string_view kDigits = "0123456789ABCDEF";
-  for (const char c : text) {
-    const auto byte = static_cast<unsigned char>(c);
-    const bool plain =
-        (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '.' || c == '_' || c == '~';
-    if (plain) {
-      out += c;
-    } else {
-      out += '%';
-      out += kDigits[byte >> 4U];
-      out += kDigits[byte & 15U];
-    }
-  }
-}
-
-std::string path_of(const std::string& target) { return target.substr(0, target.find('?')); }
-
 // "pods", "pods/exec" from a path below /api/v1 or /apis/GROUP/VERSION; what is no resource is named by its path.
 std::pair<std::string, bool> resource_of(const std::string& target) {
-  const auto path = path_of(target);
+  const auto path = net::path_of(target);
   std::vector<std::string_view> parts;
   for (std::size_t from = 1; from < path.size();) {
     const auto end = std::min(path.find('/', from), path.size());
-    parts.push_back(std::string_view(path).substr(from, end - from));
+    parts.push_back(path.substr(from, end - from));
     from = end + 1;
   }
   std::size_t at = parts.empty() ? 0 : parts.front() == "api" ? 2 : parts.front() == "apis" ? 3 : 0;
-  if (at == 0 || parts.size() <= at) return {path, true};
+  if (at == 0 || parts.size() <= at) return {std::string(path), true};
   if (parts[at] == "namespaces" && parts.size() > at + 2) at += 2;
   std::string out(parts[at]);
   if (parts.size() > at + 2) out += "/" + std::string(parts[at + 2]);
@@ -170,7 +152,7 @@ ApiError make_api_error(const net::HttpResponse& response, const std::string& wh
   if (type.starts_with("text/plain")) {
     auto text = std::string_view(response.body);
     while (!text.empty() && text.back() == '\n') text.remove_suffix(1);
-    if (!text.empty()) plain["message"] = protocol::printable(text, kMaxMessage);
+    if (!text.empty()) plain["message"] = base::printable(text, kMaxMessage);
   }
   return error_from(plain, response.status, retry_after, what);
 }
@@ -187,12 +169,12 @@ std::string resource_path(std::string_view group_version, std::string_view name_
   out += group_version;
   if (!name_space.empty()) {
     out += "/namespaces/";
-    percent_encode(out, name_space);
+    out += base::percent_encode(name_space);
   }
   for (const auto part : {resource, name, subresource}) {
     if (part.empty()) break;
     out += '/';
-    percent_encode(out, part);
+    out += base::percent_encode(part);
   }
   return out;
 }
@@ -201,9 +183,9 @@ std::string with_query(std::string path, const Query& query) {
   char separator = path.find('?') == std::string::npos ? '?' : '&';
   for (const auto& [name, value] : query) {
     path += std::exchange(separator, '&');
-    percent_encode(path, name);
+    path += base::percent_encode(name);
     path += '=';
-    percent_encode(path, value);
+    path += base::percent_encode(value);
   }
   return path;
 }
@@ -287,7 +269,7 @@ struct ApiClient::State : std::enable_shared_from_this<State> {
   // `repeatable`: for anything that did not succeed, else only when nothing has been done.
   static asio::awaitable<Json> call(std::shared_ptr<State> self, std::string method, std::string target, std::string body,
                                     const char* content_type, bool repeatable) {
-    const std::string what = method + " " + path_of(target);
+    const std::string what = method + " " + std::string(net::path_of(target));
     auto draft = std::make_shared<const net::HttpRequest>(make_request(method, std::move(target), std::move(body), content_type));
     Backoff backoff(self->options.retry_base, self->options.retry_max);
     for (unsigned attempt = 1;; ++attempt) {
@@ -311,7 +293,7 @@ struct ApiClient::State : std::enable_shared_from_this<State> {
 
   static asio::awaitable<std::unique_ptr<net::ClientExchange>> stream(std::shared_ptr<State> self, std::string target,
                                                                       Clock::duration idle_timeout) {
-    const std::string what = "GET " + path_of(target);
+    const std::string what = "GET " + std::string(net::path_of(target));
     const auto deadline = Clock::now() + self->options.request_timeout;
     for (bool again = false;; again = true) {
       const auto credential = co_await self->credentials.get(deadline);
@@ -341,7 +323,7 @@ struct ApiClient::State : std::enable_shared_from_this<State> {
 
   static asio::awaitable<std::unique_ptr<net::WebSocket>> upgrade(std::shared_ptr<State> self, std::string target,
                                                                   std::string subprotocols, net::WebSocket::Limits limits) {
-    const std::string what = "GET " + path_of(target);
+    const std::string what = "GET " + std::string(net::path_of(target));
     const auto deadline = Clock::now() + self->options.request_timeout;
     for (bool again = false;; again = true) {
       const auto credential = co_await self->credentials.get(deadline);

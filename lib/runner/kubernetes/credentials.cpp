@@ -1,9 +1,13 @@
 #include "runner/kubernetes/credentials.hpp"
 
+#include "base/ascii.hpp"
+#include "base/base64.hpp"
+#include "base/errno_text.hpp"
+#include "base/text.hpp"
+#include "base/time.hpp"
+#include "protocol/json_shape.hpp"
 #include "protocol/json_util.hpp"
 #include "protocol/messages.hpp"
-#include "protocol/text.hpp"
-#include "runner/local/errno_text.hpp"
 
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/redirect_error.hpp>
@@ -30,12 +34,6 @@ constexpr std::chrono::seconds kTokenFileAge{60};
 constexpr std::chrono::seconds kExpiryMargin{5};
 
 [[nodiscard]] RunnerError unauthenticated(const std::string& why) { return {"unauthenticated", kUnavailable, why}; }
-
-std::string_view trimmed(std::string_view text) {
-  constexpr std::string_view kBlank = " \t\r\n";
-  const auto first = text.find_first_not_of(kBlank);
-  return first == std::string_view::npos ? std::string_view() : text.substr(first, text.find_last_not_of(kBlank) - first + 1);
-}
 
 // A header carries it.
 bool sound_token(std::string_view token) {
@@ -73,7 +71,7 @@ struct Credentials::State : std::enable_shared_from_this<State> {
       cluster_info["server"] = access.endpoint.to_string() + access.path_prefix;
       if (!access.tls_server_name.empty()) cluster_info["tls-server-name"] = access.tls_server_name;
       if (access.insecure_skip_tls_verify) cluster_info["insecure-skip-tls-verify"] = true;
-      if (!access.ca.empty()) cluster_info["certificate-authority-data"] = protocol::base64_encode(access.ca);
+      if (!access.ca.empty()) cluster_info["certificate-authority-data"] = base::base64_encode(access.ca);
     }
     // Without a file or a program this is all there is.
     if (token_file.empty() && !plugin) current = std::make_shared<const Credential>(base);
@@ -114,7 +112,7 @@ struct Credentials::State : std::enable_shared_from_this<State> {
     Credential next = base;
     try {
       const auto text = read_small_file(token_file, kMaxToken, "the token file");
-      next.token = std::string(trimmed(text));
+      next.token = std::string(base::trimmed(text));
     } catch (const RunnerError& e) {
       throw unauthenticated(e.what());
     }
@@ -132,10 +130,10 @@ struct Credentials::State : std::enable_shared_from_this<State> {
 
   // Throws RunnerError; of the output only what is a credential is used.
   void take_plugin_result(const ProgramResult& result) {
-    const std::string name = "the credential plugin \"" + protocol::printable(plugin->command, 200) + "\" ";
+    const std::string name = "the credential plugin \"" + base::printable(plugin->command, 200) + "\" ";
     const std::string said = result.last_error_line.empty() ? std::string() : ": " + result.last_error_line;
     if (result.start_error != 0) {
-      throw unauthenticated(name + "cannot be started: " + local::error_text(result.start_error) +
+      throw unauthenticated(name + "cannot be started: " + base::error_text(result.start_error) +
                             (plugin->install_hint.empty() ? std::string() : "; " + plugin->install_hint));
     }
     if (result.timed_out) throw unauthenticated(name + "did not end in time" + said);
@@ -169,7 +167,7 @@ struct Credentials::State : std::enable_shared_from_this<State> {
     }
     if (next.token.empty() && certificate.empty()) throw unauthenticated(name + "wrote neither a token nor a client certificate");
     const auto until = protocol::json_util::text_member(*status, "expirationTimestamp");
-    const auto when = protocol::parse_timestamp(until);
+    const auto when = base::parse_timestamp(until);
     if (!until.empty() && !when) throw unauthenticated(name + "wrote an expirationTimestamp that is no time");
     expires = when;
     adopt(std::move(next));

@@ -1,9 +1,9 @@
 #include "runner/kubernetes/egress.hpp"
 
+#include "base/numbers.hpp"
 #include "runner/address_block.hpp"
 
 #include <algorithm>
-#include <charconv>
 #include <utility>
 
 namespace cwsandbox::runner::kubernetes {
@@ -35,9 +35,8 @@ PortRange port_range(const std::string& whole, std::string_view text) {
   }
   text.remove_prefix(4);
   const auto number = [&](std::string_view digits) {
-    std::uint16_t port = 0;
-    const auto [end, ec] = std::from_chars(digits.data(), digits.data() + digits.size(), port);
-    if (ec != std::errc() || end != digits.data() + digits.size() || port == 0) bad(whole, "a port is a number from 1 to 65535");
+    const auto port = base::parse_number<std::uint16_t>(digits).value_or(0);
+    if (port == 0) bad(whole, "a port is a number from 1 to 65535");
     return port;
   };
   const auto dash = text.find('-');

@@ -1,7 +1,8 @@
 #include "runner/kubernetes/kubeconfig.hpp"
 
-#include "protocol/text.hpp"
-#include "runner/local/errno_text.hpp"
+#include "base/base64.hpp"
+#include "base/errno_text.hpp"
+#include "base/text.hpp"
 #include "runner/local/unique_fd.hpp"
 
 #include <yaml-cpp/yaml.h>
@@ -31,7 +32,7 @@ constexpr std::size_t kRead = std::size_t{16} * 1024;
 
 [[noreturn]] void refuse(const std::string& why) { throw RunnerError("invalid_argument", "", why); }
 
-std::string in_quotes(const std::string& text) { return "\"" + local::printable(text) + "\""; }
+std::string in_quotes(const std::string& text) { return "\"" + base::printable_utf8(text) + "\""; }
 
 // A node of a file, with what an error about it says: the file, the line, and the way to the field.
 class Field {
@@ -87,7 +88,7 @@ class Field {
   [[nodiscard]] std::string pem(const std::string& name) const {
     const Field data = member(name + "-data");
     if (const auto encoded = data.text(); !encoded.empty()) {
-      const auto decoded = protocol::base64_decode(encoded);
+      const auto decoded = base::base64_decode(encoded);
       if (!decoded) data.complain("is not base64");
       return *decoded;
     }
@@ -124,7 +125,7 @@ std::optional<Field> find_entry(const std::vector<Field>& files, const std::stri
     for (const Field& entry : file.member(kind).list()) {
       if (entry.member("name").text() != name) continue;
       Field out = entry.member(member);
-      out.renamed(kind + "[" + local::printable(name) + "]." + member);
+      out.renamed(kind + "[" + base::printable_utf8(name) + "]." + member);
       return out;
     }
   }
@@ -182,7 +183,7 @@ void read_exec(const Field& exec, ClusterAccess& out) {
   for (const Field& arg : exec.member("args").list()) plugin.args.push_back(arg.text());
   for (const Field& variable : exec.member("env").list())
     plugin.env.emplace_back(variable.member("name").needed_text(), variable.member("value").text());
-  plugin.install_hint = protocol::printable(exec.member("installHint").text(), 500);
+  plugin.install_hint = base::printable(exec.member("installHint").text(), 500);
   plugin.provide_cluster_info = exec.member("provideClusterInfo").flag();
   if (exec.member("interactiveMode").text() == "Always")
     exec.member("interactiveMode").complain("is \"Always\": nobody is there to answer a gateway's plugin");
@@ -247,7 +248,7 @@ std::vector<std::string> kubeconfig_files(const KubeconfigOptions& options) {
   if (!options.file.empty()) return {options.file};
   if (const auto list = environment("KUBECONFIG"); !list.empty()) {
     auto out = named_files(list);
-    if (out.empty()) refuse("none of the files that $KUBECONFIG names is there: " + local::printable(list));
+    if (out.empty()) refuse("none of the files that $KUBECONFIG names is there: " + base::printable_utf8(list));
     return out;
   }
   std::error_code ignored;
@@ -289,11 +290,11 @@ ClusterAccess load(const std::vector<std::string>& names, const KubeconfigOption
 }  // namespace
 
 std::string read_small_file(const std::string& path, std::size_t limit, const std::string& what) {
-  const auto fail = [&](const std::string& why) { refuse(what + ": " + local::printable(path) + ": " + why); };
+  const auto fail = [&](const std::string& why) { refuse(what + ": " + base::printable_utf8(path) + ": " + why); };
   // Neither a FIFO nor a device is waited for.
   const local::UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
   struct stat info{};
-  if (!fd || ::fstat(fd.get(), &info) != 0) fail(local::error_text(errno));
+  if (!fd || ::fstat(fd.get(), &info) != 0) fail(base::error_text(errno));
   if (!S_ISREG(info.st_mode)) fail("it is not a regular file");
   std::string out;
   std::size_t size = 0;
@@ -302,7 +303,7 @@ std::string read_small_file(const std::string& path, std::size_t limit, const st
     out.resize(std::min(limit + 1, std::max<std::size_t>(size + kRead, static_cast<std::size_t>(info.st_size) + 1)));
     const ssize_t n = ::read(fd.get(), out.data() + size, out.size() - size);
     if (n < 0 && errno == EINTR) continue;
-    if (n < 0) fail(local::error_text(errno));
+    if (n < 0) fail(base::error_text(errno));
     if (n == 0) break;
     size += static_cast<std::size_t>(n);
   }

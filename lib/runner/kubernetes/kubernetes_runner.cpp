@@ -10,9 +10,9 @@
 #include <exception>
 #include <map>
 #include <optional>
-#include <random>
 #include <utility>
 
+#include "base/random.hpp"
 #include "runner/kubernetes/api_client.hpp"
 #include "runner/kubernetes/backoff.hpp"
 #include "runner/kubernetes/early_policy.hpp"
@@ -40,19 +40,6 @@ constexpr std::chrono::seconds kRemovalGrace{1};
 constexpr std::chrono::seconds kDeleteSlack{30};
 // How often it is looked for pods that have been kept long enough.
 constexpr std::chrono::seconds kSweep{30};
-
-std::string random_hex(std::size_t bytes) {
-  static constexpr char kDigits[] = "0123456789abcdef";
-  std::random_device device;
-  std::string out;
-  out.reserve(2 * bytes);
-  for (std::size_t i = 0; i < bytes; ++i) {
-    const unsigned byte = device() & 0xffu;
-    out += kDigits[byte >> 4];
-    out += kDigits[byte & 15];
-  }
-  return out;
-}
 
 // A pod that this object knows of: from the watch, or because it made it.
 struct Entry {
@@ -302,7 +289,7 @@ asio::awaitable<std::unique_ptr<remote::Link>> Cluster::dial(std::shared_ptr<Clu
 
 std::shared_ptr<RemoteSandbox> Cluster::make_remote(const std::shared_ptr<Entry>& known) {
   remote::RemoteOptions options;
-  options.session = random_hex(16);
+  options.session = base::random_hex(16);
   options.key = known->pod->key;
   options.grace = options_.link_grace;
   remote::Dial dialler = [self = shared_from_this(), known] { return dial(self, known); };
@@ -329,7 +316,7 @@ std::shared_ptr<PlainSandbox> Cluster::make_plain(const std::shared_ptr<Entry>& 
 
 asio::awaitable<std::shared_ptr<Entry>> Cluster::make(std::shared_ptr<Cluster> self, const SandboxSpec& spec) {
   const std::string name = object_name(spec.id);
-  const std::string key = random_hex(32);
+  const std::string key = base::random_hex(32);
   Json pod = make_pod(spec, key, self->options_.pods);
   Json made;
   bool there = false;

@@ -8,12 +8,13 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <charconv>
 #include <cstring>
 #include <random>
 #include <utility>
 
-#include "protocol/text.hpp"
+#include "base/ascii.hpp"
+#include "base/numbers.hpp"
+#include "base/text.hpp"
 #include "runner/kubernetes/backoff.hpp"
 #include "runner/kubernetes/pod_exec.hpp"
 #include "runner/kubernetes/pod_spec.hpp"
@@ -68,10 +69,8 @@ void check(const ProcessSpec& spec) {
   like.working_dir = spec.cwd;
   local::check_spec(like);
   for (const auto& [name, value] : spec.env) {
-    const auto is_letter = [](char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_'; };
-    const auto is_good = [&](char c) { return is_letter(c) || (c >= '0' && c <= '9'); };
-    if (!is_letter(name.front()) || !std::all_of(name.begin(), name.end(), is_good))
-      throw unimplemented("the environment variable '" + protocol::printable(name, 100) +
+    if (base::is_digit(name.front()) || !base::only_letters_digits_and("_", name))
+      throw unimplemented("the environment variable '" + base::printable(name, 100) +
                           "' is none of a shell's, which starts processes in pods without the agent (--plain-exec)");
   }
 }
@@ -443,11 +442,9 @@ asio::awaitable<void> read_answer(std::shared_ptr<Run> run, std::string program)
     break;
   }
   if (line == "!cwd") throw StartFailed(ENOENT, "cwd", "cannot change to the process's working directory");
-  if (line == "!program") throw StartFailed(ENOENT, "program", "there is no program '" + protocol::printable(program, 200) + "'");
-  const char* const last = line.data() + line.size();
-  const auto parsed = std::from_chars(line.data() + (line.empty() ? 0 : 1), last, run->pid);
-  if (line.empty() || line.front() != '=' || parsed.ec != std::errc() || parsed.ptr != last || run->pid == 0)
-    throw unavailable("the pod's shell answered something else than a process's number");
+  if (line == "!program") throw StartFailed(ENOENT, "program", "there is no program '" + base::printable(program, 200) + "'");
+  if (line.starts_with('=')) run->pid = base::parse_number<decltype(run->pid)>(std::string_view(line).substr(1)).value_or(0);
+  if (run->pid == 0) throw unavailable("the pod's shell answered something else than a process's number");
 }
 
 }  // namespace

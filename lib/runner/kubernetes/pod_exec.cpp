@@ -1,13 +1,13 @@
 #include "runner/kubernetes/pod_exec.hpp"
 
+#include "base/numbers.hpp"
+#include "base/text.hpp"
+#include "protocol/json_shape.hpp"
 #include "protocol/json_util.hpp"
-#include "protocol/text.hpp"
 
 #include <boost/asio/async_result.hpp>
 #include <boost/asio/redirect_error.hpp>
 #include <boost/asio/use_awaitable.hpp>
-
-#include <charconv>
 
 namespace cwsandbox::runner::kubernetes {
 
@@ -33,10 +33,7 @@ std::optional<int> exit_code(const Json& status) {
   if (causes == nullptr || !causes->is_array()) return std::nullopt;
   for (const Json& cause : *causes) {
     if (text_member(cause, "reason") != "ExitCode") continue;
-    const auto text = text_member(cause, "message");
-    int value = 0;
-    const auto [end, ec] = std::from_chars(text.data(), text.data() + text.size(), value);
-    if (ec == std::errc() && end == text.data() + text.size()) return value;
+    if (const auto code = base::parse_number<int>(text_member(cause, "message"))) return code;
   }
   return std::nullopt;
 }
@@ -51,11 +48,11 @@ ExecStatus parse_exec_status(std::string_view json) {
   const Json status = deep ? Json() : Json::parse(json, nullptr, false);
   if (!status.is_object()) {
     while (!json.empty() && json.back() == '\n') json.remove_suffix(1);
-    out.message = protocol::printable(json, kMaxText);
+    out.message = base::printable(json, kMaxText);
     return out;
   }
-  out.reason = protocol::printable(text_member(status, "reason"), kMaxText);
-  out.message = protocol::printable(text_member(status, "message"), kMaxText);
+  out.reason = base::printable(text_member(status, "reason"), kMaxText);
+  out.message = base::printable(text_member(status, "message"), kMaxText);
   if (text_member(status, "status") == "Success") {
     out.kind = ExecStatus::Kind::success;
     out.code = 0;
@@ -182,7 +179,7 @@ std::string ExecLink::why() const {
   auto last = std::string_view(errors_);
   while (!last.empty() && (last.back() == '\n' || last.back() == '\r')) last.remove_suffix(1);
   if (const auto newline = last.rfind('\n'); newline != std::string_view::npos) last.remove_prefix(newline + 1);
-  if (!last.empty()) out += (out.empty() ? "" : ": ") + protocol::printable(last, kMaxText);
+  if (!last.empty()) out += (out.empty() ? "" : ": ") + base::printable(last, kMaxText);
   return out;
 }
 

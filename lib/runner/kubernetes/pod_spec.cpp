@@ -1,5 +1,7 @@
 #include "runner/kubernetes/pod_spec.hpp"
 
+#include "base/ascii.hpp"
+#include "base/dns_name.hpp"
 #include "runner/address_block.hpp"
 
 #include <algorithm>
@@ -41,22 +43,16 @@ constexpr std::array<std::string_view, 8> kSchedulingMembers = {
     "nodeSelector",      "tolerations",   "affinity",  "topologySpreadConstraints",
     "priorityClassName", "schedulerName", "dnsPolicy", "dnsConfig"};
 
-bool is_lower_or_digit(char c) { return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9'); }
-
-bool is_letter_or_digit(char c) { return is_lower_or_digit(c) || (c >= 'A' && c <= 'Z'); }
-
 /// The part behind the slash of a label's or an annotation's name; also what a label's value can be, if it is not empty.
 bool is_qualified_name(std::string_view name) {
-  if (name.empty() || name.size() > kMaxName || !is_letter_or_digit(name.front()) || !is_letter_or_digit(name.back())) return false;
-  return std::all_of(name.begin(), name.end(), [](char c) { return is_letter_or_digit(c) || c == '-' || c == '_' || c == '.'; });
+  return !name.empty() && name.size() <= kMaxName && base::is_letter_or_digit(name.front()) &&
+         base::is_letter_or_digit(name.back()) && base::only_letters_digits_and("-_.", name);
 }
 
 /// A service name of RFC 6335, which is all that a container's port can be called.
 bool is_port_name(std::string_view name) {
-  if (name.empty() || name.size() > 15 || name.front() == '-' || name.back() == '-') return false;
-  return name.find("--") == std::string_view::npos &&
-         std::any_of(name.begin(), name.end(), [](char c) { return c >= 'a' && c <= 'z'; }) &&
-         std::all_of(name.begin(), name.end(), [](char c) { return is_lower_or_digit(c) || c == '-'; });
+  return base::is_dns_label(name) && name.size() <= 15 && name.find("--") == std::string_view::npos &&
+         std::any_of(name.begin(), name.end(), base::is_lower);
 }
 
 bool is_at_or_below(std::string_view path, std::string_view directory) {
@@ -338,7 +334,8 @@ void check_label(const std::string& name, const std::string& value) {
   constexpr std::size_t kMaxPrefix = 253;
   const auto slash = name.find('/');
   const std::string_view prefix = slash == std::string::npos ? std::string_view() : std::string_view(name).substr(0, slash);
-  const bool dns = std::all_of(prefix.begin(), prefix.end(), [](char c) { return is_lower_or_digit(c) || c == '-' || c == '.'; });
+  const bool dns = std::all_of(prefix.begin(), prefix.end(),
+                               [](char c) { return base::is_lower(c) || base::is_digit(c) || c == '-' || c == '.'; });
   const std::string_view last = slash == std::string::npos ? std::string_view(name) : std::string_view(name).substr(slash + 1);
   if (slash == 0 || !dns || prefix.size() > kMaxPrefix || !is_qualified_name(last)) refuse("has a name that is none");
   if (!value.empty() && !is_qualified_name(value)) refuse("has a value that is none");
@@ -381,10 +378,8 @@ std::vector<std::string> refused(const SandboxSpec& spec, const PodOptions& opti
 }
 
 std::string object_name(const std::string& sandbox_id) {
-  const bool good = !sandbox_id.empty() && sandbox_id.size() <= kMaxName && is_lower_or_digit(sandbox_id.front()) &&
-                    is_lower_or_digit(sandbox_id.back()) &&
-                    std::all_of(sandbox_id.begin(), sandbox_id.end(), [](char c) { return is_lower_or_digit(c) || c == '-'; });
-  if (!good) throw RunnerError("invalid_argument", "", "a sandbox's id must be a label of DNS to be the name of a pod");
+  if (!base::is_dns_label(sandbox_id))
+    throw RunnerError("invalid_argument", "", "a sandbox's id must be a label of DNS to be the name of a pod");
   return sandbox_id;
 }
 

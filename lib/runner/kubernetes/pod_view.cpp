@@ -1,5 +1,6 @@
 #include "runner/kubernetes/pod_view.hpp"
 
+#include "base/time.hpp"
 #include "protocol/messages.hpp"
 #include "runner/kubernetes/pod_spec.hpp"
 
@@ -110,7 +111,7 @@ void read_plain_end(const Json& terminated, PodView& view) {
   } else {
     view.reason = why(terminated);  // it never ran ("ContainerCannotRun", "StartError"), or nobody knows
   }
-  if (const auto at = protocol::parse_timestamp(text(terminated, "finishedAt"))) exit.time = *at;
+  if (const auto at = base::parse_timestamp(text(terminated, "finishedAt"))) exit.time = *at;
   view.exit = exit;
 }
 
@@ -130,7 +131,7 @@ void read_end(const Json& terminated, PodView& view) {
   }
   if (exit->kind != ExitInfo::Kind::exited && out_of_memory) exit->out_of_memory = true;
   if (exit->time == std::chrono::system_clock::time_point()) {
-    if (const auto at = protocol::parse_timestamp(text(terminated, "finishedAt"))) exit->time = *at;
+    if (const auto at = base::parse_timestamp(text(terminated, "finishedAt"))) exit->time = *at;
   }
   view.exit = exit;
 }
@@ -176,7 +177,7 @@ PodView read_pod(const Json& pod) {
   view.plain = text(metadata, "annotations", kAgentAnnotation) == kNoAgent;
   view.phase = text(status, "phase");
   view.node = text(pod, "spec", "nodeName");
-  view.created = protocol::parse_timestamp(text(metadata, "creationTimestamp"));
+  view.created = base::parse_timestamp(text(metadata, "creationTimestamp"));
   view.deleting = !text(metadata, "deletionTimestamp").empty();
 
   const Json& agent = member(named(member(status, "initContainerStatuses"), "name", kAgentContainer), "state");

@@ -1,6 +1,6 @@
 #include "runner/kubernetes/program.hpp"
 
-#include "protocol/text.hpp"
+#include "base/text.hpp"
 #include "runner/local/unique_fd.hpp"
 
 #include <boost/asio/buffer.hpp>
@@ -235,7 +235,7 @@ class Run : public std::enable_shared_from_this<Run> {
   static std::string last_line(std::string_view text) {
     while (!text.empty() && (text.back() == '\n' || text.back() == '\r' || text.back() == ' ')) text.remove_suffix(1);
     if (const auto newline = text.rfind('\n'); newline != std::string_view::npos) text.remove_prefix(newline + 1);
-    return protocol::printable(text, kMaxErrorLine);
+    return base::printable(text, kMaxErrorLine);
   }
 
   Child child_;

@@ -1,7 +1,7 @@
 #include "runner/kubernetes/watcher.hpp"
 
+#include "protocol/json_shape.hpp"
 #include "protocol/json_util.hpp"
-#include "protocol/text.hpp"
 #include "runner/kubernetes/backoff.hpp"
 #include "runner/kubernetes/watch_lines.hpp"
 

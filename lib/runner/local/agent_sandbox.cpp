@@ -20,10 +20,11 @@
 #include <exception>
 #include <utility>
 
+#include "base/errno_text.hpp"
+#include "base/text.hpp"
 #include "core/descriptor_limit.hpp"
 #include "runner/local/agent_connection.hpp"
 #include "runner/local/descriptor_io.hpp"
-#include "runner/local/errno_text.hpp"
 #include "runner/local/terminal_io.hpp"
 
 namespace cwsandbox::runner::local {
@@ -118,12 +119,12 @@ void append(std::string& to, Number number) {
       what = "cannot start a process for '" + program + "'";
       break;
   }
-  return {error, stage_name(stage), what + ": " + error_text(error)};
+  return {error, stage_name(stage), what + ": " + base::error_text(error)};
 }
 
 [[nodiscard]] RunnerError untaken(const std::string& program) {
   return {"resource_exhausted", kUnavailable,
-          "cannot take the streams of '" + program + "': " + error_text(EMFILE) + core::descriptor_hint(EMFILE)};
+          "cannot take the streams of '" + program + "': " + base::error_text(EMFILE) + core::descriptor_hint(EMFILE)};
 }
 
 [[nodiscard]] ExitInfo exit_info(int status) {
@@ -177,7 +178,7 @@ void check_spec(const SandboxSpec& spec) {
   check_directory(spec.working_dir);
   for (const InitialFile& file : spec.files) {
     if (file.path.empty() || file.path.front() != '/')
-      throw invalid("a file's path must be absolute: '" + printable(file.path) + "'");
+      throw invalid("a file's path must be absolute: '" + base::printable_utf8(file.path) + "'");
   }
 }
 

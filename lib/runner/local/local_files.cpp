@@ -21,7 +21,8 @@
 #include <exception>
 #include <utility>
 
-#include "runner/local/errno_text.hpp"
+#include "base/errno_text.hpp"
+#include "base/text.hpp"
 #include "runner/local/local_watch.hpp"
 
 namespace cwsandbox::runner::local {
@@ -41,7 +42,7 @@ constexpr std::uint32_t kInside = 1000;
 constexpr std::uint32_t kNobody = 65534;
 
 [[nodiscard]] FileFailed failed(int error, const char* what, const std::string& path) {
-  return {error, path, std::string("cannot ") + what + " '" + printable(path) + "': " + error_text(error)};
+  return {error, path, std::string("cannot ") + what + " '" + base::printable_utf8(path) + "': " + base::error_text(error)};
 }
 
 void check_path(const std::string& path, const char* what) {
@@ -507,7 +508,8 @@ class LocalFiles final : public Files {
     if (answer.error == EMFILE || answer.error == ENOSPC) {
       // Of the agent's user outside, whose sandboxes share it.
       throw RunnerError("resource_exhausted", "CWSANDBOX_RUNNER_CAPACITY_EXHAUSTED",
-                        "cannot watch '" + printable(path) + "': the kernel allows this user no more watches (fs.inotify." +
+                        "cannot watch '" + base::printable_utf8(path) +
+                            "': the kernel allows this user no more watches (fs.inotify." +
                             (answer.error == EMFILE ? "max_user_instances)" : "max_user_watches)"));
     }
     if (answer.error != 0) throw failed(answer.error, "watch", path);

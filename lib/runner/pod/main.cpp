@@ -2,12 +2,12 @@
 #include <string.h>
 #include <sys/prctl.h>
 
-#include <charconv>
 #include <cstdio>
 #include <optional>
 #include <string>
 #include <string_view>
 
+#include "base/numbers.hpp"
 #include "core/descriptor_limit.hpp"
 #include "core/standard_streams.hpp"
 #include "runner/pod/install.hpp"
@@ -31,10 +31,8 @@ int usage(const char* what) {
 }
 
 [[nodiscard]] std::optional<std::chrono::milliseconds> milliseconds(std::string_view text) {
-  std::uint32_t value = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc() || end != text.data() + text.size()) return std::nullopt;
-  return std::chrono::milliseconds(value);
+  const auto value = cwsandbox::base::parse_number<std::uint32_t>(text);
+  return value ? std::optional(std::chrono::milliseconds(*value)) : std::nullopt;
 }
 
 // Everybody in the sandbox can read the command line of PID 1, and by the time that anybody is there it no longer says the key.

@@ -4,13 +4,14 @@
 #include <array>
 #include <cerrno>
 #include <charconv>
-#include <cstring>
 #include <limits>
 #include <utility>
 
+#include "base/base64.hpp"
+#include "base/errno_text.hpp"
+#include "base/text.hpp"
 #include "protocol/exec_stream.hpp"
 #include "protocol/json_text.hpp"
-#include "protocol/text.hpp"
 
 namespace cwsandbox::runner::remote {
 
@@ -23,7 +24,6 @@ using protocol::json_text::Value;
 
 constexpr std::size_t kMaxDepth = 8;
 constexpr std::size_t kMaxText = 8 * 1024;  // of an error
-constexpr int kMostErrno = 256;
 constexpr int kMostExitCode = 255, kMostSignal = 64;
 constexpr std::size_t kMaxWord = 64;  // a code, a reason, the name of a piece of metadata
 
@@ -163,7 +163,7 @@ class Reader {
       const protocol::json_text::Object object(value);
       const Value* encoded = object.find("base64");
       if (encoded != nullptr && encoded->is(Value::Kind::string)) {
-        if (auto decoded = protocol::base64_decode(encoded->as_string())) return std::move(*decoded);
+        if (auto decoded = base::base64_decode(encoded->as_string())) return std::move(*decoded);
       }
     }
     wrong(member);
@@ -321,7 +321,7 @@ void write_event(std::string& out, const FileEvent& event) {
 void write_failure(ObjectWriter& json, const Failure& failure) {
   ObjectWriter part(json.key("failure"));
   part.text("kind", name_of(kFailures, failure.kind));
-  if (failure.error != 0) part.text("errno", errno_name(failure.error));
+  if (failure.error != 0) part.text("errno", base::errno_name(failure.error));
   if (!failure.what.empty()) append_bytes(part.key("what"), failure.what);
   if (!failure.code.empty()) part.text("code", failure.code);
   if (!failure.reason.empty()) part.text("reason", failure.reason);
@@ -343,7 +343,7 @@ void write_failure(ObjectWriter& json, const Failure& failure) {
 [[nodiscard]] Failure read_failure(const Reader& reader) {
   Failure failure;
   failure.kind = reader.one_of("kind", kFailures);
-  if (const std::string name = reader.text("errno"); !name.empty()) failure.error = errno_number(name);
+  if (const std::string name = reader.text("errno"); !name.empty()) failure.error = base::errno_number(name);
   failure.what = reader.bytes("what");
   failure.code = reader.text("code");
   failure.reason = reader.text("reason");
@@ -380,21 +380,6 @@ void end_call(std::string& out) {
 }
 
 }  // namespace
-
-std::string errno_name(int number) {
-  if (const char* name = ::strerrorname_np(number)) return name;
-  return std::to_string(number);
-}
-
-int errno_number(std::string_view name) {
-  for (int number = 1; number < kMostErrno; ++number) {
-    const char* known = ::strerrorname_np(number);
-    if (known != nullptr && name == known) return number;
-  }
-  int number = 0;
-  const auto [end, ec] = std::from_chars(name.data(), name.data() + name.size(), number);
-  return ec == std::errc() && end == name.data() + name.size() && number > 0 ? number : EIO;
-}
 
 // ---- Control ----
 
@@ -580,10 +565,9 @@ Failure Failure::of(const std::exception_ptr& error) {
 std::exception_ptr Failure::to_exception() const {
   switch (kind) {
     case Kind::start:
-      return std::make_exception_ptr(
-          StartFailed(error, protocol::printable(what, kMaxWord), protocol::printable(message, kMaxText)));
+      return std::make_exception_ptr(StartFailed(error, base::printable(what, kMaxWord), base::printable(message, kMaxText)));
     case Kind::file:
-      return std::make_exception_ptr(FileFailed(error, what, protocol::printable(message, kMaxText)));
+      return std::make_exception_ptr(FileFailed(error, what, base::printable(message, kMaxText)));
     case Kind::runner:
       break;
   }
@@ -601,10 +585,10 @@ RunnerError told_error(const std::string& code, const std::string& reason, const
   std::size_t total = 0;
   for (const auto& [name, value] : metadata) {
     if ((total += name.size() + value.size()) > kMaxText) break;
-    kept.emplace(protocol::printable(name, kMaxWord), protocol::printable(value, kMaxText));
+    kept.emplace(base::printable(name, kMaxWord), base::printable(value, kMaxText));
   }
   return {!code.empty() && is_word(code, 'a', 'z') ? code : "internal", is_word(reason, 'A', 'Z') ? reason : std::string(),
-          protocol::printable(message, kMaxText), std::move(kept)};
+          base::printable(message, kMaxText), std::move(kept)};
 }
 
 void check_exit(const ExitInfo& exit) {

@@ -140,9 +140,4 @@ struct Decoded {
 /// Throws Violation for an exit code or a signal that no process has.
 void check_exit(const ExitInfo& exit);
 
-/// "ENOENT"; the number in decimal when it has no name here.
-[[nodiscard]] std::string errno_name(int number);
-/// The number that it has here: EIO for a name that is none.
-[[nodiscard]] int errno_number(std::string_view name);
-
 }  // namespace cwsandbox::runner::remote

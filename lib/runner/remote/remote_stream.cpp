@@ -3,8 +3,9 @@
 #include <algorithm>
 #include <cstring>
 
+#include "base/errno_text.hpp"
+#include "base/text.hpp"
 #include "protocol/signals.hpp"
-#include "protocol/text.hpp"
 #include "runner/remote/tunnel.hpp"
 
 namespace cwsandbox::runner::remote {
@@ -41,7 +42,7 @@ constexpr std::size_t kMaxShown = 64;
 [[nodiscard]] std::exception_ptr start_failed(const protocol::ExitStatus& status) {
   Failure failure;
   failure.kind = Failure::Kind::start;
-  failure.error = errno_number(status.error_name);
+  failure.error = base::errno_number(status.error_name);
   failure.what = status.error_what;
   failure.message = status.message;
   return failure.to_exception();
@@ -104,7 +105,7 @@ void RemoteStream::on_message(const Frame& frame) {
   } else if (const auto* refused = std::get_if<protocol::Refused>(&event)) {
     const protocol::StatusError& error = refused->error;
     if (stream() == kMainStream)
-      throw Violation("the main command's output cannot be had any more: " + protocol::printable(error.code, kMaxShown));
+      throw Violation("the main command's output cannot be had any more: " + base::printable(error.code, kMaxShown));
     lose(std::make_exception_ptr(told_error(error.code, error.reason, error.message, error.metadata)));
     machine_.release();
   } else if (const auto* violation = std::get_if<protocol::ProtocolError>(&event)) {

@@ -7,7 +7,7 @@
 #include <algorithm>
 #include <stdexcept>
 
-#include "protocol/text.hpp"
+#include "base/text.hpp"
 #include "runner/remote/server_session.hpp"
 
 namespace cwsandbox::runner::remote {
@@ -85,7 +85,7 @@ void ServerState::on_frame(Wire& wire, const Frame& /*frame*/) {
 }
 
 void ServerState::on_gone(Wire& wire, const std::string& why, bool violated) {
-  if (violated) log("a link was closed: " + protocol::printable(why, 256));
+  if (violated) log("a link was closed: " + base::printable(why, 256));
   strangers_.erase(&wire);
   leaving_.erase(&wire);
   changed_.resume_all();

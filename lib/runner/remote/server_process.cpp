@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <csignal>
 
+#include "base/errno_text.hpp"
 #include "protocol/exec_messages.hpp"
 #include "runner/remote/server_session.hpp"
 
@@ -108,7 +109,7 @@ asio::awaitable<void> ServerProcess::run(std::shared_ptr<ServerProcess> self, st
   } catch (const StartFailed& e) {
     protocol::ExitStatus status;
     status.outcome = protocol::ExitStatus::Outcome::failed;
-    status.error_name = errno_name(e.error());
+    status.error_name = base::errno_name(e.error());
     status.error_what = e.what_failed();
     status.message = e.what();
     self->over_ = true;

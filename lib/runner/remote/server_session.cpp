@@ -1,12 +1,13 @@
 #include "runner/remote/server_session.hpp"
 
+#include "base/errno_text.hpp"
+#include "base/text.hpp"
+
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
 
 #include <algorithm>
 #include <cerrno>
-
-#include "protocol/text.hpp"
 
 namespace cwsandbox::runner::remote {
 
@@ -90,7 +91,7 @@ void Session::on_gone(Wire& wire, const std::string& why, bool violated) {
   if (main_) main_->on_link_gone();
   for (const auto& [number, process] : processes_) process->on_link_gone();
   if (violated) {
-    if (const auto server = server_.lock()) server->log("a session broke the protocol: " + protocol::printable(why, 256));
+    if (const auto server = server_.lock()) server->log("a session broke the protocol: " + base::printable(why, 256));
     return drop("it broke the protocol");
   }
   if (next_wire_) {
@@ -417,7 +418,7 @@ asio::awaitable<void> Session::answer_after(std::shared_ptr<Session> self, std::
 void Session::check_handles() const {
   const auto server = server_.lock();
   if (server && handles_.size() >= server->options().max_handles) {
-    throw FileFailed(EMFILE, "-", "too many files are open: " + errno_name(EMFILE));
+    throw FileFailed(EMFILE, "-", "too many files are open: " + base::errno_name(EMFILE));
   }
 }
 

@@ -1,13 +1,14 @@
 #include "runner/remote/tunnel.hpp"
 
+#include "base/errno_text.hpp"
+#include "base/text.hpp"
+
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
 #include <boost/asio/redirect_error.hpp>
 
 #include <algorithm>
 #include <cerrno>
-
-#include "protocol/text.hpp"
 
 namespace cwsandbox::runner::remote {
 
@@ -228,7 +229,7 @@ void Tunnel::on_control(Wire& wire, Control control) {
   if (&wire != wire_.get()) return;
   using Type = Control::Type;
   if (control.type == Type::refused && !welcomed_) {
-    const std::string why = "refused: " + protocol::printable(control.message, kShown);
+    const std::string why = "refused: " + base::printable(control.message, kShown);
     if (leaving_ || control.code == "unavailable") {
       trouble_ = why;
       finished_ = leaving_;
@@ -495,10 +496,11 @@ std::shared_ptr<Call> Tunnel::ask(Request request, std::string tail, std::size_t
     call->done = true;
     if (request.op == Op::create) {
       call->error = std::make_exception_ptr(StartFailed(
-          E2BIG, "program", "cannot run '" + protocol::printable(request.command.front(), kShown) + "': " + errno_name(E2BIG)));
+          E2BIG, "program", "cannot run '" + base::printable(request.command.front(), kShown) + "': " + base::errno_name(E2BIG)));
     } else {
-      const std::string shown = protocol::printable(request.path, kShown);
-      call->error = std::make_exception_ptr(FileFailed(ENAMETOOLONG, request.path, "'" + shown + "': " + errno_name(ENAMETOOLONG)));
+      const std::string shown = base::printable(request.path, kShown);
+      call->error =
+          std::make_exception_ptr(FileFailed(ENAMETOOLONG, request.path, "'" + shown + "': " + base::errno_name(ENAMETOOLONG)));
     }
     return call;
   }
@@ -662,7 +664,7 @@ asio::awaitable<std::shared_ptr<RemoteStream>> Tunnel::start(std::shared_ptr<Tun
   for (const auto& [name, value] : spec.env) bytes += name.size() + value.size();
   if (bytes > protocol::kMaxStartPayload) {  // the kernel's own limit is lower
     throw StartFailed(E2BIG, "program",
-                      "cannot run '" + protocol::printable(spec.command.empty() ? std::string() : spec.command.front(), kShown) +
+                      "cannot run '" + base::printable(spec.command.empty() ? std::string() : spec.command.front(), kShown) +
                           "': Argument list too long (E2BIG)");
   }
   request.command = std::move(spec.command);
