@@ -26,24 +26,22 @@ constexpr auto kReverse = make_reverse();
 }  // namespace
 
 std::string base64_encode(std::string_view bytes, bool padded) {
-  std::string out;
-  out.reserve((bytes.size() + 2) / 3 * 4);
-  std::size_t i = 0;
-  const auto at = [&](std::size_t index) { return static_cast<std::uint32_t>(static_cast<std::uint8_t>(bytes[index])); };
-  for (; i + 3 <= bytes.size(); i += 3) {
+  const std::size_t whole = bytes.size() / 3, rest = bytes.size() % 3;
+  std::string out(whole * 4 + (rest == 0 ? 0 : padded ? 4 : rest + 1), '=');
+  char* to = out.data();
+  const auto at = [&bytes](std::size_t index) { return static_cast<std::uint32_t>(static_cast<std::uint8_t>(bytes[index])); };
+  for (std::size_t i = 0; i < whole * 3; i += 3) {
     const std::uint32_t group = (at(i) << 16) | (at(i + 1) << 8) | at(i + 2);
-    out += kAlphabet[group >> 18];
-    out += kAlphabet[(group >> 12) & 63];
-    out += kAlphabet[(group >> 6) & 63];
-    out += kAlphabet[group & 63];
+    *to++ = kAlphabet[group >> 18];
+    *to++ = kAlphabet[(group >> 12) & 63];
+    *to++ = kAlphabet[(group >> 6) & 63];
+    *to++ = kAlphabet[group & 63];
   }
-  const std::size_t rest = bytes.size() - i;
   if (rest != 0) {
-    const std::uint32_t group = (at(i) << 16) | (rest == 2 ? at(i + 1) << 8 : 0);
-    out += kAlphabet[group >> 18];
-    out += kAlphabet[(group >> 12) & 63];
-    if (rest == 2) out += kAlphabet[(group >> 6) & 63];
-    if (padded) out.append(3 - rest, '=');
+    const std::uint32_t group = (at(whole * 3) << 16) | (rest == 2 ? at(whole * 3 + 1) << 8 : 0);
+    *to++ = kAlphabet[group >> 18];
+    *to++ = kAlphabet[(group >> 12) & 63];
+    if (rest == 2) *to++ = kAlphabet[(group >> 6) & 63];
   }
   return out;
 }
@@ -52,21 +50,30 @@ std::optional<std::string> base64_decode(std::string_view text) {
   if (text.size() % 4 == 0) {
     for (int i = 0; i < 2 && text.ends_with('='); ++i) text.remove_suffix(1);
   }
-  if (text.size() % 4 == 1) return std::nullopt;
-  std::string out;
-  out.reserve(text.size() / 4 * 3 + 2);
-  std::uint32_t group = 0;
-  unsigned bits = 0;
-  for (const char c : text) {
-    const std::uint8_t value = kReverse[static_cast<std::uint8_t>(c)];
-    if (value == kInvalid) return std::nullopt;
-    group = (group << 6) | value;
-    bits += 6;
-    if (bits >= 8) {
-      bits -= 8;
-      out += static_cast<char>(static_cast<std::uint8_t>((group >> bits) & 0xff));
-    }
+  const std::size_t whole = text.size() / 4, rest = text.size() % 4;
+  if (rest == 1) return std::nullopt;
+  std::string out(whole * 3 + (rest == 0 ? 0 : rest - 1), '\0');
+  char* to = out.data();
+  std::uint32_t seen = 0;  // a digit that is none has a bit that no digit has
+  const auto at = [&](std::size_t index) {
+    const std::uint32_t value = kReverse[static_cast<std::uint8_t>(text[index])];
+    seen |= value;
+    return value;
+  };
+  const auto put = [&to](std::uint32_t byte) { *to++ = static_cast<char>(static_cast<std::uint8_t>(byte & 0xff)); };
+  for (std::size_t i = 0; i < whole * 4; i += 4) {
+    const std::uint32_t group = (at(i) << 18) | (at(i + 1) << 12) | (at(i + 2) << 6) | at(i + 3);
+    put(group >> 16);
+    put(group >> 8);
+    put(group);
   }
+  if (rest != 0) {
+    const std::size_t i = whole * 4;
+    const std::uint32_t group = (at(i) << 18) | (at(i + 1) << 12) | (rest == 3 ? at(i + 2) << 6 : 0);
+    put(group >> 16);
+    if (rest == 3) put(group >> 8);
+  }
+  if ((seen & ~std::uint32_t{63}) != 0) return std::nullopt;
   return out;
 }
 

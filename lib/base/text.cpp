@@ -1,5 +1,7 @@
 #include "base/text.hpp"
 
+#include <algorithm>
+
 #include "base/hex.hpp"
 
 namespace cwsandbox::base {
@@ -49,6 +51,17 @@ bool is_utf8(std::string_view text) noexcept {
     at += length;
   }
   return true;
+}
+
+std::string repaired_utf8(std::string_view text) {
+  std::string out;
+  out.reserve(text.size());
+  while (!text.empty()) {
+    const std::size_t size = utf8_character(text);
+    out += size == 0 ? std::string_view("\xEF\xBF\xBD") : text.substr(0, size);
+    text.remove_prefix(std::max<std::size_t>(size, 1));
+  }
+  return out;
 }
 
 std::string printable(std::string_view text, std::size_t max) {

@@ -1,4 +1,4 @@
-// Text from elsewhere: whether it is UTF-8, and three ways to show it. They differ in what is lost and in what a bound means, so
+// Text from elsewhere: whether it is UTF-8, and four ways to show it. They differ in what is lost and in what a bound means, so
 // none can stand for another; each says what it is for.
 #pragma once
 
@@ -14,6 +14,9 @@ namespace cwsandbox::base {
 
 /// Nothing but characters as utf8_character() takes them.
 [[nodiscard]] bool is_utf8(std::string_view text) noexcept;
+
+/// With U+FFFD for each byte that belongs to no character.
+[[nodiscard]] std::string repaired_utf8(std::string_view text);
 
 /// For a reason or a message, which are bounded where they are sent (what a WebSocket is closed with has 123 bytes): at most `max`
 /// bytes of printable ASCII. Any other byte becomes one '?', so that a text never grows; what is cut off becomes "...".

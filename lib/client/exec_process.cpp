@@ -611,7 +611,7 @@ void ExecProcess::start_unary() {
   auto expected = ProcessStatus::starting;
   status_.compare_exchange_strong(expected, ProcessStatus::running);
   set_no_pid(needs_exec_stream("the pid"));
-  auto done = [self = shared_from_this()](const std::exception_ptr& error, const protocol::ExecResponse& response) {
+  auto done = [self = shared_from_this()](const std::exception_ptr& error, const messages::ExecResponse& response) {
     if (self->finished_) return;
     if (error)
       self->on_unary_failed(error);
@@ -635,7 +635,7 @@ void ExecProcess::on_unary_failed(const std::exception_ptr& error) {
   fail(error);
 }
 
-void ExecProcess::on_unary(const protocol::ExecResponse& response) {
+void ExecProcess::on_unary(const messages::ExecResponse& response) {
   protocol::ExitStatus status;
   status.code = response.exit_code;
   std::exception_ptr gap;

@@ -8,8 +8,8 @@
 #include "client/exec_connection.hpp"
 #include "client/rpc.hpp"
 #include "core/output_buffer.hpp"
+#include "messages/exec.hpp"
 #include "protocol/exec_stream.hpp"
-#include "protocol/messages.hpp"
 
 #include <boost/asio/cancellation_signal.hpp>
 #include <boost/asio/steady_timer.hpp>
@@ -99,7 +99,7 @@ class ExecProcess final : public detail::ProcessControl, public ExecOwner, publi
   [[nodiscard]] bool try_again(const std::exception_ptr& error);
   /// The server knows no exec stream.
   void start_unary();
-  void on_unary(const protocol::ExecResponse& response);
+  void on_unary(const messages::ExecResponse& response);
   void on_unary_failed(const std::exception_ptr& error);
   void set_pid(std::uint64_t pid);
   void set_no_pid(const std::exception_ptr& why);

@@ -9,6 +9,8 @@
 #include "client/rpc.hpp"
 #include "client/server_stream.hpp"
 #include "core/spawn.hpp"
+#include "messages/files.hpp"
+#include "messages/json.hpp"
 
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/this_coro.hpp>
@@ -136,7 +138,7 @@ class Download {
   std::optional<std::uint64_t> total;
   std::uint64_t done = 0;
   std::optional<std::uint32_t> mode;
-  protocol::Timestamp modified;
+  messages::Timestamp modified;
 };
 
 /// Asks for the file; tried again as long as no byte of it has come.
@@ -196,13 +198,13 @@ asio::awaitable<Download> open_download(Ready there, std::string path, ReadFileO
 
 /// The whole file in one RPC.
 asio::awaitable<std::string> read_rpc(Ready there, std::string path) {
-  protocol::ReadFileRequest request;
+  messages::ReadFileRequest request;
   request.sandbox_id = there.id;
   request.path = path;
-  auto json = protocol::to_json(request);
+  auto json = messages::to_json(request);
   const auto timeout = there.backend->settings().request_timeout;
   const auto answer = co_await call(there.backend, "ReadFile", std::move(json), timeout);
-  co_return parse_answer(protocol::parse_read_file_response, answer).content;
+  co_return parse_answer(messages::from_json<messages::ReadFileResponse>, answer).content;
 }
 
 /// For a server without /v1/files: what ReadFile gives, cut to the range asked for.
@@ -273,11 +275,11 @@ asio::awaitable<void> confirm(net::ClientExchange& exchange, bool complete) {
 }
 
 asio::awaitable<void> write_rpc(Ready there, std::string path, std::string content) {
-  protocol::WriteFileRequest request;
+  messages::WriteFileRequest request;
   request.sandbox_id = there.id;
   request.path = std::move(path);
   request.content = std::move(content);
-  auto json = protocol::to_json(request);
+  auto json = messages::to_json(request);
   request.content.clear();
   const auto timeout = there.backend->settings().request_timeout;
   static_cast<void>(co_await call(there.backend, "WriteFile", std::move(json), timeout));
@@ -387,7 +389,7 @@ asio::awaitable<void> put_local_to_its_end(Ready there, std::string path, const 
 
 // ---- what there is ----
 
-FileInfo from_wire(protocol::FileInfo&& info, std::string path) {
+FileInfo from_wire(messages::FileInfo&& info, std::string path) {
   FileInfo out;
   out.path = std::move(path);
   out.name = std::move(info.name);
@@ -404,7 +406,7 @@ FileInfo from_wire(protocol::FileInfo&& info, std::string path) {
   out.link_target = std::move(info.link_target);
   return out;
 }
-static_assert(static_cast<int>(FileType::character_device) == static_cast<int>(protocol::FileType::character_device));
+static_assert(static_cast<int>(FileType::character_device) == static_cast<int>(messages::FileType::character_device));
 
 /// One of FileService's operations.
 asio::awaitable<std::string> ask(Ready there, const char* method, std::string json, Repeat repeat) {
@@ -684,12 +686,12 @@ asio::awaitable<FileInfo> stat(State state, std::string path) {
   std::exception_ptr error;
   try {
     Ready there = co_await detail::SandboxState::ready(state);
-    protocol::StatFileRequest request;
+    messages::StatFileRequest request;
     request.sandbox_id = there.id;
-    request.path.bytes = path;
-    auto json = protocol::to_json(request);
+    request.path = path;
+    auto json = messages::to_json(request);
     const auto answer = co_await ask(std::move(there), "Stat", std::move(json), Repeat::always);
-    auto info = parse_answer(protocol::parse_file_info, answer);
+    auto info = parse_answer(messages::from_json<messages::FileInfo>, answer);
     co_return from_wire(std::move(info), path);
   } catch (...) {
     error = about_service("look at", path);
@@ -701,10 +703,10 @@ asio::awaitable<std::vector<FileInfo>> list(State state, std::string path) {
   std::exception_ptr error;
   try {
     const Ready there = co_await detail::SandboxState::ready(state);
-    protocol::ListFilesRequest request;
+    messages::ListFilesRequest request;
     request.sandbox_id = there.id;
-    request.path.bytes = path;
-    const auto json = protocol::to_json(request);
+    request.path = path;
+    const auto json = messages::to_json(request);
     const std::string below = path.back() == '/' ? path : path + '/';
     Retries retries(*there.backend, "listing a directory", there.id);
     for (;;) {
@@ -712,7 +714,7 @@ asio::awaitable<std::vector<FileInfo>> list(State state, std::string path) {
         std::vector<FileInfo> found;
         const auto stream = co_await ServerStream::open(there.backend, std::string(kService) + "List", json, kMaxListMessage);
         while (auto message = co_await stream->next()) {
-          auto part = parse_answer(protocol::parse_list_files_response, *message);
+          auto part = parse_answer(messages::from_json<messages::ListFilesResponse>, *message);
           for (auto& info : part.files) {
             auto whole = below + info.name;
             found.push_back(from_wire(std::move(info), std::move(whole)));
@@ -739,12 +741,12 @@ asio::awaitable<void> make_directory(State state, std::string path, bool parents
   std::exception_ptr error;
   try {
     Ready there = co_await detail::SandboxState::ready(state);
-    protocol::MakeDirectoryRequest request;
+    messages::MakeDirectoryRequest request;
     request.sandbox_id = there.id;
-    request.path.bytes = path;
+    request.path = path;
     request.mode = mode;
     request.parents = parents;
-    auto json = protocol::to_json(request);
+    auto json = messages::to_json(request);
     const auto repeat = parents ? Repeat::always : Repeat::if_unsent;
     static_cast<void>(co_await ask(std::move(there), "MakeDirectory", std::move(json), repeat));
     co_return;
@@ -758,12 +760,12 @@ asio::awaitable<void> remove(State state, std::string path, bool recursive, bool
   std::exception_ptr error;
   try {
     Ready there = co_await detail::SandboxState::ready(state);
-    protocol::RemoveFileRequest request;
+    messages::RemoveFileRequest request;
     request.sandbox_id = there.id;
-    request.path.bytes = path;
+    request.path = path;
     request.recursive = recursive;
     request.allow_missing = missing_ok;
-    auto json = protocol::to_json(request);
+    auto json = messages::to_json(request);
     const auto repeat = missing_ok ? Repeat::always : Repeat::if_unsent;
     static_cast<void>(co_await ask(std::move(there), "Remove", std::move(json), repeat));
     co_return;
@@ -778,11 +780,11 @@ asio::awaitable<void> rename(State state, std::string from, std::string to) {
   std::exception_ptr error;
   try {
     Ready there = co_await detail::SandboxState::ready(state);
-    protocol::RenameFileRequest request;
+    messages::RenameFileRequest request;
     request.sandbox_id = there.id;
-    request.from.bytes = from;
-    request.to.bytes = std::move(to);
-    auto json = protocol::to_json(request);
+    request.from = from;
+    request.to = std::move(to);
+    auto json = messages::to_json(request);
     static_cast<void>(co_await ask(std::move(there), "Rename", std::move(json), Repeat::if_unsent));
     co_return;
   } catch (...) {

@@ -4,6 +4,8 @@
 #include "client/errors.hpp"
 #include "client/server_stream.hpp"
 #include "core/spawn.hpp"
+#include "messages/json.hpp"
+#include "messages/logs.hpp"
 
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/this_coro.hpp>
@@ -97,7 +99,7 @@ InBand kind_of(std::string_view code) {
   return InBand::terminal;
 }
 
-std::exception_ptr in_band_error(const protocol::LogStreamError& said) {
+std::exception_ptr in_band_error(const messages::LogStreamError& said) {
   protocol::ConnectError error;
   error.message = "The log stream: " + (said.message.empty() ? base::printable(said.code, 80) : said.message);
   error.code = "unknown";
@@ -151,7 +153,7 @@ class Tail {
   Tail(std::shared_ptr<LineQueue> into, bool timestamps) : into_(std::move(into)), timestamps_(timestamps) {}
 
   /// Sets where the next connection is to begin.
-  void ask(protocol::StreamLogsRequest& request) const {
+  void ask(messages::StreamLogsRequest& request) const {
     request.resume_log_session_id.clear();
     request.resume_log_offset = 0;
     if (!session_.empty()) {
@@ -167,7 +169,7 @@ class Tail {
   }
 
   /// Bytes as they come. Throws for a line that is too long (LG-2).
-  void data(protocol::LogEntry&& entry) {
+  void data(messages::LogEntry&& entry) {
     position(entry);
     if (entry.timestamp) last_time_ = entry.timestamp;
     if (entry.data.empty()) return;
@@ -202,7 +204,7 @@ class Tail {
   }
 
   /// The server no longer has what comes next. True: it says where it goes on, and does.
-  [[nodiscard]] bool gap(const protocol::LogEntry& entry) {
+  [[nodiscard]] bool gap(const messages::LogEntry& entry) {
     const auto lost_from = entry.log_session_id.empty() || entry.log_session_id == session_ || session_.empty() ? offset_ : 0;
     if (entry.next_log_offset <= lost_from) return false;
     end_line();
@@ -233,7 +235,7 @@ class Tail {
     fields.metadata.emplace("stream_code", "STREAM_TRUNCATED");
     throw SandboxStreamTruncatedError("The log has a line of more than " + std::to_string(kMaxLine) + " bytes", fields);
   }
-  void position(const protocol::LogEntry& entry) {
+  void position(const messages::LogEntry& entry) {
     if (!entry.log_session_id.empty()) session_ = entry.log_session_id;
     if (entry.next_log_offset > 0) offset_ = entry.next_log_offset;
   }
@@ -261,7 +263,7 @@ asio::awaitable<Ended> stream_once(std::shared_ptr<Backend> backend, std::string
     const auto stream = co_await ServerStream::open(std::move(backend), "/coreweave.sandbox.v1.SandboxService/StreamLogs",
                                                     std::move(json), kMaxMessage);
     while (auto message = co_await stream->next()) {
-      auto entry = parse_answer(protocol::parse_log_entry, *message);
+      auto entry = parse_answer(messages::from_json<messages::LogEntry>, *message);
       if (entry.error) {
         if (entry.error->code == "REPLAY_GAP" && tail.gap(entry)) {
           ended.progress = true;
@@ -285,7 +287,7 @@ asio::awaitable<Ended> stream_once(std::shared_ptr<Backend> backend, std::string
 
 asio::awaitable<void> stream_all(std::shared_ptr<detail::SandboxState> state, LogOptions options, std::shared_ptr<LineQueue> into) {
   auto there = co_await detail::SandboxState::located(state);
-  protocol::StreamLogsRequest request;
+  messages::StreamLogsRequest request;
   request.sandbox_id = there.id;
   request.follow = options.follow();
   request.tail_lines = options.tail_lines().value_or(0);
@@ -294,7 +296,7 @@ asio::awaitable<void> stream_all(std::shared_ptr<detail::SandboxState> state, Lo
   Tail tail(into, options.timestamps());
   std::size_t failures = 0;
   for (;;) {
-    auto json = protocol::to_json(request);
+    auto json = messages::to_json(request);
     const auto ended = co_await stream_once(there.backend, std::move(json), tail, into);
     if (!ended.error || !options.follow() || ended.kind == InBand::terminal) {
       tail.end_line();

@@ -3,7 +3,8 @@
 #include "base/ascii.hpp"
 #include "base/dns_name.hpp"
 #include "client/rpc.hpp"
-#include "protocol/messages.hpp"
+#include "messages/json.hpp"
+#include "messages/sandbox.hpp"
 
 #include <algorithm>
 #include <array>
@@ -87,37 +88,27 @@ void port(int value, const std::string& field) {
   if (value < 1 || value > 65535) refuse(field, "must be 1 to 65535");
 }
 
-// ---- enums by their names on the wire ----
-
-template <typename Enum, std::size_t N>
-std::string name_of(Enum value, const std::array<const char*, N>& names, const std::string& field) {
-  const auto index = static_cast<std::size_t>(value);
-  if (index >= N) refuse(field, "is none of the known values");
-  return names[index];
+/// The message's enum of the same name has the same numbers.
+template <class Wire, class Enum>
+Wire on_the_wire(Enum value, const std::string& field) {
+  if (static_cast<std::size_t>(value) >= describe(Wire{}).values.size()) refuse(field, "is none of the known values");
+  return static_cast<Wire>(value);
 }
-constexpr std::array<const char*, 3> kMedia = {"", "STORAGE_MEDIUM_DISK", "STORAGE_MEDIUM_MEMORY"};
-constexpr std::array<const char*, 4> kProtocols = {"", "SERVICE_PROTOCOL_TCP", "SERVICE_PROTOCOL_UDP", "SERVICE_PROTOCOL_SCTP"};
-constexpr std::array<const char*, 4> kVisibilities = {"", "VISIBILITY_PUBLIC", "VISIBILITY_PRIVATE", "VISIBILITY_CUSTOM"};
-constexpr std::array<const char*, 3> kEndpointKinds = {"", "ENDPOINT_KIND_HTTPS", "ENDPOINT_KIND_TLS_PASSTHROUGH"};
-constexpr std::array<const char*, 3> kEndpointAuths = {"", "ENDPOINT_AUTH_OPEN", "ENDPOINT_AUTH_TOKEN"};
-constexpr std::array<const char*, 4> kScopes = {"", "TENANT_SCOPE_SAME_USER", "TENANT_SCOPE_SAME_ORG",
-                                                "TENANT_SCOPE_SANDBOX_NETWORK"};
-constexpr std::array<const char*, 3> kModes = {"", "SANDBOX_MODE_SERVERLESS", "SANDBOX_MODE_CKS"};
 
 // ---- the parts ----
 
-std::optional<protocol::ResourceList> resource_list(const ResourceAmounts& amounts, const std::optional<Gpu>& gpu,
-                                                    const std::string& field) {
-  protocol::ResourceList list;
+std::optional<messages::Resources> resource_list(const ResourceAmounts& amounts, const std::optional<Gpu>& gpu,
+                                                 const std::string& field) {
+  messages::Resources list;
   if (!amounts.cpu().empty()) list.cpu = quantity(amounts.cpu(), field + ".cpu");
   if (!amounts.memory().empty()) list.memory = quantity(amounts.memory(), field + ".memory");
   if (gpu) {
-    protocol::Gpu one;
+    messages::Gpu one;
     if (gpu->count() < 1) refuse("resources.gpu.count", "must be at least 1");
     one.count = gpu->count();
-    one.type = text(gpu->type(), "resources.gpu.type");
+    if (!gpu->type().empty()) one.type = text(gpu->type(), "resources.gpu.type");
     if (gpu->memory_gb()) {
-      if (!one.type.empty()) refuse("resources.gpu", "has both a type and a size of memory: one of them chooses");
+      if (one.type) refuse("resources.gpu", "has both a type and a size of memory: one of them chooses");
       if (*gpu->memory_gb() < 1) refuse("resources.gpu.memory_gb", "must be at least 1");
       one.memory_gb = *gpu->memory_gb();
     }
@@ -127,8 +118,8 @@ std::optional<protocol::ResourceList> resource_list(const ResourceAmounts& amoun
   return list;
 }
 
-std::vector<protocol::FileMount> file_mounts(const std::vector<FileMount>& files) {
-  std::vector<protocol::FileMount> mounts;
+std::vector<messages::FileMount> file_mounts(const std::vector<FileMount>& files) {
+  std::vector<messages::FileMount> mounts;
   std::set<std::string> paths;
   for (std::size_t i = 0; i < files.size(); ++i) {
     const std::string field = at("files", i, ".path");
@@ -140,8 +131,8 @@ std::vector<protocol::FileMount> file_mounts(const std::vector<FileMount>& files
   return mounts;
 }
 
-std::vector<protocol::SecretStoreReference> secret_stores(const std::vector<Secret>& secrets) {
-  std::vector<protocol::SecretStoreReference> stores;
+std::vector<messages::SecretStoreReference> secret_stores(const std::vector<Secret>& secrets) {
+  std::vector<messages::SecretStoreReference> stores;
   std::map<std::string, const Secret*> variables;
   for (std::size_t i = 0; i < secrets.size(); ++i) {
     const Secret& secret = secrets[i];
@@ -166,7 +157,7 @@ std::vector<protocol::SecretStoreReference> secret_stores(const std::vector<Secr
   return stores;
 }
 
-void volumes(const std::vector<Volume>& wanted, protocol::SandboxSpec& spec, protocol::Container& container) {
+void volumes(const std::vector<Volume>& wanted, messages::SandboxSpec& spec, messages::Container& container) {
   std::set<std::string> names, paths;
   for (std::size_t i = 0; i < wanted.size(); ++i) {
     const Volume& volume = wanted[i];
@@ -180,68 +171,61 @@ void volumes(const std::vector<Volume>& wanted, protocol::SandboxSpec& spec, pro
     if (!volume.sub_path().empty() &&
         (volume.sub_path().front() == '/' || ("/" + volume.sub_path() + "/").find("/../") != std::string::npos))
       refuse(field + ".sub_path", "must be a relative path without ..");
-    protocol::SandboxVolume one;
+    messages::SandboxVolume one;
     one.name = volume.name();
-    one.scratch = !volume.volume_id();
     if (volume.volume_id()) {
       one.volume_id = not_empty(*volume.volume_id(), field + ".volume_id");
       if (!volume.size().empty() || volume.medium() != StorageMedium::unspecified || !volume.snapshot().empty())
         refuse(field, "exists: its size, medium and snapshot cannot be chosen");
     } else {
-      if (!volume.size().empty()) one.size = quantity(volume.size(), field + ".size");
-      one.medium = name_of(volume.medium(), kMedia, field + ".medium");
-      one.restore_from_snapshot_id = text(volume.snapshot(), field + ".snapshot");
+      messages::ScratchVolume& scratch = one.scratch.emplace();
+      if (!volume.size().empty()) scratch.size = quantity(volume.size(), field + ".size");
+      scratch.medium = on_the_wire<messages::StorageMedium>(volume.medium(), field + ".medium");
+      scratch.restore_from_snapshot_id = text(volume.snapshot(), field + ".snapshot");
     }
     spec.volumes.push_back(std::move(one));
     container.volume_mounts.push_back({volume.name(), volume.mount_path(), volume.read_only(), volume.sub_path()});
   }
 }
 
-protocol::Service service(const Service& wanted, const std::string& field) {
-  protocol::Service one;
+messages::Service service(const Service& wanted, const std::string& field) {
+  messages::Service one;
   port(wanted.port(), field + ".port");
   one.port = wanted.port();
   one.name = text(wanted.name(), field + ".name");
-  one.protocol = name_of(wanted.protocol(), kProtocols, field + ".protocol");
-  one.visibility = name_of(wanted.visibility(), kVisibilities, field + ".visibility");
+  one.protocol = on_the_wire<messages::ServiceProtocol>(wanted.protocol(), field + ".protocol");
+  one.visibility = on_the_wire<messages::Visibility>(wanted.visibility(), field + ".visibility");
   if (wanted.has_endpoint()) {
     if (wanted.visibility() != Visibility::public_) refuse(field + ".endpoint", "needs the visibility public");
     if (wanted.protocol() != ServiceProtocol::tcp && wanted.protocol() != ServiceProtocol::unspecified)
       refuse(field + ".endpoint", "needs the protocol TCP");
-    one.endpoint_kind = name_of(wanted.endpoint_kind(), kEndpointKinds, field + ".endpoint.kind");
-    one.endpoint_auth = name_of(wanted.endpoint_auth(), kEndpointAuths, field + ".endpoint.auth");
+    messages::EndpointSpec& endpoint = one.endpoint.emplace();
+    endpoint.kind = on_the_wire<messages::EndpointKind>(wanted.endpoint_kind(), field + ".endpoint.kind");
+    endpoint.auth = on_the_wire<messages::EndpointAuth>(wanted.endpoint_auth(), field + ".endpoint.auth");
   }
   return one;
 }
 
-protocol::NetworkRule network_rule(const NetworkRule& wanted, const std::string& field, bool egress) {
-  using Peer = protocol::NetworkRule::Peer;
-  protocol::NetworkRule rule;
+/// What rules of both directions have.
+template <class Rule>
+Rule network_rule(const NetworkRule& wanted, const std::string& field) {
+  Rule rule;
   switch (wanted.peer()) {
     case NetworkRule::Peer::any:
-      rule.peer = Peer::any;
+      rule.any = true;
       break;
-    case NetworkRule::Peer::block:
-      rule.peer = Peer::cidr;
-      rule.value = cidr(wanted.value(), field + ".cidr");
-      for (const auto& part : wanted.except()) rule.except.push_back(cidr(part, field + ".except"));
+    case NetworkRule::Peer::block: {
+      messages::CidrBlock& block = rule.cidr.emplace();
+      block.cidr = cidr(wanted.value(), field + ".cidr");
+      for (const auto& part : wanted.except()) block.except.push_back(cidr(part, field + ".except"));
+      break;
+    }
+    case NetworkRule::Peer::tenant:
+      rule.tenant = on_the_wire<messages::TenantScope>(wanted.scope(), field + ".tenant");
+      if (rule.tenant == messages::TenantScope::unspecified) refuse(field + ".tenant", "is unspecified");
       break;
     case NetworkRule::Peer::name:
-      if (!egress) refuse(field, "cannot be a name: those are for egress");
-      rule.peer = Peer::dns_name;
-      rule.value = egress_name(wanted.value(), field + ".dns_name");
-      break;
-    case NetworkRule::Peer::tenant:
-      rule.peer = Peer::tenant;
-      rule.value = name_of(wanted.scope(), kScopes, field + ".tenant");
-      if (rule.value.empty()) refuse(field + ".tenant", "is unspecified");
-      break;
     case NetworkRule::Peer::selector:
-      if (!egress) refuse(field, "cannot be a selector: those are for egress");
-      if (wanted.pods().empty() && wanted.namespaces().empty()) refuse(field + ".selector", "has no labels");
-      rule.peer = Peer::selector;
-      rule.pod_labels = wanted.pods();
-      rule.namespace_labels = wanted.namespaces();
       break;
   }
   for (const PortRange& range : wanted.ports()) {
@@ -254,23 +238,39 @@ protocol::NetworkRule network_rule(const NetworkRule& wanted, const std::string&
   return rule;
 }
 
-protocol::NetworkOptions network(const NetworkOptions& wanted) {
-  protocol::NetworkOptions options;
+messages::EgressRule egress_rule(const NetworkRule& wanted, const std::string& field) {
+  auto rule = network_rule<messages::EgressRule>(wanted, field);
+  if (wanted.peer() == NetworkRule::Peer::name) rule.https_hostname = egress_name(wanted.value(), field + ".dns_name");
+  if (wanted.peer() == NetworkRule::Peer::selector) {
+    if (wanted.pods().empty() && wanted.namespaces().empty()) refuse(field + ".selector", "has no labels");
+    rule.selector = messages::SelectorBlock{wanted.pods(), wanted.namespaces()};
+  }
+  return rule;
+}
+
+messages::IngressRule ingress_rule(const NetworkRule& wanted, const std::string& field) {
+  if (wanted.peer() == NetworkRule::Peer::name) refuse(field, "cannot be a name: those are for egress");
+  if (wanted.peer() == NetworkRule::Peer::selector) refuse(field, "cannot be a selector: those are for egress");
+  return network_rule<messages::IngressRule>(wanted, field);
+}
+
+messages::NetworkOptions network(const NetworkOptions& wanted) {
+  messages::NetworkOptions options;
   if (wanted.deny_egress().value_or(false) && !wanted.egress().empty())
     refuse("network.deny_egress", "excludes a list of what may be reached");
   if (wanted.deny_ingress().value_or(false) && !wanted.ingress().empty())
     refuse("network.deny_ingress", "excludes a list of who may reach it");
   for (std::size_t i = 0; i < wanted.egress().size(); ++i)
-    options.egress.push_back(network_rule(wanted.egress()[i], at("network.egress", i), true));
+    options.egress.push_back(egress_rule(wanted.egress()[i], at("network.egress", i)));
   for (std::size_t i = 0; i < wanted.ingress().size(); ++i)
-    options.ingress.push_back(network_rule(wanted.ingress()[i], at("network.ingress", i), false));
+    options.ingress.push_back(ingress_rule(wanted.ingress()[i], at("network.ingress", i)));
   options.deny_egress = wanted.deny_egress();
   options.deny_ingress = wanted.deny_ingress();
   return options;
 }
 
-protocol::SecurityContext security_context(const SecurityContext& wanted) {
-  protocol::SecurityContext context;
+messages::SecurityContext security_context(const SecurityContext& wanted) {
+  messages::SecurityContext context;
   context.run_as_user = wanted.run_as_user();
   context.run_as_group = wanted.run_as_group();
   context.privileged = wanted.privileged();
@@ -284,8 +284,8 @@ protocol::SecurityContext security_context(const SecurityContext& wanted) {
   return context;
 }
 
-protocol::Container main_container(const SandboxOptions& options, const Settings& settings) {
-  protocol::Container container;
+messages::Container main_container(const SandboxOptions& options, const Settings& settings) {
+  messages::Container container;
   container.name = "main";
   container.image = text(options.image(), "the image");
   std::vector<std::string> command = options.command();
@@ -309,23 +309,28 @@ protocol::Container main_container(const SandboxOptions& options, const Settings
   if (options.working_dir()) container.working_dir = absolute(*options.working_dir(), "the working directory");
   if (options.resources()) {
     const Resources& resources = *options.resources();
-    container.requests = resource_list(resources.requests(), resources.gpu(), "resources.requests");
-    container.limits = resource_list(resources.limits(), resources.gpu(), "resources.limits");
+    messages::ResourceRequirements required;
+    required.requests = resource_list(resources.requests(), resources.gpu(), "resources.requests");
+    required.limits = resource_list(resources.limits(), resources.gpu(), "resources.limits");
+    if (!messages::is_empty(required)) container.resource_requirements = std::move(required);
   }
   container.files = file_mounts(options.files());
   container.secret_stores = secret_stores(options.secrets());
   if (options.security_context()) container.security_context = security_context(*options.security_context());
   if (options.image_pull_credentials()) {
     const auto& wanted = *options.image_pull_credentials();
-    container.image_pull_credentials = protocol::ImagePullCredentials{
-        not_empty(wanted.registry(), "image_pull_credentials.registry"), not_empty(wanted.store(), "image_pull_credentials.store"),
-        not_empty(wanted.name(), "image_pull_credentials.name"), text(wanted.field(), "image_pull_credentials.field")};
+    messages::ImagePullCredentials& credentials = container.image_pull_credentials.emplace();
+    credentials.registry = not_empty(wanted.registry(), "image_pull_credentials.registry");
+    messages::SecretSource& source = credentials.credentials.emplace();
+    source.store_name = not_empty(wanted.store(), "image_pull_credentials.store");
+    source.path = not_empty(wanted.name(), "image_pull_credentials.name");
+    source.field = text(wanted.field(), "image_pull_credentials.field");
   }
   return container;
 }
 
-protocol::CreateSandboxRequest make_request(const SandboxOptions& options, const Settings& settings) {
-  protocol::CreateSandboxRequest request;
+messages::CreateSandboxRequest make_request(const SandboxOptions& options, const Settings& settings) {
+  messages::CreateSandboxRequest request;
   request.request_id = make_uuid();
   auto& spec = request.sandbox.spec;
   auto container = main_container(options, settings);
@@ -346,7 +351,7 @@ protocol::CreateSandboxRequest make_request(const SandboxOptions& options, const
   for (std::size_t i = 0; i < options.runner_ids().size(); ++i)
     spec.runner_ids.push_back(not_empty(options.runner_ids()[i], at("runner_ids", i)));
   spec.instance_type = text(options.instance_type(), "instance_type");
-  spec.mode = name_of(options.mode(), kModes, "mode");
+  spec.mode = on_the_wire<messages::SandboxMode>(options.mode(), "mode");
   spec.runtime_class = text(options.runtime_class(), "runtime_class");
   return request;
 }
@@ -355,8 +360,8 @@ protocol::CreateSandboxRequest make_request(const SandboxOptions& options, const
 
 std::string make_create_request(const SandboxOptions& options, const Settings& settings) {
   try {
-    return protocol::to_json(make_request(options, settings));
-  } catch (const protocol::ParseError& error) {
+    return messages::to_json(make_request(options, settings));
+  } catch (const messages::ParseError& error) {
     throw std::invalid_argument("cwsandbox: " + (error.field.empty() ? std::string() : error.field + ": ") + error.what());
   }
 }

@@ -4,6 +4,7 @@
 #include "client/errors.hpp"
 #include "client/rpc.hpp"
 #include "core/spawn.hpp"
+#include "messages/json.hpp"
 
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/steady_timer.hpp>
@@ -59,43 +60,44 @@ std::exception_ptr stopped_error(const std::string& id) {
   return std::make_exception_ptr(SandboxNotRunningError("The sandbox " + id + " has been stopped"));
 }
 
-SandboxStatus from_wire(protocol::State state) {
+SandboxStatus from_wire(messages::State state) {
   switch (state) {
-    case protocol::State::creating:
+    case messages::State::creating:
+    case messages::State::preparing:  // its image is being fetched
       return SandboxStatus::creating;
-    case protocol::State::running:
+    case messages::State::running:
       return SandboxStatus::running;
-    case protocol::State::completed:
+    case messages::State::completed:
       return SandboxStatus::completed;
-    case protocol::State::failed:
+    case messages::State::failed:
       return SandboxStatus::failed;
-    case protocol::State::terminating:
+    case messages::State::terminating:
       return SandboxStatus::terminating;
-    case protocol::State::terminated:
+    case messages::State::terminated:
       return SandboxStatus::terminated;
-    case protocol::State::pending:
+    case messages::State::pending:
       return SandboxStatus::pending;
-    case protocol::State::paused:
+    case messages::State::paused:
       return SandboxStatus::paused;
-    case protocol::State::unspecified:
+    case messages::State::unspecified:
       break;
   }
   return SandboxStatus::unspecified;
 }
 
-protocol::State to_wire(SandboxStatus status) {
+messages::State to_wire(SandboxStatus status) {
   for (const auto state :
-       {protocol::State::creating, protocol::State::running, protocol::State::completed, protocol::State::failed,
-        protocol::State::terminating, protocol::State::terminated, protocol::State::pending, protocol::State::paused})
+       {messages::State::creating, messages::State::running, messages::State::completed, messages::State::failed,
+        messages::State::terminating, messages::State::terminated, messages::State::pending, messages::State::paused})
     if (from_wire(state) == status) return state;
-  return protocol::State::unspecified;
+  return messages::State::unspecified;
 }
 
 }  // namespace
 
 SandboxState::SandboxState(std::shared_ptr<ClientCore> core, std::string create_json)
     : core_(std::move(core)), create_json_(std::move(create_json)), owned_(true) {}
-SandboxState::SandboxState(std::shared_ptr<ClientCore> core, std::shared_ptr<Backend> backend, const protocol::Sandbox& sandbox)
+SandboxState::SandboxState(std::shared_ptr<ClientCore> core, std::shared_ptr<Backend> backend, const messages::Sandbox& sandbox)
     : core_(std::move(core)), backend_(std::move(backend)), started_(make_ready_task()), id_(sandbox.sandbox_id) {
   learn(sandbox);
 }
@@ -105,12 +107,12 @@ SandboxState::~SandboxState() {
   const bool stopped = stopped_.valid() && !(stopped_.done() && stopped_.error());
   if (!owned_ || stopped || !id_ || !backend_ || is_terminal(status_)) return;
   try {
-    protocol::DeleteSandboxRequest request;
+    messages::DeleteSandboxRequest request;
     request.sandbox_id = *id_;
     request.grace_period_seconds = 10;
     request.allow_missing = true;
     request.request_id = client::make_uuid();
-    asio::co_spawn(core_->loop().make_strand(), stop_quietly(backend_, protocol::to_json(request)), [](std::exception_ptr) {});
+    asio::co_spawn(core_->loop().make_strand(), stop_quietly(backend_, messages::to_json(request)), [](std::exception_ptr) {});
   } catch (...) {  // the loop has ended: an embedded gateway with its sandboxes has, too
   }
 }
@@ -271,7 +273,7 @@ void SandboxState::describe(const SandboxOptions& options) {
   tags_ = options.tags();
 }
 
-void SandboxState::learn(const protocol::Sandbox& sandbox) {
+void SandboxState::learn(const messages::Sandbox& sandbox) {
   bool changed = false;
   {
     const std::lock_guard lock(mutex_);
@@ -337,7 +339,7 @@ asio::awaitable<void> SandboxState::create(std::shared_ptr<SandboxState> self, t
   try {
     auto backend = mine->backend();
     auto answer = co_await client::call(std::move(backend), "CreateSandbox", mine->create_json_);
-    const auto sandbox = client::parse_answer(protocol::parse_sandbox, answer);
+    const auto sandbox = client::parse_answer(messages::from_json<messages::Sandbox>, answer);
     if (sandbox.sandbox_id.empty()) throw CWSandboxError("The server's answer to CreateSandbox holds no id");
     mine->learn(sandbox);
     const std::lock_guard lock(mine->mutex_);
@@ -350,14 +352,14 @@ asio::awaitable<void> SandboxState::create(std::shared_ptr<SandboxState> self, t
   source.set_value();
 }
 
-asio::awaitable<protocol::Sandbox> SandboxState::fetch(std::shared_ptr<Backend> backend, std::string id,
+asio::awaitable<messages::Sandbox> SandboxState::fetch(std::shared_ptr<Backend> backend, std::string id,
                                                        std::chrono::milliseconds timeout) {
-  protocol::GetSandboxRequest request;
+  messages::GetSandboxRequest request;
   request.sandbox_id = id;
-  auto json = protocol::to_json(request);
+  auto json = messages::to_json(request);
   try {
     auto answer = co_await client::call(std::move(backend), "GetSandbox", std::move(json), timeout);
-    co_return client::parse_answer(protocol::parse_sandbox, answer);
+    co_return client::parse_answer(messages::from_json<messages::Sandbox>, answer);
   } catch (const SandboxNotFoundError& error) {
     // Whatever the server says: which one is not there (LC-14).
     if (std::string_view(error.what()).find(id) != std::string_view::npos) throw;
@@ -501,18 +503,18 @@ asio::awaitable<void> SandboxState::stop_and_confirm(std::shared_ptr<SandboxStat
   }
   const std::string id = *self->get(&SandboxState::id_);
   auto backend = self->backend();
-  protocol::DeleteSandboxRequest request;
+  messages::DeleteSandboxRequest request;
   request.sandbox_id = id;
   // At least one: on the wire 0 means the server's choice.
   const auto seconds = std::max(std::chrono::seconds(1), std::chrono::ceil<std::chrono::seconds>(options.grace_period()));
   request.grace_period_seconds = static_cast<std::int32_t>(std::min<std::int64_t>(seconds.count(), INT32_MAX));
   request.allow_missing = options.missing_ok();
   request.request_id = client::make_uuid();
-  auto json = protocol::to_json(request);
+  auto json = messages::to_json(request);
   // The server may answer once the grace time is over.
   const auto timeout = backend->settings().request_timeout + seconds;
   auto answer = co_await client::call(backend, "DeleteSandbox", std::move(json), timeout);
-  const auto response = client::parse_answer(protocol::parse_delete_sandbox_response, answer);
+  const auto response = client::parse_answer(messages::from_json<messages::DeleteSandboxResponse>, answer);
   if (response.sandbox) self->learn(*response.sandbox);
   std::chrono::milliseconds delay = kFirstPoll;
   std::optional<std::chrono::steady_clock::time_point> missing_since;
@@ -562,7 +564,7 @@ asio::awaitable<std::vector<Sandbox>> SandboxState::find_all(std::shared_ptr<Cli
   const auto backend = core->backend();
   std::vector<Sandbox> found;
   std::set<std::string> seen_tokens;
-  protocol::ListSandboxesRequest request;
+  messages::ListSandboxesRequest request;
   request.tags = options.tags();
   request.runner_ids = options.runner_ids();
   request.volume_ids = options.volume_ids();
@@ -570,9 +572,9 @@ asio::awaitable<std::vector<Sandbox>> SandboxState::find_all(std::shared_ptr<Cli
   request.state = to_wire(options.status());
   request.show_terminated = options.include_stopped() || is_terminal(options.status());
   for (int page = 0; page < kMaxPages; ++page) {
-    auto json = protocol::to_json(request);
+    auto json = messages::to_json(request);
     auto answer = co_await client::call(backend, "ListSandboxes", std::move(json));
-    const auto response = client::parse_answer(protocol::parse_list_sandboxes_response, answer);
+    const auto response = client::parse_answer(messages::from_json<messages::ListSandboxesResponse>, answer);
     for (const auto& sandbox : response.sandboxes) found.emplace_back(std::make_shared<SandboxState>(core, backend, sandbox));
     if (response.next_page_token.empty()) co_return found;
     if (!seen_tokens.insert(response.next_page_token).second)
@@ -584,11 +586,11 @@ asio::awaitable<std::vector<Sandbox>> SandboxState::find_all(std::shared_ptr<Cli
 
 asio::awaitable<void> SandboxState::remove(std::shared_ptr<ClientCore> core, std::string id, bool missing_ok) {
   const client::PendingWork pending(core->loop());
-  protocol::DeleteSandboxRequest request;
+  messages::DeleteSandboxRequest request;
   request.sandbox_id = id;
   request.allow_missing = missing_ok;
   request.request_id = client::make_uuid();
-  auto json = protocol::to_json(request);
+  auto json = messages::to_json(request);
   auto backend = core->backend();
   try {
     static_cast<void>(co_await client::call(std::move(backend), "DeleteSandbox", std::move(json)));

@@ -5,7 +5,7 @@
 
 #include "client/backend.hpp"
 #include "client/exec_process.hpp"
-#include "protocol/messages.hpp"
+#include "messages/sandbox.hpp"
 
 #include <boost/asio/awaitable.hpp>
 
@@ -23,7 +23,7 @@ template <typename Parse>
 auto parse_answer(Parse parse, const std::string& json) {
   try {
     return parse(json);
-  } catch (const protocol::ParseError& error) {
+  } catch (const messages::ParseError& error) {
     throw CWSandboxError("The server's answer cannot be read: " + (error.field.empty() ? std::string() : error.field + ": ") +
                          error.what());
   }
@@ -48,7 +48,7 @@ class SandboxState : public client::ExitHook, public std::enable_shared_from_thi
   /// One that is yet to be made: `create_json` is the request.
   SandboxState(std::shared_ptr<ClientCore> core, std::string create_json);
   /// One that exists.
-  SandboxState(std::shared_ptr<ClientCore> core, std::shared_ptr<client::Backend> backend, const protocol::Sandbox& sandbox);
+  SandboxState(std::shared_ptr<ClientCore> core, std::shared_ptr<client::Backend> backend, const messages::Sandbox& sandbox);
   SandboxState(const SandboxState&) = delete;
   SandboxState& operator=(const SandboxState&) = delete;
   ~SandboxState() override;
@@ -82,7 +82,7 @@ class SandboxState : public client::ExitHook, public std::enable_shared_from_thi
     return this->*member;
   }
   /// Takes up what the server says; states only move forward.
-  void learn(const protocol::Sandbox& sandbox);
+  void learn(const messages::Sandbox& sandbox);
   [[nodiscard]] const std::shared_ptr<ClientCore>& core() const noexcept { return core_; }
 
   [[nodiscard]] static asio::awaitable<Sandbox> find(std::shared_ptr<ClientCore> core, std::string id);
@@ -102,7 +102,7 @@ class SandboxState : public client::ExitHook, public std::enable_shared_from_thi
   void let_backend_go();
   static asio::awaitable<void> complete(asio::awaitable<void> work, task_source<void> source);
   static asio::awaitable<void> create(std::shared_ptr<SandboxState> self, task_source<void> source);
-  static asio::awaitable<protocol::Sandbox> fetch(std::shared_ptr<client::Backend> backend, std::string id,
+  static asio::awaitable<messages::Sandbox> fetch(std::shared_ptr<client::Backend> backend, std::string id,
                                                   std::chrono::milliseconds timeout);
   static asio::awaitable<SandboxStatus> ask_status(std::shared_ptr<SandboxState> self);
   static asio::awaitable<void> until_running(std::shared_ptr<SandboxState> self);

@@ -1,7 +1,7 @@
 #include "client/server_stream.hpp"
 
 #include "client/errors.hpp"
-#include "protocol/messages.hpp"
+#include "messages/fields.hpp"
 
 namespace cwsandbox::client {
 
@@ -46,7 +46,7 @@ asio::awaitable<std::optional<std::string>> ServerStream::next() {
         // The end of the body comes with it as a rule; having read that, the connection can be used again.
         buffer_.resize(kReadSize);
         const auto space = asio::buffer(buffer_);
-        if (co_await exchange_->read(space) > 0) throw protocol::ParseError("", "bytes behind the end of the stream");
+        if (co_await exchange_->read(space) > 0) throw messages::ParseError("", "bytes behind the end of the stream");
         exchange_.reset();
         if (!message->error) co_return std::nullopt;
         error = make_error(*message->error);
@@ -58,7 +58,7 @@ asio::awaitable<std::optional<std::string>> ServerStream::next() {
       if (n == 0) throw SandboxUnavailableError("The server ended its answer before the stream's end");
       reader_.put(std::string_view(buffer_.data(), n));
     }
-  } catch (const protocol::ParseError& unreadable) {
+  } catch (const messages::ParseError& unreadable) {
     error = std::make_exception_ptr(CWSandboxError(std::string("The server's stream cannot be read: ") + unreadable.what()));
   } catch (...) {
     error = from_transport(std::current_exception());

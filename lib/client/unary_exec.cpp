@@ -2,6 +2,7 @@
 
 #include "client/rpc.hpp"
 #include "client/sandbox_state.hpp"
+#include "messages/json.hpp"
 #include "protocol/connect.hpp"
 
 #include <array>
@@ -34,8 +35,8 @@ std::exception_ptr needs_exec_stream(const std::string& what) {
       "The server has no exec stream (" + std::string(protocol::kExecPath) + "), and " + what + " needs it", fields));
 }
 
-asio::awaitable<protocol::ExecResponse> exec_unary(std::shared_ptr<Backend> backend, protocol::StartRequest request) {
-  protocol::ExecRequest message;
+asio::awaitable<messages::ExecResponse> exec_unary(std::shared_ptr<Backend> backend, protocol::StartRequest request) {
+  messages::ExecRequest message;
   message.sandbox_id = request.sandbox_id;
   message.env = request.env;
   if (!request.cwd.empty()) {
@@ -46,14 +47,14 @@ asio::awaitable<protocol::ExecResponse> exec_unary(std::shared_ptr<Backend> back
   message.command.insert(message.command.end(), request.command.begin(), request.command.end());
   std::string json;
   try {
-    json = protocol::to_json(message);
-  } catch (const protocol::ParseError& error) {
+    json = messages::to_json(message);
+  } catch (const messages::ParseError& error) {
     throw std::invalid_argument("cwsandbox: " + (error.field.empty() ? std::string() : error.field + ": ") + error.what());
   }
   auto timeout = backend->settings().request_timeout;
   if (request.timeout_ms > 0) timeout = std::chrono::milliseconds(static_cast<std::int64_t>(request.timeout_ms));
   const auto answer = co_await call(std::move(backend), "Exec", std::move(json), timeout, Repeat::if_unsent, kMargin);
-  co_return parse_answer(protocol::parse_exec_response, answer);
+  co_return parse_answer(messages::from_json<messages::ExecResponse>, answer);
 }
 
 }  // namespace cwsandbox::client

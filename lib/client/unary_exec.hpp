@@ -2,9 +2,9 @@
 #pragma once
 
 #include "client/backend.hpp"
+#include "messages/exec.hpp"
 #include "net/http.hpp"
 #include "protocol/exec_stream.hpp"
-#include "protocol/messages.hpp"
 
 #include <boost/asio/awaitable.hpp>
 
@@ -21,6 +21,6 @@ namespace cwsandbox::client {
 
 /// Runs it. Throws an exception of the tree; SandboxRequestTimeoutError with the code `deadline_exceeded` when the server has
 /// stopped the command at its timeout. Not repeated once the server may have run it.
-[[nodiscard]] asio::awaitable<protocol::ExecResponse> exec_unary(std::shared_ptr<Backend> backend, protocol::StartRequest request);
+[[nodiscard]] asio::awaitable<messages::ExecResponse> exec_unary(std::shared_ptr<Backend> backend, protocol::StartRequest request);
 
 }  // namespace cwsandbox::client

@@ -6,6 +6,8 @@
 #include "client/rpc.hpp"
 #include "client/server_stream.hpp"
 #include "core/spawn.hpp"
+#include "messages/files.hpp"
+#include "messages/json.hpp"
 
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/this_coro.hpp>
@@ -48,8 +50,8 @@ namespace {
 constexpr std::size_t kMaxMessage = 1024 * 1024;  // of JSON; our own gateway sends some hundred events at most
 constexpr const char* kMethod = "/cwsandbox.v1.FileService/Watch";
 
-FileEventKind from_wire(protocol::FileEventKind kind) noexcept {
-  using From = protocol::FileEventKind;
+FileEventKind from_wire(messages::FileEventKind kind) noexcept {
+  using From = messages::FileEventKind;
   switch (kind) {
     case From::created:
       return FileEventKind::created;
@@ -79,7 +81,7 @@ FileEventKind from_wire(protocol::FileEventKind kind) noexcept {
 
 /// False behind the last event.
 bool take(const std::string& message, EventQueue& into) {
-  auto response = parse_answer(protocol::parse_watch_file_response, message);
+  auto response = parse_answer(messages::from_json<messages::WatchFileResponse>, message);
   for (auto& told : response.events) {
     FileEvent event;
     event.kind = from_wire(told.kind);
@@ -142,10 +144,10 @@ asio::awaitable<void> feed(std::unique_ptr<ServerStream> stream, std::shared_ptr
 /// A stream whose first message has come: the watch stands.
 asio::awaitable<std::unique_ptr<ServerStream>> begin(detail::SandboxState::Ready there, std::string path,
                                                      std::shared_ptr<EventQueue> into) {
-  protocol::WatchFileRequest request;
+  messages::WatchFileRequest request;
   request.sandbox_id = there.id;
-  request.path.bytes = std::move(path);
-  const auto json = protocol::to_json(request);
+  request.path = std::move(path);
+  const auto json = messages::to_json(request);
   Retries retries(*there.backend, "watching a file", there.id);
   for (;;) {
     std::exception_ptr error;

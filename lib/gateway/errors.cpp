@@ -2,7 +2,7 @@
 
 #include "base/errno_text.hpp"
 #include "base/text.hpp"
-#include "protocol/messages.hpp"
+#include "messages/fields.hpp"
 
 #include <boost/system/system_error.hpp>
 
@@ -28,23 +28,29 @@ ServiceError ServiceError::with_retry(std::chrono::milliseconds delay) const {
   return copy;
 }
 
-ServiceError invalid_fields(std::vector<protocol::FieldViolation> violations) {
+void Violations::add(std::string field, std::string description) {
+  if (found_.size() == kMost) return;
+  protocol::FieldViolation& one = found_.emplace_back();
+  one.field = std::move(field);
+  one.description = std::move(description);
+}
+
+ServiceError invalid_fields(const Violations& violations) {
   std::string message;
-  for (const auto& v : violations) {
+  for (const auto& v : violations.found()) {
     if (!message.empty()) message += "; ";
     message += v.field.empty() ? v.description : v.field + ": " + v.description;
   }
   ServiceError made("invalid_argument", reason::kInvalidRequest, message);
   protocol::ConnectError error = made.error();
-  error.violations = std::move(violations);
+  error.violations = violations.found();
   return ServiceError(std::move(error));
 }
 
 ServiceError invalid_field(std::string field, std::string description) {
-  std::vector<protocol::FieldViolation> violations(1);
-  violations[0].field = std::move(field);
-  violations[0].description = std::move(description);
-  return invalid_fields(std::move(violations));
+  Violations violations;
+  violations.add(std::move(field), std::move(description));
+  return invalid_fields(violations);
 }
 
 ServiceError sandbox_not_found(const std::string& id) {
@@ -107,7 +113,7 @@ ServiceError from_file(const runner::FileFailed& error, const std::string& sandb
 protocol::ConnectError error_in_flight(const std::function<void(const std::string&)>& log) {
   try {
     throw;
-  } catch (const protocol::ParseError& e) {
+  } catch (const messages::ParseError& e) {
     std::string_view text = e.what();
     if (text.starts_with(e.field + ": ")) text.remove_prefix(e.field.size() + 2);  // the violation names the field already
     return invalid_field(e.field, std::string(text)).error();

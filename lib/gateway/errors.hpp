@@ -46,7 +46,18 @@ class ServiceError : public std::exception {
 };
 
 [[nodiscard]] ServiceError invalid_field(std::string field, std::string description);
-[[nodiscard]] ServiceError invalid_fields(std::vector<protocol::FieldViolation> violations);
+/// What is wrong with the fields of a request: of as many as one answer tells at most. Whoever mends these asks again.
+class Violations {
+ public:
+  static constexpr std::size_t kMost = 32;
+  void add(std::string field, std::string description);
+  [[nodiscard]] bool empty() const noexcept { return found_.empty(); }
+  [[nodiscard]] const std::vector<protocol::FieldViolation>& found() const noexcept { return found_; }
+
+ private:
+  std::vector<protocol::FieldViolation> found_;
+};
+[[nodiscard]] ServiceError invalid_fields(const Violations& violations);
 [[nodiscard]] ServiceError sandbox_not_found(const std::string& id);
 [[nodiscard]] ServiceError shutting_down();
 [[nodiscard]] ServiceError starting();

@@ -6,6 +6,7 @@
 #include "base/time.hpp"
 #include "gateway/errors.hpp"
 #include "gateway/service.hpp"
+#include "messages/json.hpp"
 
 #include <algorithm>
 #include <cerrno>
@@ -42,7 +43,7 @@ void check_path(const std::string& path, const char* field) {
 struct Query {
   std::string sandbox, path;
   std::optional<std::uint32_t> mode;
-  protocol::Timestamp modified;
+  messages::Timestamp modified;
   bool parents = false, append = false;
 };
 
@@ -120,30 +121,30 @@ std::optional<Range> range_of(std::string_view text, std::uint64_t size) {
   return range;
 }
 
-protocol::FileType wire_type(runner::FileType type) noexcept {
+messages::FileType wire_type(runner::FileType type) noexcept {
   switch (type) {
     case runner::FileType::regular:
-      return protocol::FileType::regular;
+      return messages::FileType::regular;
     case runner::FileType::directory:
-      return protocol::FileType::directory;
+      return messages::FileType::directory;
     case runner::FileType::symlink:
-      return protocol::FileType::symlink;
+      return messages::FileType::symlink;
     case runner::FileType::fifo:
-      return protocol::FileType::fifo;
+      return messages::FileType::fifo;
     case runner::FileType::socket:
-      return protocol::FileType::socket;
+      return messages::FileType::socket;
     case runner::FileType::block_device:
-      return protocol::FileType::block_device;
+      return messages::FileType::block_device;
     case runner::FileType::character_device:
-      return protocol::FileType::character_device;
+      return messages::FileType::character_device;
     case runner::FileType::unknown:
       break;
   }
-  return protocol::FileType::unspecified;
+  return messages::FileType::unspecified;
 }
 
-protocol::FileInfo wire_info(runner::FileInfo info) {
-  protocol::FileInfo out;
+messages::FileInfo wire_info(runner::FileInfo info) {
+  messages::FileInfo out;
   out.name = std::move(info.name);
   out.type = wire_type(info.type);
   out.size = info.size;
@@ -268,13 +269,13 @@ asio::awaitable<void> FileService::put(FileService self, net::ServerExchange& ex
 
 // ---- methods ----
 
-asio::awaitable<protocol::ReadFileResponse> FileService::read(FileService self, protocol::ReadFileRequest request) {
+asio::awaitable<messages::ReadFileResponse> FileService::read(FileService self, messages::ReadFileRequest request) {
   check_path(request.path, "path");
   const std::shared_ptr<runner::Sandbox> place = co_await sandbox(self, request.sandbox_id, request.container);
   const BudgetShare file(self.sandboxes_->budgets(), Budget::descriptors, kFileDescriptors);
   const std::unique_ptr<runner::FileReader> reader = co_await refused_as(place->files().open(request.path), request.sandbox_id);
   if (reader->info().size > kMaxReadFile) throw too_large(request.path, request.sandbox_id);
-  protocol::ReadFileResponse response;
+  messages::ReadFileResponse response;
   // To its end, whatever size it says: a file of /proc says 0.
   std::string& content = response.content;
   content.resize(std::max<std::size_t>(4096, static_cast<std::size_t>(reader->info().size) + 1));
@@ -291,7 +292,7 @@ asio::awaitable<protocol::ReadFileResponse> FileService::read(FileService self, 
   co_return response;
 }
 
-asio::awaitable<void> FileService::write(FileService self, protocol::WriteFileRequest request) {
+asio::awaitable<void> FileService::write(FileService self, messages::WriteFileRequest request) {
   check_path(request.path, "path");
   const std::shared_ptr<runner::Sandbox> place = co_await sandbox(self, request.sandbox_id, request.container);
   runner::FileWriteSpec spec;
@@ -303,50 +304,50 @@ asio::awaitable<void> FileService::write(FileService self, protocol::WriteFileRe
   co_await refused_as(writer->commit(), request.sandbox_id);
 }
 
-asio::awaitable<protocol::FileInfo> FileService::stat(FileService self, protocol::StatFileRequest request) {
-  check_path(request.path.bytes, "path");
+asio::awaitable<messages::FileInfo> FileService::stat(FileService self, messages::StatFileRequest request) {
+  check_path(request.path, "path");
   const std::shared_ptr<runner::Sandbox> place = co_await sandbox(self, request.sandbox_id, "");
   runner::FileInfo info =
-      co_await refused_as(place->files().stat(std::move(request.path.bytes), request.follow_symlinks), request.sandbox_id);
+      co_await refused_as(place->files().stat(std::move(request.path), request.follow_symlinks), request.sandbox_id);
   co_return wire_info(std::move(info));
 }
 
-asio::awaitable<void> FileService::make_directory(FileService self, protocol::MakeDirectoryRequest request) {
-  check_path(request.path.bytes, "path");
+asio::awaitable<void> FileService::make_directory(FileService self, messages::MakeDirectoryRequest request) {
+  check_path(request.path, "path");
   const std::uint32_t mode = request.mode.value_or(0755);
   if (mode > kModeBits) throw invalid_field("mode", "has bits beyond 07777");
   const std::shared_ptr<runner::Sandbox> place = co_await sandbox(self, request.sandbox_id, "");
-  co_await refused_as(place->files().make_directory(std::move(request.path.bytes), mode, request.parents), request.sandbox_id);
+  co_await refused_as(place->files().make_directory(std::move(request.path), mode, request.parents), request.sandbox_id);
 }
 
-asio::awaitable<void> FileService::remove(FileService self, protocol::RemoveFileRequest request) {
-  check_path(request.path.bytes, "path");
+asio::awaitable<void> FileService::remove(FileService self, messages::RemoveFileRequest request) {
+  check_path(request.path, "path");
   const std::shared_ptr<runner::Sandbox> place = co_await sandbox(self, request.sandbox_id, "");
   try {
-    co_await place->files().remove(std::move(request.path.bytes), request.recursive);
+    co_await place->files().remove(std::move(request.path), request.recursive);
   } catch (const runner::FileFailed& e) {
     if (e.error() != ENOENT || !request.allow_missing) throw from_file(e, request.sandbox_id);
   }
 }
 
-asio::awaitable<void> FileService::rename(FileService self, protocol::RenameFileRequest request) {
-  check_path(request.from.bytes, "from");
-  check_path(request.to.bytes, "to");
+asio::awaitable<void> FileService::rename(FileService self, messages::RenameFileRequest request) {
+  check_path(request.from, "from");
+  check_path(request.to, "to");
   const std::shared_ptr<runner::Sandbox> place = co_await sandbox(self, request.sandbox_id, "");
-  co_await refused_as(place->files().rename(std::move(request.from.bytes), std::move(request.to.bytes)), request.sandbox_id);
+  co_await refused_as(place->files().rename(std::move(request.from), std::move(request.to)), request.sandbox_id);
 }
 
-asio::awaitable<void> FileService::list(FileService self, protocol::ListFilesRequest request, ServerStream& stream) {
-  check_path(request.path.bytes, "path");
+asio::awaitable<void> FileService::list(FileService self, messages::ListFilesRequest request, ServerStream& stream) {
+  check_path(request.path, "path");
   const std::shared_ptr<runner::Sandbox> place = co_await sandbox(self, request.sandbox_id, "");
   const std::unique_ptr<runner::DirectoryReader> reader =
-      co_await refused_as(place->files().list(std::move(request.path.bytes)), request.sandbox_id);
+      co_await refused_as(place->files().list(std::move(request.path)), request.sandbox_id);
   for (;;) {
     std::vector<runner::FileInfo> entries = co_await refused_as(reader->next(kListed), request.sandbox_id);
     if (entries.empty()) co_return;
-    protocol::ListFilesResponse response;
+    messages::ListFilesResponse response;
     for (runner::FileInfo& entry : entries) response.files.push_back(wire_info(std::move(entry)));
-    co_await stream.send(protocol::to_json(response));
+    co_await stream.send(messages::to_json(response));
   }
 }
 

@@ -4,8 +4,8 @@
 #include "gateway/context.hpp"
 #include "gateway/sandboxes.hpp"
 #include "gateway/server_stream.hpp"
+#include "messages/files.hpp"
 #include "net/http_server.hpp"
-#include "protocol/messages.hpp"
 
 #include <boost/asio/awaitable.hpp>
 
@@ -31,14 +31,14 @@ class FileService {
   /// Answers a GET or PUT of kFilesPath. `done` is kept up to date, for the log.
   [[nodiscard]] static asio::awaitable<void> transfer(FileService self, net::ServerExchange& exchange, Transfer& done);
 
-  [[nodiscard]] static asio::awaitable<protocol::ReadFileResponse> read(FileService self, protocol::ReadFileRequest request);
-  [[nodiscard]] static asio::awaitable<void> write(FileService self, protocol::WriteFileRequest request);
-  [[nodiscard]] static asio::awaitable<protocol::FileInfo> stat(FileService self, protocol::StatFileRequest request);
-  [[nodiscard]] static asio::awaitable<void> make_directory(FileService self, protocol::MakeDirectoryRequest request);
-  [[nodiscard]] static asio::awaitable<void> remove(FileService self, protocol::RemoveFileRequest request);
-  [[nodiscard]] static asio::awaitable<void> rename(FileService self, protocol::RenameFileRequest request);
+  [[nodiscard]] static asio::awaitable<messages::ReadFileResponse> read(FileService self, messages::ReadFileRequest request);
+  [[nodiscard]] static asio::awaitable<void> write(FileService self, messages::WriteFileRequest request);
+  [[nodiscard]] static asio::awaitable<messages::FileInfo> stat(FileService self, messages::StatFileRequest request);
+  [[nodiscard]] static asio::awaitable<void> make_directory(FileService self, messages::MakeDirectoryRequest request);
+  [[nodiscard]] static asio::awaitable<void> remove(FileService self, messages::RemoveFileRequest request);
+  [[nodiscard]] static asio::awaitable<void> rename(FileService self, messages::RenameFileRequest request);
   /// Sends the entries; the caller ends the stream.
-  [[nodiscard]] static asio::awaitable<void> list(FileService self, protocol::ListFilesRequest request, ServerStream& stream);
+  [[nodiscard]] static asio::awaitable<void> list(FileService self, messages::ListFilesRequest request, ServerStream& stream);
 
  private:
   [[nodiscard]] static asio::awaitable<std::shared_ptr<runner::Sandbox>> sandbox(FileService self, std::string id,

@@ -2,6 +2,7 @@
 #include "base/text.hpp"
 #include "gateway/kept_record.hpp"
 #include "gateway/sandboxes.hpp"
+#include "messages/sandbox.hpp"
 
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
@@ -11,7 +12,7 @@
 
 namespace cwsandbox::gateway {
 
-using protocol::State;
+using messages::State;
 
 namespace {}  // namespace
 

@@ -1,7 +1,8 @@
 #include "gateway/kept_record.hpp"
 
 #include "base/hex.hpp"
-#include "protocol/json_text.hpp"
+#include "messages/json.hpp"
+#include "messages/json_text.hpp"
 
 #include <charconv>
 #include <stdexcept>
@@ -10,7 +11,7 @@ namespace cwsandbox::gateway {
 
 namespace {
 
-namespace json_text = protocol::json_text;
+namespace json_text = messages::json_text;
 using Kind = json_text::Value::Kind;
 
 constexpr std::uint64_t kVersion = 1;
@@ -51,7 +52,7 @@ std::string to_text(const KeptRecord& record) {
     const auto* bytes = reinterpret_cast<const char*>(record.fingerprint->data());
     json_text::append_string(out, base::to_hex(std::string_view(bytes, record.fingerprint->size())));
   }
-  out += ",\"sandbox\":" + protocol::to_json(record.view) + "}";
+  out += ",\"sandbox\":" + messages::to_json(record.view) + "}";
   return out;
 }
 
@@ -70,8 +71,8 @@ KeptRecord parse_kept_record(std::string_view text) {
   const json_text::Value* sandbox = object.find("sandbox");
   if (sandbox == nullptr || !sandbox->is(Kind::object)) throw std::invalid_argument("it has no sandbox");
   try {
-    out.view = protocol::parse_sandbox(sandbox->raw());
-  } catch (const protocol::ParseError& e) {
+    out.view = messages::from_json<messages::Sandbox>(sandbox->raw());
+  } catch (const messages::ParseError& e) {
     throw std::invalid_argument("its sandbox cannot be read: " + std::string(e.what()));
   }
   if (!is_sandbox_id(out.view.sandbox_id)) throw std::invalid_argument("its sandbox has another kind of id");

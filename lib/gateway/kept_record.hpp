@@ -2,7 +2,7 @@
 #pragma once
 
 #include "gateway/fingerprint.hpp"
-#include "protocol/messages.hpp"
+#include "messages/sandbox.hpp"
 
 #include <optional>
 #include <string>
@@ -13,7 +13,7 @@ namespace cwsandbox::gateway {
 struct KeptRecord {
   std::string owner;                  ///< an Owner's key
   std::optional<Digest> fingerprint;  ///< of the request, when it had an id
-  protocol::Sandbox view;             ///< as it was at its creation, without the content of files
+  messages::Sandbox view;             ///< as it was at its creation, without the content of files
 };
 
 // What the id of a sandbox is made of; a runner, and a list's page token, get no other.

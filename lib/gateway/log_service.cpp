@@ -2,6 +2,8 @@
 
 #include "gateway/errors.hpp"
 #include "gateway/log_store.hpp"
+#include "messages/json.hpp"
+#include "messages/sandbox.hpp"
 
 #include <boost/asio/error.hpp>
 #include <boost/asio/post.hpp>
@@ -82,19 +84,19 @@ std::size_t cut(LogStore& store, std::uint64_t offset, std::string_view bytes, b
 
 asio::awaitable<void> send_error(ServerStream& stream, const LogStore& store, std::uint64_t offset, std::string code,
                                  std::string message) {
-  protocol::LogEntry entry;
+  messages::LogEntry entry;
   entry.log_session_id = store.session();
   entry.next_log_offset = offset;
   entry.error.emplace();
   entry.error->code = std::move(code);
   entry.error->message = std::move(message);
-  co_await stream.send(protocol::to_json(entry));
+  co_await stream.send(messages::to_json(entry));
 }
 
 }  // namespace
 
 asio::awaitable<void> stream_logs(std::shared_ptr<Context> context, std::shared_ptr<OwnSandboxes> sandboxes,
-                                  protocol::StreamLogsRequest request, ServerStream& stream, Clock::time_point deadline) {
+                                  messages::StreamLogsRequest request, ServerStream& stream, Clock::time_point deadline) {
   if (request.sandbox_id.empty()) throw invalid_field("sandboxId", "is required");
   if (request.tail_lines < 0) throw invalid_field("tailLines", "is negative");
   if (request.resume_log_offset != 0 && request.resume_log_session_id.empty())
@@ -106,7 +108,7 @@ asio::awaitable<void> stream_logs(std::shared_ptr<Context> context, std::shared_
     if (!request.container.empty() && request.container != sandbox->view().spec.containers[0].name)
       throw invalid_field("container", "the sandbox has no container of this name");
     store = sandbox->logs();
-    if (sandbox->state() == protocol::State::running) {
+    if (sandbox->state() == messages::State::running) {
       // What is behind another gateway's sandbox comes once it has been taken up; without that there is still what was heard
       // before.
       const auto until = std::min(deadline, Clock::now() + context->options.start_wait);
@@ -156,14 +158,14 @@ asio::awaitable<void> stream_logs(std::shared_ptr<Context> context, std::shared_
       const bool more = !last && at + n == store->end() && !(line_deadline && *line_deadline <= now);
       const std::size_t take = cut(*store, at, std::string_view(block.data(), n), request.timestamps, more);
       if (take > 0) {
-        protocol::LogEntry entry;
+        messages::LogEntry entry;
         entry.data.assign(block.data(), take);
         entry.timestamp = store->time_of(at);
         entry.log_session_id = store->session();
         at += take;
         entry.next_log_offset = at;
         line_deadline.reset();
-        co_await stream.send(protocol::to_json(entry));
+        co_await stream.send(messages::to_json(entry));
         keep_alive = Clock::now() + context->options.log_keep_alive;
         continue;
       }
@@ -173,10 +175,10 @@ asio::awaitable<void> stream_logs(std::shared_ptr<Context> context, std::shared_
     const auto now = Clock::now();
     if (now >= deadline) throw ServiceError("deadline_exceeded", nullptr, "the time that the request allows has passed");
     if (now >= keep_alive) {
-      protocol::LogEntry entry;
+      messages::LogEntry entry;
       entry.log_session_id = store->session();
       entry.next_log_offset = at;
-      co_await stream.send(protocol::to_json(entry));
+      co_await stream.send(messages::to_json(entry));
       keep_alive = Clock::now() + context->options.log_keep_alive;
       continue;
     }

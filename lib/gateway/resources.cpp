@@ -91,14 +91,9 @@ std::optional<std::uint64_t> parse_quantity(std::string_view text, unsigned scal
   return static_cast<std::uint64_t>(value);
 }
 
-runner::ResourceSpec check_resources(const protocol::Container& container, const GatewayOptions& options, const std::string& field,
-                                     std::vector<protocol::FieldViolation>& violations) {
-  const auto violation = [&violations](const std::string& where, const std::string& what) {
-    protocol::FieldViolation v;
-    v.field = where;
-    v.description = what;
-    violations.push_back(std::move(v));
-  };
+runner::ResourceSpec check_resources(const messages::Container& container, const GatewayOptions& options, const std::string& field,
+                                     Violations& violations) {
+  const auto violation = [&violations](const std::string& where, const std::string& what) { violations.add(where, what); };
   const auto read = [&](const std::string& where, const std::string& text, unsigned scale, std::uint64_t least, std::uint64_t most,
                         const char* unit) -> std::optional<std::uint64_t> {
     if (text.empty()) return std::nullopt;
@@ -115,20 +110,22 @@ runner::ResourceSpec check_resources(const protocol::Container& container, const
     return std::nullopt;
   };
   runner::ResourceSpec spec;
-  if (container.resources && (container.requests || container.limits)) {
+  const messages::ResourceRequirements required = container.resource_requirements.value_or(messages::ResourceRequirements{});
+  const auto asked = [](const std::optional<messages::Resources>& list) {
+    messages::Resources out = list.value_or(messages::Resources{});
+    if (out.gpu && messages::is_empty(*out.gpu)) out.gpu.reset();
+    return out;
+  };
+  // The flat form means both.
+  const bool flat = container.resources && !messages::is_empty(asked(container.resources));
+  if (flat && !(messages::is_empty(asked(required.limits)) && messages::is_empty(asked(required.requests)))) {
     violation(field + ".resources", "excludes resourceRequirements");
     return spec;
   }
-  // The flat form means both.
-  const protocol::ResourceList none;
-  const auto chosen = [&](const std::optional<protocol::ResourceList>& own) -> const protocol::ResourceList& {
-    if (container.resources) return *container.resources;
-    return own ? *own : none;
-  };
-  const protocol::ResourceList& limits = chosen(container.limits);
-  const protocol::ResourceList& requests = chosen(container.requests);
-  const std::string limits_field = field + (container.resources ? ".resources" : ".resourceRequirements.limits");
-  const std::string requests_field = field + (container.resources ? ".resources" : ".resourceRequirements.requests");
+  const messages::Resources limits = asked(flat ? container.resources : required.limits);
+  const messages::Resources requests = asked(flat ? container.resources : required.requests);
+  const std::string limits_field = field + (flat ? ".resources" : ".resourceRequirements.limits");
+  const std::string requests_field = field + (flat ? ".resources" : ".resourceRequirements.requests");
   const std::uint64_t most_cpu = options.max_cpu != 0 ? options.max_cpu : std::numeric_limits<std::uint32_t>::max();
 
   spec.memory_limit = read(limits_field + ".memory", limits.memory, 1, kMinMemory, options.max_memory, " bytes");
@@ -139,11 +136,11 @@ runner::ResourceSpec check_resources(const protocol::Container& container, const
     const std::string where = (limits.gpu ? limits_field : requests_field) + ".gpu.count";
     if (gpu->count < 1 || !std::in_range<std::uint32_t>(gpu->count)) violation(where, "not a number of devices, 1 or more");
     spec.gpus = static_cast<std::uint32_t>(gpu->count);
-    spec.gpu_type = gpu->type;
+    spec.gpu_type = gpu->type.value_or("");
   }
   const auto cpu = read(limits_field + ".cpu", limits.cpu, kMillis, kMinCpu, most_cpu, "m");
   if (cpu) spec.cpu_limit = static_cast<std::uint32_t>(*cpu);
-  if (container.resources) {
+  if (flat) {
     spec.cpu_request = spec.cpu_limit;
     spec.memory_request = spec.memory_limit;
     return spec;

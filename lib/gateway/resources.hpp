@@ -1,9 +1,10 @@
 // From the quantities of a request to what a runner is asked for.
 #pragma once
 
+#include "gateway/errors.hpp"
 #include "gateway/gateway.hpp"
+#include "messages/sandbox.hpp"
 #include "protocol/connect.hpp"
-#include "protocol/messages.hpp"
 #include "runner/runner.hpp"
 
 #include <cstdint>
@@ -19,7 +20,7 @@ namespace cwsandbox::gateway {
 [[nodiscard]] std::optional<std::uint64_t> parse_quantity(std::string_view text, unsigned scale);
 
 /// What the container asks for; `field` is its name in the JSON. What is wrong goes to `violations`.
-[[nodiscard]] runner::ResourceSpec check_resources(const protocol::Container& container, const GatewayOptions& options,
-                                                   const std::string& field, std::vector<protocol::FieldViolation>& violations);
+[[nodiscard]] runner::ResourceSpec check_resources(const messages::Container& container, const GatewayOptions& options,
+                                                   const std::string& field, Violations& violations);
 
 }  // namespace cwsandbox::gateway

@@ -25,100 +25,62 @@ constexpr std::size_t kMaxTags = 256;
 constexpr std::size_t kMaxPath = 4095;  // PATH_MAX without its NUL
 
 std::string in_quotes(const std::string& text) { return base::in_quotes(text, 128); }
+std::string at(const std::string& list, std::size_t index) { return list + "[" + std::to_string(index) + "]"; }
 
 }  // namespace
 
-void check_environment(const std::map<std::string, std::string>& env, const std::string& field,
-                       std::vector<protocol::FieldViolation>& violations) {
+void check_environment(const std::map<std::string, std::string>& env, const std::string& field, Violations& violations) {
   for (const auto& [name, value] : env) {
-    protocol::FieldViolation v;
-    v.field = field + "[" + in_quotes(name) + "]";
-    if (name.empty()) {
-      v.description = "the name of an environment variable is empty";
-    } else if (name.find('=') != std::string::npos) {
-      v.description = "the name of an environment variable may not hold '='";
-    } else if (name.find('\0') != std::string::npos || value.find('\0') != std::string::npos) {
-      v.description = "an environment variable may not hold a NUL byte";
-    } else {
-      continue;
-    }
-    violations.push_back(std::move(v));
+    const char* wrong = name.empty()                            ? "the name of an environment variable is empty"
+                        : name.find('=') != std::string::npos   ? "the name of an environment variable may not hold '='"
+                        : name.find('\0') != std::string::npos  ? "an environment variable may not hold a NUL byte"
+                        : value.find('\0') != std::string::npos ? "an environment variable may not hold a NUL byte"
+                                                                : nullptr;
+    if (wrong != nullptr) violations.add(field + "[" + in_quotes(name) + "]", wrong);
   }
 }
 
-void check_command(const std::vector<std::string>& command, const std::string& field,
-                   std::vector<protocol::FieldViolation>& violations) {
-  protocol::FieldViolation v;
-  if (command.empty()) {
-    v.field = field;
-    v.description = "the command is empty";
-    violations.push_back(std::move(v));
-    return;
-  }
-  if (command[0].empty()) {
-    v.field = field + "[0]";
-    v.description = "the program's name is empty";
-    violations.push_back(v);
-  }
+void check_command(const std::vector<std::string>& command, const std::string& field, Violations& violations) {
+  if (command.empty()) return violations.add(field, "the command is empty");
+  if (command[0].empty()) violations.add(at(field, 0), "the program's name is empty");
   for (std::size_t i = 0; i < command.size(); ++i) {
-    if (command[i].find('\0') == std::string::npos) continue;
-    v.field = field + "[" + std::to_string(i) + "]";
-    v.description = "an argument may not hold a NUL byte";
-    violations.push_back(v);
+    if (command[i].find('\0') != std::string::npos) violations.add(at(field, i), "an argument may not hold a NUL byte");
   }
 }
 
-void check_directory(const std::string& directory, const std::string& field, std::vector<protocol::FieldViolation>& violations) {
-  protocol::FieldViolation v;
-  v.field = field;
+void check_directory(const std::string& directory, const std::string& field, Violations& violations) {
   if (directory.empty()) return;
   if (directory.front() != '/') {
-    v.description = "not an absolute path: " + in_quotes(directory);
+    violations.add(field, "not an absolute path: " + in_quotes(directory));
   } else if (directory.find('\0') != std::string::npos) {
-    v.description = "a path may not hold a NUL byte";
-  } else {
-    return;
+    violations.add(field, "a path may not hold a NUL byte");
   }
-  violations.push_back(std::move(v));
 }
 
 namespace {
-
-// The most that one answer tells: whoever mends these asks again.
-constexpr std::size_t kMaxViolations = 32;
-
-void add(std::vector<protocol::FieldViolation>& violations, std::string field, std::string description) {
-  if (violations.size() >= kMaxViolations) return;
-  protocol::FieldViolation v;
-  v.field = std::move(field);
-  v.description = std::move(description);
-  violations.push_back(std::move(v));
-}
-
-std::string at(const std::string& list, std::size_t index) { return list + "[" + std::to_string(index) + "]"; }
 
 constexpr const char* kLabelRule = "not a name of at most 63 lower-case letters, digits and inner hyphens: ";
 
 // ---- volumes ----
 
-std::vector<runner::ScratchVolume> check_volumes(const std::vector<protocol::SandboxVolume>& volumes,
-                                                 std::vector<protocol::FieldViolation>& violations) {
+std::vector<runner::ScratchVolume> check_volumes(const std::vector<messages::SandboxVolume>& volumes, Violations& violations) {
   std::vector<runner::ScratchVolume> out;
   std::set<std::string_view> names;
   for (std::size_t i = 0; i < volumes.size(); ++i) {
-    const protocol::SandboxVolume& volume = volumes[i];
+    const messages::SandboxVolume& volume = volumes[i];
     const std::string field = at("sandbox.spec.volumes", i);
     if (!base::is_dns_label(volume.name)) {
-      add(violations, field + ".name", kLabelRule + in_quotes(volume.name));
+      violations.add(field + ".name", kLabelRule + in_quotes(volume.name));
     } else if (!names.insert(volume.name).second) {
-      add(violations, field + ".name", "is given twice");
+      violations.add(field + ".name", "is given twice");
     }
     runner::ScratchVolume& made = out.emplace_back();
     made.name = volume.name;
-    made.in_memory = volume.medium == "STORAGE_MEDIUM_MEMORY";
-    if (volume.size.empty()) continue;
-    made.size_limit = parse_quantity(volume.size, 1);
-    if (!made.size_limit) add(violations, field + ".scratch.size", "not a quantity like 512Mi or 4G: " + in_quotes(volume.size));
+    const std::string& size = volume.scratch->size;
+    made.in_memory = volume.scratch->medium == messages::StorageMedium::memory;
+    if (size.empty()) continue;
+    made.size_limit = parse_quantity(size, 1);
+    if (!made.size_limit) violations.add(field + ".scratch.size", "not a quantity like 512Mi or 4G: " + in_quotes(size));
   }
   return out;
 }
@@ -133,17 +95,17 @@ bool is_plain(std::string_view path) {
   }
 }
 
-std::vector<runner::VolumeMount> check_mounts(const std::vector<protocol::VolumeMount>& mounts,
-                                              const std::vector<protocol::SandboxVolume>& volumes, const std::string& list,
-                                              std::vector<protocol::FieldViolation>& violations) {
+std::vector<runner::VolumeMount> check_mounts(const std::vector<messages::VolumeMount>& mounts,
+                                              const std::vector<messages::SandboxVolume>& volumes, const std::string& list,
+                                              Violations& violations) {
   std::vector<runner::VolumeMount> out;
   std::set<std::string> paths;
   for (std::size_t i = 0; i < mounts.size(); ++i) {
-    const protocol::VolumeMount& mount = mounts[i];
+    const messages::VolumeMount& mount = mounts[i];
     const std::string field = at(list, i);
-    const auto has_name = [&mount](const protocol::SandboxVolume& volume) { return volume.name == mount.volume; };
+    const auto has_name = [&mount](const messages::SandboxVolume& volume) { return volume.name == mount.volume; };
     if (std::none_of(volumes.begin(), volumes.end(), has_name))
-      add(violations, field + ".volume", "names no volume of the sandbox: " + in_quotes(mount.volume));
+      violations.add(field + ".volume", "names no volume of the sandbox: " + in_quotes(mount.volume));
     runner::VolumeMount& made = out.emplace_back();
     made.volume = mount.volume;
     made.path = mount.mount_path;
@@ -153,14 +115,14 @@ std::vector<runner::VolumeMount> check_mounts(const std::vector<protocol::Volume
     // A colon has a meaning of its own to container runtimes.
     if (made.path.size() < 2 || made.path.front() != '/' || !is_plain(std::string_view(made.path).substr(1)) ||
         made.path.size() > kMaxPath || made.path.find_first_of(std::string_view("\0:", 2)) != std::string::npos) {
-      add(violations, field + ".mountPath",
-          "not an absolute path below /, without \".\", \"..\" and colons: " + in_quotes(mount.mount_path));
+      violations.add(field + ".mountPath",
+                     "not an absolute path below /, without \".\", \"..\" and colons: " + in_quotes(mount.mount_path));
     } else if (!paths.insert(made.path).second) {
-      add(violations, field + ".mountPath", "is given twice");
+      violations.add(field + ".mountPath", "is given twice");
     }
     if (!made.sub_path.empty() &&
         (!is_plain(made.sub_path) || made.sub_path.size() > kMaxPath || made.sub_path.find('\0') != std::string::npos))
-      add(violations, field + ".subPath", "not a relative path without \".\" and \"..\": " + in_quotes(mount.sub_path));
+      violations.add(field + ".subPath", "not a relative path without \".\" and \"..\": " + in_quotes(mount.sub_path));
   }
   return out;
 }
@@ -170,30 +132,30 @@ std::vector<runner::VolumeMount> check_mounts(const std::vector<protocol::Volume
 // The one store that there is: what the cluster of the runner keeps as Secrets, under the names that Kubernetes gives them.
 constexpr std::string_view kSecretStore = "kubernetes";
 
-std::vector<runner::SecretVariable> check_secrets(const protocol::Container& container, const std::string& list,
-                                                  std::vector<protocol::FieldViolation>& violations) {
+std::vector<runner::SecretVariable> check_secrets(const messages::Container& container, const std::string& list,
+                                                  Violations& violations) {
   std::vector<runner::SecretVariable> out;
   std::set<std::string> variables;
   for (std::size_t i = 0; i < container.secret_stores.size(); ++i) {
-    const protocol::SecretStoreReference& store = container.secret_stores[i];
+    const messages::SecretStoreReference& store = container.secret_stores[i];
     if (store.store_name != kSecretStore)
-      add(violations, at(list, i) + ".storeName", "there is no store but \"kubernetes\": " + in_quotes(store.store_name));
+      violations.add(at(list, i) + ".storeName", "there is no store but \"kubernetes\": " + in_quotes(store.store_name));
     for (std::size_t j = 0; j < store.secrets.size(); ++j) {
-      const protocol::SecretMapping& secret = store.secrets[j];
+      const messages::SecretMapping& secret = store.secrets[j];
       const std::string field = at(at(list, i) + ".secrets", j);
-      if (!base::is_dns_name(secret.path)) add(violations, field + ".path", "not the name of a Secret: " + in_quotes(secret.path));
+      if (!base::is_dns_name(secret.path)) violations.add(field + ".path", "not the name of a Secret: " + in_quotes(secret.path));
       if (secret.field.empty() || secret.field.size() > 253 || !base::only_letters_digits_and("-._", secret.field))
-        add(violations, field + ".field", "not the name of a value in a Secret: " + in_quotes(secret.field));
+        violations.add(field + ".field", "not the name of a value in a Secret: " + in_quotes(secret.field));
       runner::SecretVariable& made = out.emplace_back();
       made.env_var = secret.env_var.empty() ? secret.field : secret.env_var;
       made.secret = secret.path;
       made.key = secret.field;
       if (made.env_var.empty() || !base::only_letters_digits_and("-._", made.env_var) || base::is_digit(made.env_var.front())) {
-        add(violations, field + ".envVar", "not the name of an environment variable: " + in_quotes(made.env_var));
+        violations.add(field + ".envVar", "not the name of an environment variable: " + in_quotes(made.env_var));
       } else if (container.environment_variables.contains(made.env_var)) {
-        add(violations, field + ".envVar", "is one of environmentVariables too: " + in_quotes(made.env_var));
+        violations.add(field + ".envVar", "is one of environmentVariables too: " + in_quotes(made.env_var));
       } else if (!variables.insert(made.env_var).second) {
-        add(violations, field + ".envVar", "is wanted by two secrets: " + in_quotes(made.env_var));
+        violations.add(field + ".envVar", "is wanted by two secrets: " + in_quotes(made.env_var));
       }
     }
   }
@@ -202,50 +164,49 @@ std::vector<runner::SecretVariable> check_secrets(const protocol::Container& con
 
 // ---- the network ----
 
-std::vector<runner::ServicePort> check_services(const std::vector<protocol::Service>& services,
-                                                std::vector<protocol::FieldViolation>& violations) {
+std::vector<runner::ServicePort> check_services(const std::vector<messages::Service>& services, Violations& violations) {
   std::vector<runner::ServicePort> out;
   std::set<std::pair<std::int32_t, runner::PortProtocol>> ports;
   std::set<std::string_view> names;
   for (std::size_t i = 0; i < services.size(); ++i) {
-    const protocol::Service& service = services[i];
+    const messages::Service& service = services[i];
     const std::string field = at("sandbox.spec.services", i);
     runner::ServicePort& made = out.emplace_back();
     made.name = service.name;
-    made.protocol = service.protocol == "SERVICE_PROTOCOL_UDP" ? runner::PortProtocol::udp : runner::PortProtocol::tcp;
+    made.protocol = service.protocol == messages::ServiceProtocol::udp ? runner::PortProtocol::udp : runner::PortProtocol::tcp;
     if (!std::in_range<std::uint16_t>(service.port) || service.port == 0) {
-      add(violations, field + ".port", "not a port from 1 to 65535: " + std::to_string(service.port));
+      violations.add(field + ".port", "not a port from 1 to 65535: " + std::to_string(service.port));
     } else if (!ports.emplace(service.port, made.protocol).second) {
-      add(violations, field + ".port", "is given twice: " + std::to_string(service.port));
+      violations.add(field + ".port", "is given twice: " + std::to_string(service.port));
     }
     made.port = static_cast<std::uint16_t>(service.port);
     if (service.name.empty()) continue;
     if (!base::is_dns_label(service.name)) {
-      add(violations, field + ".name", kLabelRule + in_quotes(service.name));
+      violations.add(field + ".name", kLabelRule + in_quotes(service.name));
     } else if (!names.insert(service.name).second) {
-      add(violations, field + ".name", "is given twice");
+      violations.add(field + ".name", "is given twice");
     }
   }
   return out;
 }
 
-std::vector<runner::PortRange> check_ports(const std::vector<protocol::PortRange>& ranges, const std::string& list,
-                                           std::vector<protocol::FieldViolation>& violations) {
+std::vector<runner::PortRange> check_ports(const std::vector<messages::PortRange>& ranges, const std::string& list,
+                                           Violations& violations) {
   std::vector<runner::PortRange> out;
   for (std::size_t i = 0; i < ranges.size(); ++i) {
-    const protocol::PortRange& range = ranges[i];
+    const messages::PortRange& range = ranges[i];
     const std::string field = at(list, i);
     runner::PortRange& made = out.emplace_back();
     if (range.protocol == "UDP") {
       made.protocol = runner::PortProtocol::udp;
     } else if (!range.protocol.empty() && range.protocol != "TCP") {
-      add(violations, field + ".protocol", "neither TCP nor UDP: " + in_quotes(range.protocol));
+      violations.add(field + ".protocol", "neither TCP nor UDP: " + in_quotes(range.protocol));
     }
     const std::int32_t last = range.end_port == 0 ? range.port : range.end_port;
     if (!std::in_range<std::uint16_t>(range.port) || range.port == 0) {
-      add(violations, field + ".port", "not a port from 1 to 65535: " + std::to_string(range.port));
+      violations.add(field + ".port", "not a port from 1 to 65535: " + std::to_string(range.port));
     } else if (!std::in_range<std::uint16_t>(last) || last < range.port) {
-      add(violations, field + ".endPort", "not a port from " + std::to_string(range.port) + " to 65535: " + std::to_string(last));
+      violations.add(field + ".endPort", "not a port from " + std::to_string(range.port) + " to 65535: " + std::to_string(last));
     }
     made.first = static_cast<std::uint16_t>(range.port);
     made.last = static_cast<std::uint16_t>(last);
@@ -253,34 +214,34 @@ std::vector<runner::PortRange> check_ports(const std::vector<protocol::PortRange
   return out;
 }
 
-runner::EgressRule check_egress_rule(const protocol::NetworkRule& rule, const std::string& field,
-                                     std::vector<protocol::FieldViolation>& violations) {
+runner::EgressRule check_egress_rule(const messages::EgressRule& rule, const std::string& field, Violations& violations) {
   runner::EgressRule made;
   made.ports = check_ports(rule.ports, field + ".ports", violations);
-  if (rule.peer != protocol::NetworkRule::Peer::cidr) return made;  // parsing has left only this one and `any`
-  made.cidr = rule.value;
-  made.except = rule.except;
-  const auto whole = runner::parse_block(rule.value);
+  if (!rule.cidr) return made;  // to any: nothing else is served
+  const messages::CidrBlock& block = *rule.cidr;
+  made.cidr = block.cidr;
+  made.except = block.except;
+  const auto whole = runner::parse_block(block.cidr);
   if (!whole) {
-    add(violations, field + ".cidr.cidr", "not a block of addresses like 10.0.0.0/8: " + in_quotes(rule.value));
+    violations.add(field + ".cidr.cidr", "not a block of addresses like 10.0.0.0/8: " + in_quotes(block.cidr));
     return made;
   }
-  for (std::size_t i = 0; i < rule.except.size(); ++i) {
-    const auto part = runner::parse_block(rule.except[i]);
+  for (std::size_t i = 0; i < block.except.size(); ++i) {
+    const auto part = runner::parse_block(block.except[i]);
     if (!part) {
-      add(violations, at(field + ".cidr.except", i), "not a block of addresses like 10.0.0.0/8: " + in_quotes(rule.except[i]));
+      violations.add(at(field + ".cidr.except", i), "not a block of addresses like 10.0.0.0/8: " + in_quotes(block.except[i]));
     } else if (!runner::is_strictly_inside(*part, *whole)) {
-      add(violations, at(field + ".cidr.except", i), "not a part of " + rule.value + ": " + in_quotes(rule.except[i]));
+      violations.add(at(field + ".cidr.except", i), "not a part of " + block.cidr + ": " + in_quotes(block.except[i]));
     }
   }
   return made;
 }
 
-std::optional<std::vector<runner::EgressRule>> check_egress(const std::optional<protocol::NetworkOptions>& network,
-                                                            std::vector<protocol::FieldViolation>& violations) {
+std::optional<std::vector<runner::EgressRule>> check_egress(const std::optional<messages::NetworkOptions>& network,
+                                                            Violations& violations) {
   if (!network || (network->egress.empty() && !network->deny_egress)) return std::nullopt;
   if (network->deny_egress.value_or(false) && !network->egress.empty())
-    add(violations, "sandbox.spec.network.denyEgress", "excludes a list of what may be reached");
+    violations.add("sandbox.spec.network.denyEgress", "excludes a list of what may be reached");
   std::vector<runner::EgressRule> rules;
   for (std::size_t i = 0; i < network->egress.size(); ++i)
     rules.push_back(check_egress_rule(network->egress[i], at("sandbox.spec.network.egress", i), violations));
@@ -289,37 +250,30 @@ std::optional<std::vector<runner::EgressRule>> check_egress(const std::optional<
   return rules;
 }
 
-void check_files(const std::vector<protocol::FileMount>& files, std::size_t most, const std::string& field,
-                 std::vector<protocol::FieldViolation>& violations) {
+void check_files(const std::vector<messages::FileMount>& files, std::size_t most, const std::string& field,
+                 Violations& violations) {
   std::set<std::string_view> seen;
   std::size_t bytes = 0;
-  protocol::FieldViolation v;
   for (std::size_t i = 0; i < files.size(); ++i) {
     const std::string& path = files[i].path;
     bytes += files[i].content.size();
-    v.field = field + "[" + std::to_string(i) + "].path";
+    const auto wrong = [&](std::string why) { violations.add(at(field, i) + ".path", std::move(why)); };
     if (path.empty()) {
-      v.description = "is required";
+      wrong("is required");
     } else if (path.front() != '/') {
-      v.description = "not an absolute path: " + in_quotes(path);
+      wrong("not an absolute path: " + in_quotes(path));
     } else if (path.back() == '/') {
-      v.description = "not the path of a file: " + in_quotes(path);
+      wrong("not the path of a file: " + in_quotes(path));
     } else if (path.find('\0') != std::string::npos) {
-      v.description = "a path may not hold a NUL byte";
+      wrong("a path may not hold a NUL byte");
     } else if (path.size() > kMaxPath) {
-      v.description = "longer than " + std::to_string(kMaxPath) + " bytes";
+      wrong("longer than " + std::to_string(kMaxPath) + " bytes");
     } else if (!seen.insert(path).second) {
-      v.description = "is given twice";
-    } else {
-      continue;
+      wrong("is given twice");
     }
-    violations.push_back(v);
   }
-  if (bytes > most) {
-    v.field = field;
-    v.description = std::to_string(bytes) + " bytes in all, at most " + std::to_string(most) + " are allowed";
-    violations.push_back(v);
-  }
+  if (bytes > most)
+    violations.add(field, std::to_string(bytes) + " bytes in all, at most " + std::to_string(most) + " are allowed");
 }
 
 }  // namespace
@@ -336,6 +290,60 @@ namespace {
                      "this gateway does not support, or its operator does not allow, " + names, {{"fields", names}});
 }
 
+// What no runner is asked for.
+constexpr std::array<std::string_view, 22> kNotServed = {
+    "sandbox.spec.containers[].resources.gpu.memoryGb",
+    "sandbox.spec.containers[].resourceRequirements.limits.gpu.memoryGb",
+    "sandbox.spec.containers[].resourceRequirements.requests.gpu.memoryGb",
+    "sandbox.spec.containers[].securityContext",
+    "sandbox.spec.containers[].imagePullCredentials",
+    "sandbox.spec.containers[].startupProbe",
+    "sandbox.spec.initContainers",
+    "sandbox.spec.instanceType",
+    "sandbox.spec.mode",
+    "sandbox.spec.networkConfigId",
+    "sandbox.spec.networkIds",
+    "sandbox.spec.objectStorageAccess",
+    "sandbox.spec.runtimeClassSelection",
+    "sandbox.spec.network.denyIngress",
+    "sandbox.spec.network.dnsEgress",
+    "sandbox.spec.network.ingress",
+    "sandbox.spec.network.egress[].httpsHostname",
+    "sandbox.spec.network.egress[].httpsHostnameExcept",
+    "sandbox.spec.network.egress[].selector",
+    "sandbox.spec.network.egress[].tenant",
+    "sandbox.spec.volumes[].scratch.restoreFromSnapshotId",
+    "sandbox.spec.volumes[].volumeId",
+};
+
+std::vector<std::string> not_served(const messages::CreateSandboxRequest& request) {
+  const messages::SandboxSpec& spec = request.sandbox.spec;
+  std::vector<std::string> out = messages::set_paths(messages::CreateSandboxRequest::kType, &request, kNotServed);
+  out.insert(out.end(), request.unknown.begin(), request.unknown.end());
+  if (request.sandbox.control == messages::Control::container_engine) out.emplace_back("sandbox.control");
+  for (std::size_t i = 0; i < spec.volumes.size(); ++i) {
+    // Without a source: or with one that is not known here.
+    if (!spec.volumes[i].scratch && !spec.volumes[i].volume_id) out.push_back(at("sandbox.spec.volumes", i));
+  }
+  for (std::size_t i = 0; i < spec.services.size(); ++i) {
+    const messages::Service& service = spec.services[i];
+    const std::string field = at("sandbox.spec.services", i);
+    if (service.protocol == messages::ServiceProtocol::sctp) out.push_back(field + ".protocol");
+    // Only those around the sandbox can reach it: nothing here opens it to the outside.
+    if (service.visibility == messages::Visibility::public_ || service.visibility == messages::Visibility::custom)
+      out.push_back(field + ".visibility");
+    if (service.endpoint) out.push_back(field + ".endpoint");
+  }
+  if (!spec.network) return out;
+  for (std::size_t i = 0; i < spec.network->egress.size(); ++i) {
+    const messages::EgressRule& rule = spec.network->egress[i];
+    // No peer is not any peer: there may be one that is not known here.
+    const bool named = rule.cidr || rule.https_hostname || rule.tenant || rule.selector || rule.any.value_or(false);
+    if (!named) out.push_back(at("sandbox.spec.network.egress", i));
+  }
+  return out;
+}
+
 // What a runner may refuse, by the names of runner::SandboxSpec, and the fields of the JSON that ask for it.
 constexpr std::array<std::pair<std::string_view, std::string_view>, 9> kFields = {{{"image", "containers[0].image"},
                                                                                    {"volumes", "volumes"},
@@ -348,22 +356,24 @@ constexpr std::array<std::pair<std::string_view, std::string_view>, 9> kFields =
                                                                                    {"annotations", "annotations"}}};
 
 /// The fields under which a resource was asked for.
-void add_resource_fields(const protocol::Container& container, std::string_view member, std::vector<std::string>& fields) {
-  const auto asked_in = [&](const std::optional<protocol::ResourceList>& list, const std::string& field) {
+void add_resource_fields(const messages::Container& container, std::string_view member, std::vector<std::string>& fields) {
+  const auto asked_in = [&](const std::optional<messages::Resources>& list, const std::string& field) {
     if (!list) return;
     if (member == "gpus" && list->gpu) fields.push_back(field + ".gpu");
-    if (member == "gpu_type" && list->gpu && !list->gpu->type.empty()) fields.push_back(field + ".gpu.type");
+    if (member == "gpu_type" && list->gpu && !list->gpu->type.value_or("").empty()) fields.push_back(field + ".gpu.type");
     if (member.starts_with("memory") && !list->memory.empty()) fields.push_back(field + ".memory");
     if (member.starts_with("cpu") && !list->cpu.empty()) fields.push_back(field + ".cpu");
   };
   const bool limit = member.ends_with("_limit"), request = member.ends_with("_request");
   asked_in(container.resources, "sandbox.spec.containers[0].resources");
-  if (!request) asked_in(container.limits, "sandbox.spec.containers[0].resourceRequirements.limits");
-  if (!limit) asked_in(container.requests, "sandbox.spec.containers[0].resourceRequirements.requests");
+  if (!container.resource_requirements) return;
+  const std::string requirements = "sandbox.spec.containers[0].resourceRequirements";
+  if (!request) asked_in(container.resource_requirements->limits, requirements + ".limits");
+  if (!limit) asked_in(container.resource_requirements->requests, requirements + ".requests");
 }
 
 /// The field of the secret that is the one of that index among all of the container's.
-std::string secret_field(const protocol::Container& container, std::size_t index) {
+std::string secret_field(const messages::Container& container, std::size_t index) {
   const std::string list = "sandbox.spec.containers[0].secretStores";
   for (std::size_t i = 0; i < container.secret_stores.size(); ++i) {
     const std::size_t count = container.secret_stores[i].secrets.size();
@@ -374,7 +384,7 @@ std::string secret_field(const protocol::Container& container, std::size_t index
 }
 
 /// The field of one element ("volumes[1].size_limit") of a list, if the member names one.
-std::optional<std::string> element_field(std::string_view member, const protocol::Container& container) {
+std::optional<std::string> element_field(std::string_view member, const messages::Container& container) {
   const auto bracket = member.find('[');
   if (bracket == std::string_view::npos) return std::nullopt;
   const std::string_view list = member.substr(0, bracket);
@@ -387,7 +397,7 @@ std::optional<std::string> element_field(std::string_view member, const protocol
   return std::nullopt;
 }
 
-std::vector<std::string> fields_of(const std::vector<std::string>& members, const protocol::Container& container) {
+std::vector<std::string> fields_of(const std::vector<std::string>& members, const messages::Container& container) {
   constexpr std::string_view kResources = "resources.";
   std::vector<std::string> fields;
   for (const std::string& member : members) {
@@ -407,19 +417,22 @@ std::vector<std::string> fields_of(const std::vector<std::string>& members, cons
 
 }  // namespace
 
-runner::SandboxSpec check_request(protocol::SandboxSpec& asked, const GatewayOptions& options, const runner::Runner& runner) {
-  if (!asked.unsupported.empty()) not_supported(asked.unsupported);
+void check_served(const messages::CreateSandboxRequest& request) {
+  if (const auto fields = not_served(request); !fields.empty()) not_supported(fields);
+}
+
+runner::SandboxSpec check_request(messages::SandboxSpec& asked, const GatewayOptions& options, const runner::Runner& runner) {
   if (asked.containers.size() > 1) {
     throw ServiceError("unimplemented", reason::kNotImplemented,
                        "this gateway runs one container in a sandbox (sandbox.spec.containers)",
                        {{"fields", "sandbox.spec.containers"}});
   }
   if (asked.containers.empty()) asked.containers.emplace_back();
-  protocol::Container& container = asked.containers[0];
+  messages::Container& container = asked.containers[0];
   if (container.name.empty()) container.name = asked.primary_container.empty() ? "main" : asked.primary_container;
 
-  std::vector<protocol::FieldViolation> violations;
-  const auto violation = [&violations](const char* field, const char* text) { add(violations, field, text); };
+  Violations violations;
+  const auto violation = [&violations](const char* field, const char* why) { violations.add(field, why); };
   if (!asked.primary_container.empty() && asked.primary_container != container.name)
     violation("sandbox.spec.primaryContainer", "names no container of the sandbox");
   if (asked.max_lifetime_seconds < 0) violation("sandbox.spec.maxLifetimeSeconds", "is negative");
@@ -451,7 +464,7 @@ runner::SandboxSpec check_request(protocol::SandboxSpec& asked, const GatewayOpt
   spec.tags = asked.tags;
   spec.annotations = asked.annotations;
   // Their content is not kept: an answer names the files only.
-  for (protocol::FileMount& file : container.files) {
+  for (messages::FileMount& file : container.files) {
     runner::InitialFile initial;
     initial.path = file.path;
     initial.content = std::exchange(file.content, {});
@@ -459,7 +472,7 @@ runner::SandboxSpec check_request(protocol::SandboxSpec& asked, const GatewayOpt
   }
   // First what no other value would help.
   if (const auto refused = runner.refuses(spec); !refused.empty()) not_supported(fields_of(refused, container));
-  if (!violations.empty()) throw invalid_fields(std::move(violations));
+  if (!violations.empty()) throw invalid_fields(violations);
   return spec;
 }
 

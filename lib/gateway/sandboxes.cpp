@@ -7,6 +7,8 @@
 #include "gateway/kept_record.hpp"
 #include "gateway/process_run.hpp"
 #include "gateway/sandbox_request.hpp"
+#include "messages/json.hpp"
+#include "messages/protobuf.hpp"
 
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
@@ -23,7 +25,7 @@
 
 namespace cwsandbox::gateway {
 
-using protocol::State;
+using messages::State;
 using Time = std::chrono::system_clock::time_point;
 
 namespace {
@@ -63,7 +65,7 @@ bool parse_position(std::string_view text, Position& out) {
 
 // ---- one sandbox ----
 
-SandboxRecord::SandboxRecord(std::shared_ptr<Context> context, Sandboxes& all, std::shared_ptr<Owner> owner, protocol::Sandbox view,
+SandboxRecord::SandboxRecord(std::shared_ptr<Context> context, Sandboxes& all, std::shared_ptr<Owner> owner, messages::Sandbox view,
                              std::optional<Digest> fingerprint)
     : context_(std::move(context)),
       all_(&all),
@@ -104,10 +106,10 @@ asio::awaitable<std::shared_ptr<runner::Sandbox>> SandboxRecord::running(std::sh
     co_await self->changed_.wait_until(deadline);
   }
   if (self->state() != State::running || !self->sandbox_) {
-    std::string text = "the sandbox " + self->id() + " is not running: " + std::string(protocol::to_string(self->state()));
+    std::string text = "the sandbox " + self->id() + " is not running: " + std::string(messages::to_string(self->state()));
     if (!self->view_.status.state_reason.empty()) text += " (" + self->view_.status.state_reason + ")";
     throw ServiceError("failed_precondition", reason::kSandboxNotRunning, text,
-                       {{"sandbox_id", self->id()}, {"state", std::string(protocol::to_string(self->state()))}});
+                       {{"sandbox_id", self->id()}, {"state", std::string(messages::to_string(self->state()))}});
   }
   co_return self->sandbox_;
 }
@@ -259,7 +261,7 @@ void SandboxRecord::end(State state, const std::string& why) {
   }
   lifetime_.cancel();
   if (resting_) resting_->cancel();
-  std::string line = "sandbox " + id() + " " + std::string(protocol::to_string(state));
+  std::string line = "sandbox " + id() + " " + std::string(messages::to_string(state));
   if (!view_.status.state_reason.empty()) line += ": " + base::escaped(view_.status.state_reason, 512);
   const bool news = all_ == nullptr || all_->ready();  // what ended before this gateway began is none
   context_->log(!news ? LogLevel::debug : state == State::failed ? LogLevel::warning : LogLevel::info, line);
@@ -357,24 +359,25 @@ Sandboxes::Sandboxes(std::shared_ptr<Context> context, std::shared_ptr<TokenSet>
 
 Sandboxes::~Sandboxes() { drop_all(); }
 
-asio::awaitable<protocol::Sandbox> Sandboxes::create(std::shared_ptr<Sandboxes> self, std::shared_ptr<Owner> owner,
-                                                     protocol::CreateSandboxRequest request) {
+asio::awaitable<messages::Sandbox> Sandboxes::create(std::shared_ptr<Sandboxes> self, std::shared_ptr<Owner> owner,
+                                                     messages::CreateSandboxRequest request) {
   const auto deadline = std::chrono::steady_clock::now() + self->context_->options.start_wait;
   const auto late = [&deadline] { return std::chrono::steady_clock::now() >= deadline; };
-  protocol::CreateSandboxRequest asked;
+  check_served(request);
+  messages::CreateSandboxRequest asked;
   asked.sandbox.spec = std::move(request.sandbox.spec);
   std::string key;
   std::optional<Digest> fingerprint;
   if (!request.request_id.empty()) {
     if (request.request_id.size() > 256) throw invalid_field("requestId", "longer than 256 bytes");
     key = id_of_request(*owner, request.request_id);
-    fingerprint = Fingerprint().add(protocol::to_json(asked)).digest();
+    fingerprint = Fingerprint().add(messages::to_protobuf(asked)).digest();
   }
   std::shared_ptr<SandboxRecord> record = self->made_for(owner, key, fingerprint);
   if (!record) {
     runner::SandboxSpec spec;
     record = self->make(owner, std::move(asked.sandbox), key, fingerprint, spec);
-    protocol::Sandbox answer = record->view();
+    messages::Sandbox answer = record->view();
     asio::co_spawn(self->context_->executor, SandboxRecord::create(record, self->runner_, std::move(spec)), asio::detached);
     if (!self->durable_) co_return answer;
   }
@@ -435,7 +438,7 @@ std::chrono::system_clock::time_point Sandboxes::next_create_time() {
   return now;
 }
 
-std::shared_ptr<SandboxRecord> Sandboxes::make(const std::shared_ptr<Owner>& owner, protocol::Sandbox asked, const std::string& key,
+std::shared_ptr<SandboxRecord> Sandboxes::make(const std::shared_ptr<Owner>& owner, messages::Sandbox asked, const std::string& key,
                                                const std::optional<Digest>& fingerprint, runner::SandboxSpec& spec) {
   if (context_->stopping) throw shutting_down();
   spec = check_request(asked.spec, context_->options, *runner_);
@@ -466,7 +469,7 @@ std::shared_ptr<SandboxRecord> Sandboxes::make(const std::shared_ptr<Owner>& own
     const auto bound = static_cast<std::int32_t>(std::min<std::int64_t>(most, std::numeric_limits<std::int32_t>::max()));
     lifetime = lifetime == 0 ? bound : std::min(lifetime, bound);
   }
-  protocol::ContainerStatus container_status;
+  messages::ContainerStatus container_status;
   container_status.name = asked.spec.containers[0].name;
   container_status.state = State::creating;
   asked.status.container_statuses.push_back(container_status);
@@ -484,7 +487,7 @@ std::shared_ptr<SandboxRecord> Sandboxes::make(const std::shared_ptr<Owner>& own
     spec.record = to_text(kept);
     bytes = spec.record.size();
   } else {
-    bytes = protocol::to_json(asked).size();
+    bytes = messages::to_json(asked).size();
   }
   if (const std::size_t most = durable_ ? kMaxKeptRecord : kMaxSandbox; bytes > most) {
     throw invalid_field("sandbox.spec", "takes " + std::to_string(bytes) + " bytes without its files, at most " +
@@ -535,15 +538,15 @@ std::shared_ptr<SandboxRecord> Sandboxes::find(const std::shared_ptr<Owner>& own
   return at == by_id_.end() || at->second->owner() != owner ? nullptr : at->second;
 }
 
-protocol::Sandbox Sandboxes::get(const std::shared_ptr<Owner>& owner, const protocol::GetSandboxRequest& request) {
+messages::Sandbox Sandboxes::get(const std::shared_ptr<Owner>& owner, const messages::GetSandboxRequest& request) {
   if (request.sandbox_id.empty()) throw invalid_field("sandboxId", "is required");
   const auto record = find(owner, request.sandbox_id);
   if (!record) throw sandbox_not_found(request.sandbox_id);
   return record->view();
 }
 
-protocol::ListSandboxesResponse Sandboxes::list(const std::shared_ptr<Owner>& owner,
-                                                const protocol::ListSandboxesRequest& request) {
+messages::ListSandboxesResponse Sandboxes::list(const std::shared_ptr<Owner>& owner,
+                                                const messages::ListSandboxesRequest& request) {
   if (request.page_size < 0) throw invalid_field("pageSize", "is negative");
   const std::int32_t page = request.page_size == 0 ? kDefaultPage : std::min(request.page_size, kMaxPage);
 
@@ -563,16 +566,16 @@ protocol::ListSandboxesResponse Sandboxes::list(const std::shared_ptr<Owner>& ow
       throw invalid_field("pageToken", "not a token of this list, or of another filter");
   }
 
-  const bool with_terminal = request.show_terminated || protocol::is_terminal(request.state);
+  const bool with_terminal = request.show_terminated || messages::is_terminal(request.state);
   const std::string runner_name(runner_->name());
-  protocol::ListSandboxesResponse response;
+  messages::ListSandboxesResponse response;
   if (!request.volume_ids.empty()) return response;  // no sandbox of this gateway has a volume
   const Position* last = nullptr;
   std::size_t bytes = 0;
   for (auto at = by_position_.upper_bound(after); at != by_position_.end(); ++at) {
     if (at->second->owner() != owner) continue;
-    const protocol::Sandbox& sandbox = at->second->view();
-    if (!with_terminal && protocol::is_terminal(sandbox.status.state)) continue;
+    const messages::Sandbox& sandbox = at->second->view();
+    if (!with_terminal && messages::is_terminal(sandbox.status.state)) continue;
     if (request.state != State::unspecified && sandbox.status.state != request.state) continue;
     if (!request.runner_ids.empty() &&
         std::find(request.runner_ids.begin(), request.runner_ids.end(), runner_name) == request.runner_ids.end())
@@ -592,15 +595,15 @@ protocol::ListSandboxesResponse Sandboxes::list(const std::shared_ptr<Owner>& ow
   return response;
 }
 
-protocol::DeleteSandboxResponse Sandboxes::remove(const std::shared_ptr<Owner>& owner,
-                                                  const protocol::DeleteSandboxRequest& request) {
+messages::DeleteSandboxResponse Sandboxes::remove(const std::shared_ptr<Owner>& owner,
+                                                  const messages::DeleteSandboxRequest& request) {
   if (request.sandbox_id.empty()) throw invalid_field("sandboxId", "is required");
   if (request.grace_period_seconds < 0) throw invalid_field("gracePeriodSeconds", "is negative");
   if (!request.snapshot_volumes.empty()) {
     throw ServiceError("unimplemented", reason::kNotImplemented, "this gateway does not support snapshotVolumes",
                        {{"fields", "snapshotVolumes"}});
   }
-  protocol::DeleteSandboxResponse response;
+  messages::DeleteSandboxResponse response;
   const auto record = find(owner, request.sandbox_id);
   if (!record) {
     if (!request.allow_missing) throw sandbox_not_found(request.sandbox_id);

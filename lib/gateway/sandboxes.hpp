@@ -11,8 +11,8 @@
 #include "gateway/main_output.hpp"
 #include "gateway/tokens.hpp"
 #include "gateway/turns.hpp"
+#include "messages/sandbox.hpp"
 #include "protocol/exec_stream.hpp"
-#include "protocol/messages.hpp"
 #include "runner/runner.hpp"
 
 #include <boost/asio/awaitable.hpp>
@@ -52,16 +52,16 @@ struct Position {
 class SandboxRecord : public std::enable_shared_from_this<SandboxRecord> {
  public:
   /// \param fingerprint of the request that it was made for, when that had an id
-  SandboxRecord(std::shared_ptr<Context> context, Sandboxes& all, std::shared_ptr<Owner> owner, protocol::Sandbox view,
+  SandboxRecord(std::shared_ptr<Context> context, Sandboxes& all, std::shared_ptr<Owner> owner, messages::Sandbox view,
                 std::optional<Digest> fingerprint);
   ~SandboxRecord();
 
   [[nodiscard]] const std::string& id() const noexcept { return view_.sandbox_id; }
   [[nodiscard]] const std::shared_ptr<Owner>& owner() const noexcept { return owner_; }
   [[nodiscard]] Position position() const;
-  [[nodiscard]] const protocol::Sandbox& view() const noexcept { return view_; }
-  [[nodiscard]] protocol::State state() const noexcept { return view_.status.state; }
-  [[nodiscard]] bool terminal() const noexcept { return protocol::is_terminal(state()); }
+  [[nodiscard]] const messages::Sandbox& view() const noexcept { return view_; }
+  [[nodiscard]] messages::State state() const noexcept { return view_.status.state; }
+  [[nodiscard]] bool terminal() const noexcept { return messages::is_terminal(state()); }
 
   /// The sandbox once it is RUNNING. Throws ServiceError when it has ended, is ending, or is not ready by the deadline.
   [[nodiscard]] static asio::awaitable<std::shared_ptr<runner::Sandbox>> running(std::shared_ptr<SandboxRecord> self,
@@ -96,17 +96,17 @@ class SandboxRecord : public std::enable_shared_from_this<SandboxRecord> {
   void found(const runner::Found& now);
   void adoption_failed(const std::string& why, bool for_good);
   void began(std::unique_ptr<runner::Sandbox> sandbox);
-  void set_state(protocol::State state);
+  void set_state(messages::State state);
   void begin_terminating(const std::string& why, EndReason reason);
   void main_exited(const runner::ExitInfo& info);
-  void end_when_read(protocol::State state, const std::string& why);
-  void end(protocol::State state, const std::string& why);
+  void end_when_read(messages::State state, const std::string& why);
+  void end(messages::State state, const std::string& why);
   void arm_lifetime();
 
   std::shared_ptr<Context> context_;
   Sandboxes* all_;  // outlives its records' work: null once dropped
   std::shared_ptr<Owner> owner_;
-  protocol::Sandbox view_;
+  messages::Sandbox view_;
   std::optional<Digest> fingerprint_;
   std::string request_key_;              // in Sandboxes::by_request_
   std::size_t bytes_ = 0;                // about what it takes in memory, and in an answer
@@ -155,18 +155,18 @@ class Sandboxes {
  private:
   friend class SandboxRecord;
   friend class OwnSandboxes;
-  [[nodiscard]] static asio::awaitable<protocol::Sandbox> create(std::shared_ptr<Sandboxes> self, std::shared_ptr<Owner> owner,
-                                                                 protocol::CreateSandboxRequest request);
-  [[nodiscard]] protocol::Sandbox get(const std::shared_ptr<Owner>& owner, const protocol::GetSandboxRequest& request);
-  [[nodiscard]] protocol::ListSandboxesResponse list(const std::shared_ptr<Owner>& owner,
-                                                     const protocol::ListSandboxesRequest& request);
-  [[nodiscard]] protocol::DeleteSandboxResponse remove(const std::shared_ptr<Owner>& owner,
-                                                       const protocol::DeleteSandboxRequest& request);
+  [[nodiscard]] static asio::awaitable<messages::Sandbox> create(std::shared_ptr<Sandboxes> self, std::shared_ptr<Owner> owner,
+                                                                 messages::CreateSandboxRequest request);
+  [[nodiscard]] messages::Sandbox get(const std::shared_ptr<Owner>& owner, const messages::GetSandboxRequest& request);
+  [[nodiscard]] messages::ListSandboxesResponse list(const std::shared_ptr<Owner>& owner,
+                                                     const messages::ListSandboxesRequest& request);
+  [[nodiscard]] messages::DeleteSandboxResponse remove(const std::shared_ptr<Owner>& owner,
+                                                       const messages::DeleteSandboxRequest& request);
   [[nodiscard]] std::shared_ptr<SandboxRecord> find(const std::shared_ptr<Owner>& owner, const std::string& id) const;
   /// One of a request that was made before; null when there is none. Throws when that asked for something else.
   [[nodiscard]] std::shared_ptr<SandboxRecord> made_for(const std::shared_ptr<Owner>& owner, const std::string& key,
                                                         const std::optional<Digest>& fingerprint) const;
-  [[nodiscard]] std::shared_ptr<SandboxRecord> make(const std::shared_ptr<Owner>& owner, protocol::Sandbox asked,
+  [[nodiscard]] std::shared_ptr<SandboxRecord> make(const std::shared_ptr<Owner>& owner, messages::Sandbox asked,
                                                     const std::string& key, const std::optional<Digest>& fingerprint,
                                                     runner::SandboxSpec& spec);
   [[nodiscard]] std::chrono::system_clock::time_point next_create_time();
@@ -213,14 +213,14 @@ class OwnSandboxes {
   OwnSandboxes(std::shared_ptr<Sandboxes> all, std::shared_ptr<Owner> owner) : all_(std::move(all)), owner_(std::move(owner)) {}
 
   // The methods of SandboxService. All throw ServiceError.
-  [[nodiscard]] asio::awaitable<protocol::Sandbox> create(protocol::CreateSandboxRequest request) {
+  [[nodiscard]] asio::awaitable<messages::Sandbox> create(messages::CreateSandboxRequest request) {
     return Sandboxes::create(all_, owner_, std::move(request));
   }
-  [[nodiscard]] protocol::Sandbox get(const protocol::GetSandboxRequest& request) { return all_->get(owner_, request); }
-  [[nodiscard]] protocol::ListSandboxesResponse list(const protocol::ListSandboxesRequest& request) {
+  [[nodiscard]] messages::Sandbox get(const messages::GetSandboxRequest& request) { return all_->get(owner_, request); }
+  [[nodiscard]] messages::ListSandboxesResponse list(const messages::ListSandboxesRequest& request) {
     return all_->list(owner_, request);
   }
-  [[nodiscard]] protocol::DeleteSandboxResponse remove(const protocol::DeleteSandboxRequest& request) {
+  [[nodiscard]] messages::DeleteSandboxResponse remove(const messages::DeleteSandboxRequest& request) {
     return all_->remove(owner_, request);
   }
   [[nodiscard]] std::shared_ptr<SandboxRecord> find(const std::string& id) const { return all_->find(owner_, id); }

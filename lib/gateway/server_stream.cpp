@@ -2,7 +2,6 @@
 
 #include "gateway/errors.hpp"
 #include "protocol/connect_stream.hpp"
-#include "protocol/messages.hpp"
 
 #include <array>
 #include <optional>

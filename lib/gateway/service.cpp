@@ -12,6 +12,11 @@
 #include "gateway/sandbox_request.hpp"
 #include "gateway/server_stream.hpp"
 #include "gateway/watch_service.hpp"
+#include "messages/exec.hpp"
+#include "messages/files.hpp"
+#include "messages/json.hpp"
+#include "messages/logs.hpp"
+#include "messages/sandbox.hpp"
 #include "protocol/connect_stream.hpp"
 
 #include <algorithm>
@@ -144,14 +149,14 @@ class CollectedRun final : public ProcessRun {
   std::size_t max_bytes_;
 };
 
-asio::awaitable<protocol::ExecResponse> exec(std::shared_ptr<Context> context, std::shared_ptr<OwnSandboxes> sandboxes,
-                                             protocol::ExecRequest request, std::optional<std::chrono::milliseconds> timeout) {
+asio::awaitable<messages::ExecResponse> exec(std::shared_ptr<Context> context, std::shared_ptr<OwnSandboxes> sandboxes,
+                                             messages::ExecRequest request, std::optional<std::chrono::milliseconds> timeout) {
   if (context->stopping) throw shutting_down();
   if (request.sandbox_id.empty()) throw invalid_field("sandboxId", "is required");
-  std::vector<protocol::FieldViolation> violations;
+  Violations violations;
   check_command(request.command, "command", violations);
   check_environment(request.env, "env", violations);
-  if (!violations.empty()) throw invalid_fields(std::move(violations));
+  if (!violations.empty()) throw invalid_fields(violations);
   if (request.max_output_bytes < 0) throw invalid_field("maxOutputBytes", "is negative");
   std::shared_ptr<SandboxRecord> sandbox = sandboxes->find(request.sandbox_id);
   if (!sandbox) throw sandbox_not_found(request.sandbox_id);
@@ -201,7 +206,7 @@ asio::awaitable<protocol::ExecResponse> exec(std::shared_ptr<Context> context, s
     throw ServiceError("unavailable", reason::kBackendUnavailable, "the sandbox ended, and nobody knows how the command did",
                        {{"sandbox_id", sandbox->id()}});
   }
-  protocol::ExecResponse response;
+  messages::ExecResponse response;
   response.exit_code = status.code ? *status.code : 128 + *status.signal;
   response.stdout_bytes_produced = static_cast<std::int64_t>(run->produced_[0]);
   response.stderr_bytes_produced = static_cast<std::int64_t>(run->produced_[1]);
@@ -213,8 +218,8 @@ asio::awaitable<protocol::ExecResponse> exec(std::shared_ptr<Context> context, s
 }
 
 // Bytes of an answer that are encoded into its JSON.
-std::size_t bytes_of(const protocol::ExecResponse& answer) { return answer.std_out.size() + answer.std_err.size(); }
-std::size_t bytes_of(const protocol::ReadFileResponse& answer) { return answer.content.size(); }
+std::size_t bytes_of(const messages::ExecResponse& answer) { return answer.std_out.size() + answer.std_err.size(); }
+std::size_t bytes_of(const messages::ReadFileResponse& answer) { return answer.content.size(); }
 template <class Answer>
 std::size_t bytes_of(const Answer&) {
   return 0;  // within the bound of a page of a list
@@ -244,41 +249,47 @@ asio::awaitable<std::string> answer(std::string_view method, const std::shared_p
     return answered(LargeMessages(context->executor, sandboxes->owner()), request.body, parse, std::move(handle));
   };
   if (method == "CreateSandbox")
-    return with(protocol::parse_create_sandbox_request, [sandboxes](auto parsed) { return sandboxes->create(std::move(parsed)); });
+    return with(messages::from_json<messages::CreateSandboxRequest>,
+                [sandboxes](auto parsed) { return sandboxes->create(std::move(parsed)); });
   if (method == "GetSandbox") {
-    return with(protocol::parse_get_sandbox_request,
-                [sandboxes](auto parsed) -> asio::awaitable<protocol::Sandbox> { co_return sandboxes->get(parsed); });
+    return with(messages::from_json<messages::GetSandboxRequest>,
+                [sandboxes](auto parsed) -> asio::awaitable<messages::Sandbox> { co_return sandboxes->get(parsed); });
   }
   if (method == "ListSandboxes") {
     return with(
-        protocol::parse_list_sandboxes_request,
-        [sandboxes](auto parsed) -> asio::awaitable<protocol::ListSandboxesResponse> { co_return sandboxes->list(parsed); });
+        messages::from_json<messages::ListSandboxesRequest>,
+        [sandboxes](auto parsed) -> asio::awaitable<messages::ListSandboxesResponse> { co_return sandboxes->list(parsed); });
   }
   if (method == "DeleteSandbox") {
     return with(
-        protocol::parse_delete_sandbox_request,
-        [sandboxes](auto parsed) -> asio::awaitable<protocol::DeleteSandboxResponse> { co_return sandboxes->remove(parsed); });
+        messages::from_json<messages::DeleteSandboxRequest>,
+        [sandboxes](auto parsed) -> asio::awaitable<messages::DeleteSandboxResponse> { co_return sandboxes->remove(parsed); });
   }
   if (method == "Exec") {
-    return with(protocol::parse_exec_request, [context, sandboxes, timeout = timeout_of(request.headers)](auto parsed) {
-      return exec(context, sandboxes, std::move(parsed), timeout);
-    });
+    return with(messages::from_json<messages::ExecRequest>,
+                [context, sandboxes, timeout = timeout_of(request.headers)](auto parsed) {
+                  return exec(context, sandboxes, std::move(parsed), timeout);
+                });
   }
   const FileService files(context, sandboxes);
   if (method == "ReadFile")
-    return with(protocol::parse_read_file_request, [files](auto parsed) { return FileService::read(files, std::move(parsed)); });
+    return with(messages::from_json<messages::ReadFileRequest>,
+                [files](auto parsed) { return FileService::read(files, std::move(parsed)); });
   if (method == "Stat")
-    return with(protocol::parse_stat_file_request, [files](auto parsed) { return FileService::stat(files, std::move(parsed)); });
+    return with(messages::from_json<messages::StatFileRequest>,
+                [files](auto parsed) { return FileService::stat(files, std::move(parsed)); });
   if (method == "WriteFile")
-    return with(protocol::parse_write_file_request, [files](auto parsed) { return FileService::write(files, std::move(parsed)); });
+    return with(messages::from_json<messages::WriteFileRequest>,
+                [files](auto parsed) { return FileService::write(files, std::move(parsed)); });
   if (method == "MakeDirectory") {
-    return with(protocol::parse_make_directory_request,
+    return with(messages::from_json<messages::MakeDirectoryRequest>,
                 [files](auto parsed) { return FileService::make_directory(files, std::move(parsed)); });
   }
   if (method == "Remove")
-    return with(protocol::parse_remove_file_request,
+    return with(messages::from_json<messages::RemoveFileRequest>,
                 [files](auto parsed) { return FileService::remove(files, std::move(parsed)); });
-  return with(protocol::parse_rename_file_request, [files](auto parsed) { return FileService::rename(files, std::move(parsed)); });
+  return with(messages::from_json<messages::RenameFileRequest>,
+              [files](auto parsed) { return FileService::rename(files, std::move(parsed)); });
 }
 
 }  // namespace
@@ -365,14 +376,14 @@ asio::awaitable<std::uint64_t> serve_stream(std::shared_ptr<Context> context, st
     if (const auto timeout = timeout_of(exchange.request().headers)) deadline = std::chrono::steady_clock::now() + *timeout;
     const std::string json = co_await stream.request();
     if (path.ends_with("/StreamLogs")) {
-      protocol::StreamLogsRequest parsed = protocol::parse_stream_logs_request(json);
+      messages::StreamLogsRequest parsed = messages::from_json<messages::StreamLogsRequest>(json);
       co_await stream_logs(context, sandboxes, std::move(parsed), stream, deadline);
     } else if (path.ends_with("/Watch")) {
-      protocol::WatchFileRequest parsed = protocol::parse_watch_file_request(json);
+      messages::WatchFileRequest parsed = messages::from_json<messages::WatchFileRequest>(json);
       co_await watch_file(context, sandboxes, std::move(parsed), stream, deadline);
     } else {
       const FileService files(context, sandboxes);
-      protocol::ListFilesRequest parsed = protocol::parse_list_files_request(json);
+      messages::ListFilesRequest parsed = messages::from_json<messages::ListFilesRequest>(json);
       co_await FileService::list(files, std::move(parsed), stream);
     }
   } catch (...) {

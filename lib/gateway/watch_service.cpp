@@ -1,6 +1,7 @@
 #include "gateway/watch_service.hpp"
 
 #include "gateway/errors.hpp"
+#include "messages/json.hpp"
 
 #include <boost/asio/error.hpp>
 #include <boost/system/system_error.hpp>
@@ -42,9 +43,9 @@ class Place {
   BudgetShare watch_, file_;
 };
 
-protocol::FileEventKind wire_kind(runner::FileEvent::Kind kind) noexcept {
+messages::FileEventKind wire_kind(runner::FileEvent::Kind kind) noexcept {
   using From = runner::FileEvent::Kind;
-  using To = protocol::FileEventKind;
+  using To = messages::FileEventKind;
   switch (kind) {
     case From::created:
       return To::created;
@@ -86,23 +87,23 @@ asio::awaitable<std::unique_ptr<runner::FileWatch>> begin(std::shared_ptr<Sandbo
 }  // namespace
 
 asio::awaitable<void> watch_file(std::shared_ptr<Context> context, std::shared_ptr<OwnSandboxes> sandboxes,
-                                 protocol::WatchFileRequest request, ServerStream& stream, Clock::time_point deadline) {
+                                 messages::WatchFileRequest request, ServerStream& stream, Clock::time_point deadline) {
   if (request.sandbox_id.empty()) throw invalid_field("sandboxId", "is required");
-  if (request.path.bytes.find('\0') != std::string::npos) throw invalid_field("path", "a path may not hold a NUL byte");
+  if (request.path.find('\0') != std::string::npos) throw invalid_field("path", "a path may not hold a NUL byte");
   if (context->stopping) throw shutting_down();
   const std::shared_ptr<SandboxRecord> record = sandboxes->find(request.sandbox_id);
   if (!record) throw sandbox_not_found(request.sandbox_id);
   const Place place(context->options, record);
-  auto beginning = begin(record, std::move(request.path.bytes), std::min(deadline, Clock::now() + context->options.start_wait));
+  auto beginning = begin(record, std::move(request.path), std::min(deadline, Clock::now() + context->options.start_wait));
   const std::unique_ptr<runner::FileWatch> watch = co_await std::move(beginning);
 
-  protocol::WatchFileResponse response;
+  messages::WatchFileResponse response;
   bool say = true;  // at once that the watch stands
   auto keep_alive = Clock::now();
   for (;;) {
     if (say) {
-      co_await stream.send(protocol::to_json(response));
-      if (!response.events.empty() && response.events.back().kind == protocol::FileEventKind::gone) co_return;
+      co_await stream.send(messages::to_json(response));
+      if (!response.events.empty() && response.events.back().kind == messages::FileEventKind::gone) co_return;
       response.events.clear();
       keep_alive = Clock::now() + context->options.log_keep_alive;
     }
@@ -111,7 +112,7 @@ asio::awaitable<void> watch_file(std::shared_ptr<Context> context, std::shared_p
     auto next = watch->next(std::min({deadline, keep_alive, Clock::now() + kLook}));
     std::vector<runner::FileEvent> events = co_await std::move(next);
     for (runner::FileEvent& event : events) {
-      protocol::FileEvent& out = response.events.emplace_back();
+      messages::FileEvent& out = response.events.emplace_back();
       out.kind = wire_kind(event.kind);
       out.name = std::move(event.name);
       out.old_name = std::move(event.old_name);

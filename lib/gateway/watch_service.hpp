@@ -4,7 +4,7 @@
 #include "gateway/context.hpp"
 #include "gateway/sandboxes.hpp"
 #include "gateway/server_stream.hpp"
-#include "protocol/messages.hpp"
+#include "messages/files.hpp"
 
 #include <boost/asio/awaitable.hpp>
 
@@ -19,7 +19,7 @@ namespace cwsandbox::gateway {
 /// No event waits here: while the client does not take what is being sent, they stay with the sandbox's system, whose queue has an
 /// end of its own.
 [[nodiscard]] asio::awaitable<void> watch_file(std::shared_ptr<Context> context, std::shared_ptr<OwnSandboxes> sandboxes,
-                                               protocol::WatchFileRequest request, ServerStream& stream,
+                                               messages::WatchFileRequest request, ServerStream& stream,
                                                std::chrono::steady_clock::time_point deadline);
 
 }  // namespace cwsandbox::gateway

@@ -1,8 +1,8 @@
 #include "protocol/connect_stream.hpp"
 
+#include "messages/fields.hpp"
 #include "protocol/json_shape.hpp"
 #include "protocol/json_util.hpp"
-#include "protocol/messages.hpp"
 
 namespace cwsandbox::protocol {
 namespace {
@@ -23,7 +23,7 @@ void append(std::string& out, std::uint8_t flags, std::string_view json) {
 
 [[noreturn]] void fail(std::uint64_t position, const std::string& why) {
   const std::string where = "byte " + std::to_string(position);
-  throw ParseError(where, "the stream is malformed at " + where + ": " + why);
+  throw messages::ParseError(where, "the stream is malformed at " + where + ": " + why);
 }
 
 }  // namespace

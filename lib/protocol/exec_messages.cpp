@@ -2,8 +2,8 @@
 
 #include "base/base64.hpp"
 #include "base/text.hpp"
+#include "messages/json_text.hpp"
 #include "protocol/json_shape.hpp"
-#include "protocol/json_text.hpp"
 #include "protocol/json_util.hpp"
 #include "protocol/signals.hpp"
 
@@ -15,9 +15,10 @@
 namespace cwsandbox::protocol {
 namespace {
 
-using json_text::append_bytes;
-using json_text::ObjectWriter;
-using json_text::Value;
+namespace json_text = messages::json_text;
+using messages::json_text::append_bytes;
+using messages::json_text::ObjectWriter;
+using messages::json_text::Value;
 using json_util::Json;
 
 constexpr std::size_t kMaxReason = 123;  // a close frame holds 125 bytes, two of which are the code

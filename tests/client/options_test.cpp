@@ -120,7 +120,7 @@ TEST_CASE("the network", "[LC-20]") {
   network.with_ingress(NetworkRule::tenant(TenantScope::same_org).with_port(PortRange(8000, 9000)));
   network.with_deny_egress(false);
   CHECK(spec_of(SandboxOptions().with_network(network))["network"] == json::parse(R"({
-    "egress": [{"dnsName": "*.pypi.org"}, {"cidr": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}},
+    "egress": [{"httpsHostname": "*.pypi.org"}, {"cidr": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}},
                {"any": true, "ports": [{"protocol": "TCP", "port": 443}]}, {"selector": {"podLabels": {"app": "db"}}}],
     "ingress": [{"tenant": "TENANT_SCOPE_SAME_ORG", "ports": [{"port": 8000, "endPort": 9000}]}],
     "denyEgress": false})"));

@@ -1,6 +1,6 @@
 // A Connect stream from anywhere: messages or a ParseError, and the same ones however the bytes are split.
 #include "protocol/connect_stream.hpp"
-#include "protocol/messages.hpp"
+#include "messages/fields.hpp"
 #include "script.hpp"
 
 #include <vector>
@@ -25,7 +25,7 @@ Outcome read(std::string_view bytes, std::size_t piece) {
       reader.put(part);
       while (const auto message = reader.next()) out.messages.push_back(message->json);
     }
-  } catch (const ParseError& e) {
+  } catch (const cwsandbox::messages::ParseError& e) {
     out.fault = e.field;
   }
   out.ended = reader.ended();

@@ -509,10 +509,10 @@ TEST_CASE("who is slow with a header, a body, an upgrade or a frame is let go in
 
 TEST_CASE("a request that is wrong all over gets a short answer", "[gateway][hostile][P10]") {
   Server server(several_owners);
-  Json secrets = Json::array(), stores = Json::array();
-  for (int i = 0; i < 200; ++i) secrets.push_back({{"path", "NO NAME"}, {"field", "?"}});
-  for (int i = 0; i < 200; ++i) stores.push_back({{"storeName", "x"}, {"secrets", secrets}});
-  const Json container{{"secretStores", stores}};
+  Json files = Json::array(), variables = Json::object();
+  for (int i = 0; i < 1000; ++i) files.push_back({{"path", "no/absolute/path"}});
+  for (int i = 0; i < 60'000; ++i) variables["a=" + std::to_string(i)] = "";
+  const Json container{{"files", files}, {"environmentVariables", variables}};
   const Answer answer = call_service(server.address(), kAlice, "CreateSandbox",
                                      {{"sandbox", {{"spec", {{"containers", Json::array({container})}}}}}});
   CHECK(answer.status == 400);
@@ -525,7 +525,7 @@ TEST_CASE("a request that is wrong all over gets a short answer", "[gateway][hos
   const Answer flooded = http(server.address(), "POST", "/coreweave.sandbox.v1.SandboxService/CreateSandbox",
                               {{"Authorization", std::string("Bearer ") + kAlice}, {"Content-Type", "application/json"}}, many);
   CHECK(flooded.status == 400);
-  CHECK_THAT(flooded.json()["message"].get<std::string>(), Contains("too many values"));
+  CHECK_THAT(flooded.json()["message"].get<std::string>(), Contains("sandbox.spec.containers: has more than 1000 elements"));
 }
 
 TEST_CASE("clients that never read, or grant no window, cost their window and no more", "[gateway][hostile][P10]") {

@@ -1,6 +1,6 @@
 // Envelopes of Connect's streams, from bytes written down here.
+#include "messages/fields.hpp"
 #include "protocol/connect_stream.hpp"
-#include "protocol/messages.hpp"
 #include "support/catch.hpp"
 
 #include <string>
@@ -8,6 +8,7 @@
 
 using namespace cwsandbox::protocol;
 using namespace std::string_literals;
+using cwsandbox::messages::ParseError;
 
 namespace {
 

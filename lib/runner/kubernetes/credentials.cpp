@@ -7,7 +7,6 @@
 #include "base/time.hpp"
 #include "protocol/json_shape.hpp"
 #include "protocol/json_util.hpp"
-#include "protocol/messages.hpp"
 
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/redirect_error.hpp>

@@ -1,7 +1,6 @@
 #include "runner/kubernetes/pod_view.hpp"
 
 #include "base/time.hpp"
-#include "protocol/messages.hpp"
 #include "runner/kubernetes/pod_spec.hpp"
 
 #include <algorithm>

@@ -10,17 +10,17 @@
 #include "base/base64.hpp"
 #include "base/errno_text.hpp"
 #include "base/text.hpp"
+#include "messages/json_text.hpp"
 #include "protocol/exec_stream.hpp"
-#include "protocol/json_text.hpp"
 
 namespace cwsandbox::runner::remote {
 
 namespace {
 
-using protocol::json_text::append_bytes;
-using protocol::json_text::append_number;
-using protocol::json_text::ObjectWriter;
-using protocol::json_text::Value;
+using messages::json_text::append_bytes;
+using messages::json_text::append_number;
+using messages::json_text::ObjectWriter;
+using messages::json_text::Value;
 
 constexpr std::size_t kMaxDepth = 8;
 constexpr std::size_t kMaxText = 8 * 1024;  // of an error
@@ -147,7 +147,7 @@ class Reader {
     const Value* value = typed(member, Value::Kind::object);
     return value == nullptr ? std::nullopt : std::optional<Reader>(*value);
   }
-  [[nodiscard]] const std::vector<protocol::json_text::Object::Member>& members() const noexcept { return object_.members(); }
+  [[nodiscard]] const std::vector<messages::json_text::Object::Member>& members() const noexcept { return object_.members(); }
   template <class Names>
   [[nodiscard]] auto one_of(const char* member, const Names& names) const {
     const std::string got = text(member);
@@ -160,7 +160,7 @@ class Reader {
   [[nodiscard]] static std::string bytes_of(const Value& value, const char* member) {
     if (value.is(Value::Kind::string)) return value.as_string();
     if (value.is(Value::Kind::object)) {
-      const protocol::json_text::Object object(value);
+      const messages::json_text::Object object(value);
       const Value* encoded = object.find("base64");
       if (encoded != nullptr && encoded->is(Value::Kind::string)) {
         if (auto decoded = base::base64_decode(encoded->as_string())) return std::move(*decoded);
@@ -177,11 +177,11 @@ class Reader {
     return value;
   }
 
-  protocol::json_text::Object object_;
+  messages::json_text::Object object_;
 };
 
 [[nodiscard]] Value parse(std::string_view text) {
-  const auto value = protocol::json_text::parse(text, kMaxDepth);
+  const auto value = messages::json_text::parse(text, kMaxDepth);
   if (!value || !value->is(Value::Kind::object)) throw Violation("tunnel: not a JSON object");
   return *value;
 }
@@ -332,7 +332,7 @@ void write_failure(ObjectWriter& json, const Failure& failure) {
     for (const auto& [name, value] : failure.metadata) {
       if ((total += name.size() + value.size()) > kMaxText) break;
       std::string quoted;
-      protocol::json_text::append_string(quoted, name);
+      messages::json_text::append_string(quoted, name);
       metadata.text(std::string_view(quoted).substr(1, quoted.size() - 2), value);
     }
     metadata.end();

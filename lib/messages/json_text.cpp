@@ -1,18 +1,30 @@
-#include "protocol/json_text.hpp"
+#include "messages/json_text.hpp"
 
 #include "base/ascii.hpp"
 #include "base/base64.hpp"
 #include "base/text.hpp"
-#include "protocol/json_util.hpp"
+
+#include <nlohmann/json.hpp>
 
 #include <algorithm>
 #include <array>
 #include <charconv>
 
-namespace cwsandbox::protocol::json_text {
+namespace cwsandbox::messages::json_text {
 namespace {
 
+using Json = nlohmann::json;
+using base::is_digit;
+
 bool is_space(char c) noexcept { return c == ' ' || c == '\t' || c == '\n' || c == '\r'; }
+
+/// Characters that stand for themselves in a string, ASCII that is neither a quote nor a backslash.
+constexpr std::array<bool, 256> kPlain = [] {
+  std::array<bool, 256> plain{};
+  for (std::size_t c = 0x20; c < 0x80; ++c) plain[c] = c != '"' && c != '\\';
+  return plain;
+}();
+bool is_plain(char c) noexcept { return kPlain[static_cast<unsigned char>(c)]; }
 
 Value::Kind kind_of(char first) noexcept {
   switch (first) {
@@ -37,6 +49,9 @@ class Checker {
  public:
   Checker(std::string_view text, std::size_t max_depth) noexcept
       : at_(text.data()), end_(text.data() + text.size()), levels_(max_depth) {}
+  /// Where it stands, which after a fault is the byte at fault.
+  [[nodiscard]] const char* at() const noexcept { return at_; }
+  [[nodiscard]] bool too_deep() const noexcept { return too_deep_; }
 
   [[nodiscard]] bool whole() noexcept {
     skip_space();
@@ -55,9 +70,7 @@ class Checker {
     return true;
   }
   bool take_word(std::string_view word) noexcept {
-    if (static_cast<std::size_t>(end_ - at_) < word.size() || std::string_view(at_, word.size()) != word) return false;
-    at_ += word.size();
-    return true;
+    return std::all_of(word.begin(), word.end(), [this](char c) { return take(c); });
   }
   bool digits() noexcept {
     const char* const from = at_;
@@ -108,8 +121,8 @@ class Checker {
 
   bool escape() noexcept {
     if (at_ == end_) return false;
-    const char c = *at_++;
-    if (c != 'u') return std::string_view("\"\\/bfnrt").find(c) != std::string_view::npos;
+    if (*at_ != 'u' && std::string_view("\"\\/bfnrt").find(*at_) == std::string_view::npos) return false;
+    if (*at_++ != 'u') return true;
     const int unit = code_unit();
     if (unit < 0 || (unit >= 0xdc00 && unit <= 0xdfff)) return false;
     if (unit < 0xd800 || unit > 0xdbff) return true;
@@ -121,24 +134,38 @@ class Checker {
   bool string() noexcept {
     const char* const from = ++at_;
     bool ascii = true;
-    while (at_ != end_) {
-      const char c = *at_++;
-      if (c == '"') return ascii || base::is_utf8(std::string_view(from, static_cast<std::size_t>(at_ - 1 - from)));
+    for (;;) {
+      while (at_ != end_ && is_plain(*at_)) ++at_;
+      if (at_ == end_) return false;
+      const char c = *at_;
+      if (static_cast<unsigned char>(c) < 0x20) return false;
+      ++at_;
+      if (c == '"') return ascii || all_utf8(from, at_ - 1);
       if (c == '\\') {
         if (!escape()) return false;
-      } else if (static_cast<unsigned char>(c) < 0x20) {
-        return false;
       } else if (static_cast<unsigned char>(c) >= 0x80) {
         ascii = false;
       }
     }
+  }
+
+  bool all_utf8(const char* from, const char* to) noexcept {
+    if (base::is_utf8(std::string_view(from, static_cast<std::size_t>(to - from)))) return true;
+    at_ = from;  // as far as it is
+    while (const std::size_t size = base::utf8_character(std::string_view(at_, static_cast<std::size_t>(to - at_)))) at_ += size;
     return false;
   }
 
-  bool elements() noexcept {
-    if (levels_ == 0) return false;
+  bool descend() noexcept {
+    too_deep_ = levels_ == 0;
+    if (too_deep_) return false;
     --levels_;
     ++at_;
+    return true;
+  }
+
+  bool elements() noexcept {
+    if (!descend()) return false;
     skip_space();
     if (!take(']')) {
       do {
@@ -153,9 +180,7 @@ class Checker {
   }
 
   bool members() noexcept {
-    if (levels_ == 0) return false;
-    --levels_;
-    ++at_;
+    if (!descend()) return false;
     skip_space();
     if (!take('}')) {
       do {
@@ -176,56 +201,10 @@ class Checker {
   const char* at_;
   const char* end_;
   std::size_t levels_;
+  bool too_deep_ = false;
 };
 
-/// Walks over the parts of an array or object that is known to be JSON.
-class Walker {
- public:
-  explicit Walker(std::string_view raw) noexcept : at_(raw.data() + 1), end_(raw.data() + raw.size() - 1) { skip_between(); }
-  [[nodiscard]] bool done() const noexcept { return at_ == end_; }
-
-  Value next() noexcept {
-    const char* const from = at_;
-    const auto kind = kind_of(*from);
-    if (kind == Value::Kind::string) {
-      skip_string();
-    } else if (kind == Value::Kind::array || kind == Value::Kind::object) {
-      int depth = 0;
-      do {
-        if (*at_ == '"') {
-          skip_string();
-          continue;
-        }
-        if (*at_ == '{' || *at_ == '[') ++depth;
-        if (*at_ == '}' || *at_ == ']') --depth;
-        ++at_;
-      } while (depth > 0);
-    } else {
-      while (at_ != end_ && !is_between(*at_)) ++at_;
-    }
-    const Value found(kind, std::string_view(from, static_cast<std::size_t>(at_ - from)));
-    skip_between();
-    return found;
-  }
-
- private:
-  static bool is_between(char c) noexcept { return is_space(c) || c == ',' || c == ':'; }
-  void skip_between() noexcept {
-    while (at_ != end_ && is_between(*at_)) ++at_;
-  }
-  void skip_string() noexcept {
-    for (++at_; *at_ != '"'; ++at_) {
-      if (*at_ == '\\') ++at_;
-    }
-    ++at_;
-  }
-
-  const char* at_;
-  const char* end_;
-};
-
-/// Between the quotes.
-std::string_view inner(const Value& string) noexcept { return string.raw().substr(1, string.raw().size() - 2); }
+bool is_between(char c) noexcept { return is_space(c) || c == ',' || c == ':'; }
 
 }  // namespace
 
@@ -239,35 +218,88 @@ std::optional<std::uint64_t> Value::as_unsigned() const noexcept {
 }
 
 std::string Value::as_string() const {
-  if (raw_.find('\\') == std::string_view::npos) return std::string(inner(*this));
-  return json_util::Json::parse(raw_).get<std::string>();
+  if (raw_.find('\\') == std::string_view::npos) return std::string(inner());
+  return Json::parse(raw_).get<std::string>();
 }
 
 std::vector<Value> Value::elements() const {
   std::vector<Value> found;
-  for (Walker walker(raw_); !walker.done();) found.push_back(walker.next());
+  Cursor cursor(*this);
+  for (cursor.enter(); cursor.more();) found.push_back(cursor.take());
   return found;
 }
 
-std::optional<Value> parse(std::string_view text, std::size_t max_depth) {
-  if (!Checker(text, max_depth).whole()) return std::nullopt;
+std::optional<Value> parse(std::string_view text, std::size_t max_depth, Fault* fault) {
+  Checker checker(text, max_depth);
+  if (!checker.whole()) {
+    if (fault != nullptr) *fault = {static_cast<std::size_t>(checker.at() - text.data()), checker.too_deep()};
+    return std::nullopt;
+  }
   while (is_space(text.front())) text.remove_prefix(1);
   while (is_space(text.back())) text.remove_suffix(1);
   return Value(kind_of(text.front()), text);
 }
 
+Value::Kind Cursor::kind() const noexcept { return kind_of(*at_); }
+
+Value Cursor::take() noexcept {
+  const char* const from = at_;
+  const auto kind = kind_of(*from);
+  if (kind == Value::Kind::string) {
+    skip_string();
+  } else if (kind == Value::Kind::array || kind == Value::Kind::object) {
+    int depth = 0;
+    do {
+      if (*at_ == '"') {
+        skip_string();
+        continue;
+      }
+      if (*at_ == '{' || *at_ == '[') ++depth;
+      if (*at_ == '}' || *at_ == ']') --depth;
+      ++at_;
+    } while (depth > 0);
+  } else {
+    while (at_ != end_ && !is_between(*at_) && *at_ != '}' && *at_ != ']') ++at_;
+  }
+  const Value found(kind, std::string_view(from, static_cast<std::size_t>(at_ - from)));
+  skip_between();
+  return found;
+}
+
+bool Cursor::more() noexcept {
+  skip_between();
+  if (*at_ != '}' && *at_ != ']') return true;
+  ++at_;
+  skip_between();
+  return false;
+}
+
+void Cursor::skip_between() noexcept {
+  while (at_ != end_ && is_between(*at_)) ++at_;
+}
+
+void Cursor::skip_string() noexcept {
+  for (++at_;; ++at_) {
+    while (is_plain(*at_)) ++at_;
+    if (*at_ == '"') break;
+    if (*at_ == '\\') ++at_;
+  }
+  ++at_;
+}
+
 Object::Object(const Value& object) {
   constexpr std::size_t usual = 12;
   members_.reserve(usual);
-  for (Walker walker(object.raw()); !walker.done();) {
-    const Value name = walker.next();
-    members_.push_back({name, walker.next()});
+  Cursor cursor(object);
+  for (cursor.enter(); cursor.more();) {
+    const Value name = cursor.take();
+    members_.push_back({name, cursor.take()});
   }
 }
 
 const Value* Object::find(std::string_view name) const {
   const auto is_it = [name](const Member& member) {
-    const std::string_view written = inner(member.name);
+    const std::string_view written = member.name.inner();
     return written == name || (written.find('\\') != std::string_view::npos && member.name.as_string() == name);
   };
   const auto found = std::find_if(members_.rbegin(), members_.rend(), is_it);
@@ -281,13 +313,13 @@ void append_number(std::string& out, std::uint64_t value) {
 }
 
 void append_string(std::string& out, std::string_view text) {
-  const auto is_plain = [](char c) { return static_cast<unsigned char>(c) >= 0x20 && c != '"' && c != '\\'; };
-  if (std::all_of(text.begin(), text.end(), is_plain) && base::is_utf8(text)) {
+  const auto needs_no_escape = [](char c) { return is_plain(c) || static_cast<unsigned char>(c) >= 0x80; };
+  if (std::all_of(text.begin(), text.end(), needs_no_escape) && base::is_utf8(text)) {
     out += '"';
     out += text;
     out += '"';
   } else {
-    out += json_util::dump(json_util::Json(text));
+    out += Json(text).dump(-1, ' ', false, Json::error_handler_t::replace);
   }
 }
 
@@ -305,4 +337,4 @@ std::string& ObjectWriter::key(std::string_view name) {
   return out_ += "\":";
 }
 
-}  // namespace cwsandbox::protocol::json_text
+}  // namespace cwsandbox::messages::json_text

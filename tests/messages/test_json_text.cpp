@@ -1,7 +1,6 @@
 // JSON read where it lies, beside what nlohmann/json makes of the same bytes.
 #include "base/text.hpp"
-#include "protocol/json_shape.hpp"
-#include "protocol/json_text.hpp"
+#include "messages/json_text.hpp"
 #include "support/catch.hpp"
 
 #include <nlohmann/json.hpp>
@@ -10,8 +9,7 @@
 #include <string>
 #include <vector>
 
-using cwsandbox::protocol::nests_deeper;
-using namespace cwsandbox::protocol::json_text;
+using namespace cwsandbox::messages::json_text;
 using Json = nlohmann::json;
 
 namespace {
@@ -52,6 +50,24 @@ bool same(const Value& ours, const Json& theirs) {
     default:
       return false;
   }
+}
+
+/// Whether brackets outside of strings nest deeper than that.
+bool nests_deeper(const std::string& text, std::size_t most) {
+  std::size_t depth = 0;
+  bool in_string = false;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    if (in_string && text[i] == '\\') {
+      ++i;
+    } else if (text[i] == '"') {
+      in_string = !in_string;
+    } else if (!in_string && (text[i] == '[' || text[i] == '{')) {
+      if (++depth > most) return true;
+    } else if (!in_string && (text[i] == ']' || text[i] == '}') && depth > 0) {
+      --depth;
+    }
+  }
+  return false;
 }
 
 /// Whether both readers make the same of it.

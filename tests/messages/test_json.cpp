@@ -1,18 +1,20 @@
 // Control-plane messages: the proto3 JSON mapping, from literals.
 #include "fault.hpp"
-#include "protocol/messages.hpp"
+#include "messages/exec.hpp"
+#include "messages/json.hpp"
+#include "messages/sandbox.hpp"
 #include "support/catch.hpp"
 
 #include <random>
 #include <string>
 
-using namespace cwsandbox::protocol;
+using namespace cwsandbox::messages;
 using namespace std::chrono;
 
 namespace {
 
 std::string create_fault(const std::string& json) {
-  return fault_of([&] { (void)parse_create_sandbox_request(json); });
+  return fault_of([&] { (void)from_json<CreateSandboxRequest>(json); });
 }
 
 }  // namespace
@@ -25,7 +27,7 @@ TEST_CASE("a CreateSandboxRequest is read under either naming", "[messages]") {
     "args":["-c","true"],"environment_variables":{"A":"1","B":""},"working_dir":"/w"}],"primary_container":"main",
     "max_lifetime_seconds":"60","tags":["t","u"],"runner_ids":["r"],"annotations":{"x":"y"},"runtime_class":"rc"}},"request_id":"q"})";
   for (const auto& json : {camel, snake}) {
-    const CreateSandboxRequest request = parse_create_sandbox_request(json);
+    const CreateSandboxRequest request = from_json<CreateSandboxRequest>(json);
     CHECK(request.request_id == "q");
     const SandboxSpec& spec = request.sandbox.spec;
     REQUIRE(spec.containers.size() == 1);
@@ -41,9 +43,9 @@ TEST_CASE("a CreateSandboxRequest is read under either naming", "[messages]") {
     CHECK(spec.runner_ids == std::vector<std::string>{"r"});
     CHECK(spec.annotations.at("x") == "y");
     CHECK(spec.runtime_class == "rc");
-    CHECK(spec.unsupported.empty());
+    CHECK(request.unknown.empty());
     CHECK(
-        to_json(request) ==
+        sorted(to_json(request)) ==
         R"({"requestId":"q","sandbox":{"spec":{"annotations":{"x":"y"},"containers":[{"args":["-c","true"],"command":"/bin/sh",)"
         R"("environmentVariables":{"A":"1","B":""},"image":"python:3.11","name":"main","workingDir":"/w"}],"maxLifetimeSeconds":60,)"
         R"("primaryContainer":"main","runnerIds":["r"],"runtimeClass":"rc","tags":["t","u"]}}})");
@@ -68,82 +70,80 @@ TEST_CASE("what a runner may have is read under either naming", "[messages][LC-2
       "services":[{"name":"web","port":80,"protocol":1,"visibility":2}],
       "volumes":[{"name":"d","scratch":{"medium":2,"size":"1Gi"}},{"name":"e","scratch":{"medium":"STORAGE_MEDIUM_UNSPECIFIED"}}]}}})";
   for (const auto& json : {camel, snake}) {
-    const auto request = parse_create_sandbox_request(json);
+    const auto request = from_json<CreateSandboxRequest>(json);
     const SandboxSpec& spec = request.sandbox.spec;
-    CHECK(spec.unsupported.empty());
+    CHECK(request.unknown.empty());
     REQUIRE(spec.containers.size() == 1);
     const Container& container = spec.containers[0];
-    REQUIRE(container.limits);
-    REQUIRE(container.limits->gpu);
-    CHECK(container.limits->gpu->count == 2);
-    CHECK(container.limits->gpu->type == "h100");
-    REQUIRE(container.requests);
-    CHECK(container.requests->memory == "1Gi");
-    CHECK_FALSE(container.requests->gpu);
+    REQUIRE(container.resource_requirements);
+    const auto& [requests, limits] = *container.resource_requirements;
+    REQUIRE(limits);
+    REQUIRE(limits->gpu);
+    CHECK(limits->gpu->count == 2);
+    CHECK(limits->gpu->type == "h100");
+    REQUIRE(requests);
+    CHECK(requests->memory == "1Gi");
+    CHECK_FALSE(requests->gpu);
     REQUIRE(spec.network);
     CHECK(spec.network->deny_egress == false);
     CHECK_FALSE(spec.network->deny_ingress);
     REQUIRE(spec.network->egress.size() == 2);
-    CHECK(spec.network->egress[0].peer == NetworkRule::Peer::any);
-    CHECK(spec.network->egress[1].peer == NetworkRule::Peer::cidr);
-    CHECK(to_json(request) == camel);
+    CHECK(spec.network->egress[0].any == true);
+    CHECK(spec.network->egress[1].cidr);
+    CHECK(sorted(to_json(request)) == camel);
   }
 }
 
-TEST_CASE("fields that are not served are listed by path, defaults are not", "[messages]") {
-  const auto request = parse_create_sandbox_request(R"({"sandbox":{"spec":{"containers":[{},
-    {"resources":{"cpu":"1","gpu":{"count":1,"memoryGb":80}},"files":[{"path":"/x","content":"Yf8="}],"volume_mounts":[{"propagation":"both"}],
-     "secretStores":[{"secrets":[{"version":2}]}],"resourceRequirements":{"requests":{"memory":"1Gi"},"limits":{"gpu":{"memory_gb":"2"}}},
-     "securityContext":{"privileged":false},"imagePullCredentials":{"registry":"r"}}],
-    "volumes":[{},{"volume_id":"v"},{"scratch":{"restoreFromSnapshotId":"s","medium":7}}],
-    "services":[{"visibility":"VISIBILITY_PUBLIC","endpoint":{"kind":"ENDPOINT_KIND_HTTPS"}},{"protocol":3}],
-    "networkIds":["n"],"objectStorageAccess":{"buckets":[]},
-    "network":{"denyIngress":false,"ingress":[{"any":true}],"egress":[{"dnsName":"a.b"},{"tenant":1},{"selector":{}},{},{"any":false}],"mesh":1},
-    "init_containers":[{}],"instanceType":"i","mode":"SANDBOX_MODE_CKS"}}})");
-  const std::string container = "sandbox.spec.containers[1].", network = "sandbox.spec.network.";
-  CHECK(request.sandbox.spec.unsupported == std::vector<std::string>{container + "resources.gpu.memoryGb",
-                                                                     container + "resourceRequirements.limits.gpu.memoryGb",
-                                                                     container + "volumeMounts[0].propagation",
-                                                                     container + "secretStores[0].secrets[0].version",
-                                                                     container + "securityContext",
-                                                                     container + "imagePullCredentials",
-                                                                     "sandbox.spec.volumes[0]",
-                                                                     "sandbox.spec.volumes[1].volumeId",
-                                                                     "sandbox.spec.volumes[2].scratch.medium",
-                                                                     "sandbox.spec.volumes[2].scratch.restoreFromSnapshotId",
-                                                                     "sandbox.spec.services[0].visibility",
-                                                                     "sandbox.spec.services[0].endpoint",
-                                                                     "sandbox.spec.services[1].protocol",
-                                                                     network + "egress[0].dnsName",
-                                                                     network + "egress[1].tenant",
-                                                                     network + "egress[2].selector",
-                                                                     network + "egress[3]",
-                                                                     network + "egress[4]",
-                                                                     network + "ingress",
-                                                                     network + "denyIngress",
-                                                                     network + "mesh",
-                                                                     "sandbox.spec.networkIds",
-                                                                     "sandbox.spec.objectStorageAccess",
-                                                                     "sandbox.spec.initContainers",
-                                                                     "sandbox.spec.instanceType",
-                                                                     "sandbox.spec.mode"});
-  REQUIRE(request.sandbox.spec.network);
-  CHECK(request.sandbox.spec.network->egress[3].peer == NetworkRule::Peer::none);
-  REQUIRE(request.sandbox.spec.containers[1].resources);
-  CHECK(request.sandbox.spec.containers[1].resources->cpu == "1");
-  REQUIRE(request.sandbox.spec.containers[1].files.size() == 1);
-  CHECK(request.sandbox.spec.containers[1].files[0].path == "/x");
-  CHECK(request.sandbox.spec.containers[1].files[0].content == "a\xff");
-  // What is not known is written as nothing, never as leave for more.
-  CHECK(to_json(request).find(R"("egress":[{"dnsName":"a.b"},{"tenant":"TENANT_SCOPE_SAME_USER"},{"selector":{}},{},{}])") !=
-        std::string::npos);
-  const auto plain =
-      parse_create_sandbox_request(R"({"sandbox":{"spec":{"containers":[{"resources":null,"files":[],"resources":{"gpu":{}},
-    "volumeMounts":[],"secretStores":null}],"volumes":[],"services":[],"network":null,"instanceType":"","mode":"SANDBOX_MODE_UNSPECIFIED"}}})");
-  CHECK(plain.sandbox.spec.unsupported.empty());
-  CHECK_FALSE(plain.sandbox.spec.containers[0].resources);
-  CHECK(parse_create_sandbox_request(R"({"sandbox":{"spec":{"mode":0}}})").sandbox.spec.unsupported.empty());
-  CHECK(parse_create_sandbox_request(R"({"sandbox":{"spec":{"mode":1}}})").sandbox.spec.unsupported.size() == 1);
+TEST_CASE("what is not known is kept by its path where ignoring it would give something else", "[messages]") {
+  const auto request = from_json<CreateSandboxRequest>(R"({"sandbox":{"later":1,"spec":{"later":{},"containers":[{"later":1,
+    "volumeMounts":[{"propagation":"both"}],"secretStores":[{"secrets":[{"version":2}]}],"resources":{"gpu":{"slices":1}}}],
+    "volumes":[{"name":"v","scratch":{"medium":7,"fast":true,"slow":null}},{"nfs":{}}],"services":[{"protocol":"SERVICE_PROTOCOL_QUIC"}],
+    "network":{"mesh":1,"egress":[{"asn":1,"ports":[{"icmp":true}]}]}}},"later":1})");
+  const std::string container = "sandbox.spec.containers[0].", network = "sandbox.spec.network.";
+  const std::vector<std::string> expected = {container + "volumeMounts[0].propagation",
+                                             container + "secretStores[0].secrets[0].version",
+                                             container + "resources.gpu.slices",
+                                             "sandbox.spec.volumes[0].scratch.medium",
+                                             "sandbox.spec.volumes[0].scratch.fast",
+                                             "sandbox.spec.volumes[1].nfs",
+                                             "sandbox.spec.services[0].protocol",
+                                             network + "mesh",
+                                             network + "egress[0].asn",
+                                             network + "egress[0].ports[0].icmp"};
+  CHECK(request.unknown == expected);
+  CHECK(from_json<CreateSandboxRequest>(to_json(request)).unknown.empty());
+}
+
+TEST_CASE("what is set is found by patterns of its path", "[messages]") {
+  constexpr std::string_view patterns[] = {"sandbox.spec.volumes[].volumeId", "sandbox.spec.network.egress[].selector",
+                                           "sandbox.spec.containers[].securityContext", "sandbox.spec.network.denyIngress",
+                                           "sandbox.spec.mode"};
+  const auto found = [&patterns](const std::string& json) {
+    const auto request = from_json<CreateSandboxRequest>(json);
+    return set_paths(CreateSandboxRequest::kType, &request, patterns);
+  };
+  CHECK(found(R"({"sandbox":{"spec":{"containers":[{},{"securityContext":{"privileged":false}},{"securityContext":null}],"mode":2,
+    "volumes":[{"volumeId":"a"},{"scratch":{}},{"volumeId":""}],"network":{"denyIngress":false,"egress":[{"selector":{}},{"any":true}]}}}})") ==
+        std::vector<std::string>{"sandbox.spec.containers[1].securityContext", "sandbox.spec.volumes[0].volumeId",
+                                 "sandbox.spec.volumes[2].volumeId", "sandbox.spec.network.egress[0].selector",
+                                 "sandbox.spec.network.denyIngress", "sandbox.spec.mode"});
+  CHECK(found(R"({"sandbox":{"spec":{"mode":"SANDBOX_MODE_UNSPECIFIED","containers":[{}],"volumes":[]}}})").empty());
+}
+
+TEST_CASE("a field has a name that it had before", "[messages]") {
+  for (const char* name : {"httpsHostname", "https_hostname", "dnsName", "dns_name"}) {
+    const auto rule = from_json<EgressRule>("{\"" + std::string(name) + "\":\"a.b\"}");
+    CHECK(rule.https_hostname == "a.b");
+    CHECK(to_json(rule) == R"({"httpsHostname":"a.b"})");
+  }
+}
+
+TEST_CASE("the order of the table is the order of what is written", "[messages]") {
+  Sandbox sandbox;
+  sandbox.sandbox_id = "s";
+  sandbox.spec.tags = {"t"};
+  sandbox.status.state = State::running;
+  CHECK(to_json(sandbox) == R"({"sandboxId":"s","spec":{"tags":["t"]},"status":{"state":"STATE_RUNNING"}})");
 }
 
 TEST_CASE("faults are named by JSON path", "[messages]") {
@@ -178,17 +178,18 @@ TEST_CASE("faults are named by JSON path", "[messages]") {
   CHECK(create_fault("") == "byte 1");
   CHECK(create_fault("{}x") == "byte 3");
   CHECK(create_fault("{\"a\":\"\xff\"}") == "byte 7");
-  CHECK(create_fault(R"({"a":1e999})") == "");
+  CHECK(create_fault(R"({"a":1e999})") == "(no error)");  // a number like any, of a field that is not known
+  CHECK(create_fault(R"({"sandbox":{"spec":{"maxLifetimeSeconds":1e999}}})") == "sandbox.spec.maxLifetimeSeconds");
   CHECK(create_fault(std::string(200'000, '[')) == "");
-  CHECK(fault_of([] { (void)parse_list_sandboxes_request(R"({"showTerminated":"true"})"); }) == "showTerminated");
-  CHECK(fault_of([] { (void)parse_list_sandboxes_request(R"({"state":{}})"); }) == "state");
-  CHECK(fault_of([] { (void)parse_sandbox(R"({"status":{"createTime":"yesterday"}})"); }) == "status.createTime");
-  CHECK(fault_of([] { (void)parse_exec_response(R"({"stdout":"!"})"); }) == "stdout");
+  CHECK(fault_of([] { (void)from_json<ListSandboxesRequest>(R"({"showTerminated":"true"})"); }) == "showTerminated");
+  CHECK(fault_of([] { (void)from_json<ListSandboxesRequest>(R"({"state":{}})"); }) == "state");
+  CHECK(fault_of([] { (void)from_json<Sandbox>(R"({"status":{"createTime":"yesterday"}})"); }) == "status.createTime");
+  CHECK(fault_of([] { (void)from_json<ExecResponse>(R"({"stdout":"!"})"); }) == "stdout");
 }
 
 TEST_CASE("integers come as numbers or strings", "[messages]") {
   const auto revision = [](const std::string& value) {
-    return parse_sandbox(R"({"sourceTemplateRevision":)" + value + "}").source_template_revision;
+    return from_json<Sandbox>(R"({"sourceTemplateRevision":)" + value + "}").source_template_revision;
   };
   CHECK(revision("\"9223372036854775807\"") == 9223372036854775807);
   CHECK(revision("9223372036854775807") == 9223372036854775807);
@@ -199,11 +200,13 @@ TEST_CASE("integers come as numbers or strings", "[messages]") {
   CHECK_THROWS_AS(revision("18446744073709551616"), ParseError);
   Sandbox sandbox;
   sandbox.source_template_revision = 7;
-  CHECK(to_json(sandbox) == R"({"sourceTemplateRevision":"7"})");
+  CHECK(sorted(to_json(sandbox)) == R"({"sourceTemplateRevision":"7"})");
 }
 
 TEST_CASE("states come by name or number, an unknown one is unspecified", "[messages][LC-10]") {
-  const auto state = [](const std::string& value) { return parse_sandbox(R"({"status":{"state":)" + value + "}}").status.state; };
+  const auto state = [](const std::string& value) {
+    return from_json<Sandbox>(R"({"status":{"state":)" + value + "}}").status.state;
+  };
   const char* names[] = {"UNSPECIFIED", "CREATING",   "RUNNING", "COMPLETED", "FAILED",
                          "TERMINATING", "TERMINATED", "PENDING", "PAUSED"};
   for (int i = 0; i < 9; ++i) {
@@ -225,7 +228,7 @@ TEST_CASE("a Sandbox is read and written with its times", "[messages]") {
       R"("createTime":"2026-11-22T00:30:00Z","effectiveMaxLifetimeSeconds":9,"endTime":"2026-11-22T00:30:01.000000001Z",)"
       R"("exitCode":0,"runnerGroupId":"g","runnerId":"local","startTime":"2026-11-22T00:30:00.500Z",)"
       R"("state":"STATE_COMPLETED","stateReason":"done"}})";
-  const Sandbox sandbox = parse_sandbox(json);
+  const Sandbox sandbox = from_json<Sandbox>(json);
   CHECK(sandbox.sandbox_id == "s");
   CHECK(sandbox.status.state == State::completed);
   CHECK(sandbox.status.exit_code == 0);
@@ -235,13 +238,13 @@ TEST_CASE("a Sandbox is read and written with its times", "[messages]") {
   CHECK(sandbox.status.end_time == create + seconds(1) + nanoseconds(1));
   REQUIRE(sandbox.status.container_statuses.size() == 1);
   CHECK(sandbox.status.container_statuses[0].exit_code == 3);
-  CHECK(to_json(sandbox) == json);
-  CHECK(to_json(Sandbox{}) == "{}");
+  CHECK(sorted(to_json(sandbox)) == json);
+  CHECK(sorted(to_json(Sandbox{})) == "{}");
 }
 
 TEST_CASE("timestamps are RFC 3339 and nothing else", "[messages]") {
   const auto time = [](const std::string& text) {
-    return parse_sandbox(R"({"status":{"createTime":")" + text + "\"}}").status.create_time;
+    return from_json<Sandbox>(R"({"status":{"createTime":")" + text + "\"}}").status.create_time;
   };
   const auto base = sys_days(year(2024) / 2 / 29) + hours(12);
   CHECK(time("2024-02-29T12:00:00Z") == base);
@@ -251,7 +254,7 @@ TEST_CASE("timestamps are RFC 3339 and nothing else", "[messages]") {
   CHECK(time("1969-12-31T23:59:59.5Z") == sys_days(year(1970) / 1 / 1) - milliseconds(500));
   Sandbox before;
   before.status.create_time = sys_days(year(1970) / 1 / 1) - milliseconds(500);
-  CHECK(to_json(before) == R"({"status":{"createTime":"1969-12-31T23:59:59.500Z"}})");
+  CHECK(sorted(to_json(before)) == R"({"status":{"createTime":"1969-12-31T23:59:59.500Z"}})");
   for (const char* bad : {"", "2024", "2023-02-29T12:00:00Z", "2024-13-01T12:00:00Z", "2024-01-01T24:00:00Z",
                           "2024-01-01T12:60:00Z", "2024-01-01T12:00:00", "2024-01-01 12:00:00Z", "2024-01-01T12:00:00.Z",
                           "2024-01-01T12:00:00.1234567890Z", "2024-01-01T12:00:00+1:00", "2024-01-01T12:00:00Zx",
@@ -259,51 +262,52 @@ TEST_CASE("timestamps are RFC 3339 and nothing else", "[messages]") {
     INFO(bad);
     CHECK_THROWS_AS(time(bad), ParseError);
   }
-  CHECK_THROWS_AS(parse_sandbox(R"({"status":{"createTime":7}})"), ParseError);
+  CHECK_THROWS_AS(from_json<Sandbox>(R"({"status":{"createTime":7}})"), ParseError);
 }
 
 TEST_CASE("the smaller messages", "[messages]") {
-  CHECK(parse_get_sandbox_request(R"({"sandbox_id":"s"})").sandbox_id == "s");
-  CHECK(to_json(GetSandboxRequest{"s"}) == R"({"sandboxId":"s"})");
+  CHECK(from_json<GetSandboxRequest>(R"({"sandbox_id":"s"})").sandbox_id == "s");
+  CHECK(sorted(to_json(GetSandboxRequest{"s"})) == R"({"sandboxId":"s"})");
 
-  const auto list = parse_list_sandboxes_request(
+  const auto list = from_json<ListSandboxesRequest>(
       R"({"pageSize":5,"pageToken":"p","tags":["t"],"state":"STATE_RUNNING","showTerminated":true,"runnerIds":["r"],"volumeIds":["v"]})");
   CHECK(list.page_size == 5);
   CHECK(list.state == State::running);
   CHECK(list.show_terminated);
   CHECK(
-      to_json(list) ==
+      sorted(to_json(list)) ==
       R"({"pageSize":5,"pageToken":"p","runnerIds":["r"],"showTerminated":true,"state":"STATE_RUNNING","tags":["t"],"volumeIds":["v"]})");
-  CHECK(to_json(ListSandboxesRequest{}) == "{}");
+  CHECK(sorted(to_json(ListSandboxesRequest{})) == "{}");
 
-  const auto sandboxes = parse_list_sandboxes_response(R"({"sandboxes":[{"sandboxId":"a"},{}],"nextPageToken":"n"})");
+  const auto sandboxes = from_json<ListSandboxesResponse>(R"({"sandboxes":[{"sandboxId":"a"},{}],"nextPageToken":"n"})");
   REQUIRE(sandboxes.sandboxes.size() == 2);
   CHECK(sandboxes.sandboxes[0].sandbox_id == "a");
-  CHECK(to_json(sandboxes) == R"({"nextPageToken":"n","sandboxes":[{"sandboxId":"a"},{}]})");
+  CHECK(sorted(to_json(sandboxes)) == R"({"nextPageToken":"n","sandboxes":[{"sandboxId":"a"},{}]})");
 
-  const auto del = parse_delete_sandbox_request(
+  const auto del = from_json<DeleteSandboxRequest>(
       R"({"sandboxId":"s","gracePeriodSeconds":3,"snapshotVolumes":["v"],"requestId":"q","allowMissing":true})");
   CHECK(del.grace_period_seconds == 3);
   CHECK(del.allow_missing);
-  CHECK(to_json(del) == R"({"allowMissing":true,"gracePeriodSeconds":3,"requestId":"q","sandboxId":"s","snapshotVolumes":["v"]})");
-  CHECK(to_json(DeleteSandboxResponse{}) == "{}");
-  CHECK(!parse_delete_sandbox_response("{}").sandbox);
-  const auto deleted = parse_delete_sandbox_response(R"({"sandbox":{"sandboxId":"s"},"fileSystemSnapshotIds":["f"]})");
+  CHECK(sorted(to_json(del)) ==
+        R"({"allowMissing":true,"gracePeriodSeconds":3,"requestId":"q","sandboxId":"s","snapshotVolumes":["v"]})");
+  CHECK(sorted(to_json(DeleteSandboxResponse{})) == "{}");
+  CHECK(!from_json<DeleteSandboxResponse>("{}").sandbox);
+  const auto deleted = from_json<DeleteSandboxResponse>(R"({"sandbox":{"sandboxId":"s"},"fileSystemSnapshotIds":["f"]})");
   REQUIRE(deleted.sandbox);
-  CHECK(to_json(deleted) == R"({"fileSystemSnapshotIds":["f"],"sandbox":{"sandboxId":"s"}})");
+  CHECK(sorted(to_json(deleted)) == R"({"fileSystemSnapshotIds":["f"],"sandbox":{"sandboxId":"s"}})");
 
   const auto exec =
-      parse_exec_request(R"({"sandboxId":"s","command":["ls","-l"],"env":{"A":"1"},"maxOutputBytes":10,"container":"c"})");
+      from_json<ExecRequest>(R"({"sandboxId":"s","command":["ls","-l"],"env":{"A":"1"},"maxOutputBytes":10,"container":"c"})");
   CHECK(exec.command == std::vector<std::string>{"ls", "-l"});
-  CHECK(to_json(exec) == R"({"command":["ls","-l"],"container":"c","env":{"A":"1"},"maxOutputBytes":10,"sandboxId":"s"})");
+  CHECK(sorted(to_json(exec)) == R"({"command":["ls","-l"],"container":"c","env":{"A":"1"},"maxOutputBytes":10,"sandboxId":"s"})");
 
-  const auto response = parse_exec_response(
+  const auto response = from_json<ExecResponse>(
       R"({"stdout":"AP/+","stderr":"aGk=","exitCode":7,"stdoutTruncated":true,"stdoutBytesProduced":"5000000000","stderr_bytes_produced":2})");
   CHECK(response.std_out == std::string("\x00\xff\xfe", 3));
   CHECK(response.std_err == "hi");
   CHECK(response.stdout_bytes_produced == 5'000'000'000);
   CHECK(
-      to_json(response) ==
+      sorted(to_json(response)) ==
       R"({"exitCode":7,"stderr":"aGk=","stderrBytesProduced":"2","stdout":"AP/+","stdoutBytesProduced":"5000000000","stdoutTruncated":true})");
 }
 
@@ -312,10 +316,10 @@ TEST_CASE("a request that is not UTF-8 is not sent, a response is repaired", "[m
   CHECK(fault_of([&] { (void)to_json(request); }) == "command[1]");
   request.command = {"ls"};
   request.env["\xff"] = "";
-  CHECK(fault_of([&] { (void)to_json(request); }) == "env.?");
+  CHECK(fault_of([&] { (void)to_json(request); }) == "env[\"?\"]");
   Sandbox sandbox;
   sandbox.status.state_reason = "\xff";
-  CHECK(to_json(sandbox) == "{\"status\":{\"stateReason\":\"\xef\xbf\xbd\"}}");
+  CHECK(sorted(to_json(sandbox)) == "{\"status\":{\"stateReason\":\"\xef\xbf\xbd\"}}");
 }
 
 TEST_CASE("random and mutated messages give a message or a ParseError", "[messages]") {
@@ -345,7 +349,7 @@ TEST_CASE("random and mutated messages give a message or a ParseError", "[messag
       if (json.empty()) json = "x";
     }
     try {
-      const auto request = parse_create_sandbox_request(json);
+      const auto request = from_json<CreateSandboxRequest>(json);
       (void)to_json(request);
       ++parsed;
     } catch (const ParseError&) {

@@ -1,5 +1,5 @@
-// JSON read and written where it lies, for the .cpp files of this room: the messages of an exec pass without a tree of values, an
-// allocation for each and a copy of every string. What is rare (escapes, text that is not UTF-8) is nlohmann/json's.
+// JSON read and written where it lies: messages pass without a tree of values, an allocation for each and a copy of every string.
+// What is rare (escapes, text that is not UTF-8) is nlohmann/json's.
 #pragma once
 
 #include <cstddef>
@@ -9,7 +9,7 @@
 #include <string_view>
 #include <vector>
 
-namespace cwsandbox::protocol::json_text {
+namespace cwsandbox::messages::json_text {
 
 /// A value inside text that `parse` has found to be JSON; valid as long as that text is.
 class Value {
@@ -26,6 +26,8 @@ class Value {
   [[nodiscard]] bool as_bool() const noexcept { return raw_.front() == 't'; }
   /// Precondition: a string.
   [[nodiscard]] std::string as_string() const;
+  /// What is between its quotes, as it was written. Precondition: a string.
+  [[nodiscard]] std::string_view inner() const noexcept { return raw_.substr(1, raw_.size() - 2); }
   /// Precondition: an array.
   [[nodiscard]] std::vector<Value> elements() const;
 
@@ -34,8 +36,36 @@ class Value {
   Kind kind_;
 };
 
+/// Why text is not JSON.
+struct Fault {
+  std::size_t at = 0;  ///< the byte where it ceases to be, from 0
+  bool too_deep = false;
+};
+
 /// The whole text as one value; nothing when it is not JSON (RFC 8259, UTF-8), or nests deeper than `max_depth` levels.
-[[nodiscard]] std::optional<Value> parse(std::string_view text, std::size_t max_depth);
+[[nodiscard]] std::optional<Value> parse(std::string_view text, std::size_t max_depth, Fault* fault = nullptr);
+
+/// Goes through text that `parse` has found to be JSON, once.
+class Cursor {
+ public:
+  explicit Cursor(const Value& value) noexcept : at_(value.raw().data()), end_(at_ + value.raw().size()) {}
+  /// Of the value that it stands before.
+  [[nodiscard]] Value::Kind kind() const noexcept;
+  /// Passes over that value.
+  Value take() noexcept;
+  /// Enters the array or object that it stands before.
+  void enter() noexcept { ++at_; }
+  /// Whether there is one more element, or name of a member; the value of that comes next. Leaves the array or object when there is
+  /// none.
+  [[nodiscard]] bool more() noexcept;
+
+ private:
+  void skip_between() noexcept;
+  void skip_string() noexcept;
+
+  const char* at_;
+  const char* end_;
+};
 
 /// The members of an object.
 class Object {
@@ -80,4 +110,4 @@ class ObjectWriter {
   bool first_ = true;
 };
 
-}  // namespace cwsandbox::protocol::json_text
+}  // namespace cwsandbox::messages::json_text
