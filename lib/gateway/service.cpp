@@ -2,69 +2,188 @@
 
 #include "base/ascii.hpp"
 #include "base/numbers.hpp"
-#include "base/random.hpp"
 #include "base/text.hpp"
 #include "gateway/errors.hpp"
 #include "gateway/file_service.hpp"
 #include "gateway/large_messages.hpp"
 #include "gateway/log_service.hpp"
-#include "gateway/process_run.hpp"
-#include "gateway/sandbox_request.hpp"
 #include "gateway/server_stream.hpp"
+#include "gateway/unary_exec.hpp"
 #include "gateway/watch_service.hpp"
-#include "messages/exec.hpp"
-#include "messages/files.hpp"
 #include "messages/json.hpp"
-#include "messages/logs.hpp"
-#include "messages/sandbox.hpp"
+#include "messages/services.hpp"
 #include "protocol/connect_stream.hpp"
 
 #include <algorithm>
-#include <array>
-#include <span>
+#include <string>
 #include <type_traits>
-#include <vector>
 
 namespace cwsandbox::gateway {
 
 namespace {
 
-struct Service {
-  std::string_view path;
-  std::span<const std::string_view> unary, streamed;
-  std::span<const std::string_view>
-      others;  // known to the API, not to this gateway: named, so that nobody looks for a typing mistake
+using Deadline = std::chrono::steady_clock::time_point;
+
+/// What a method gets beside its request.
+struct Call {
+  std::shared_ptr<Context> context;
+  std::shared_ptr<OwnSandboxes> sandboxes;
+  std::optional<std::chrono::milliseconds> timeout;
 };
+
+// ---- the methods ----
+
+asio::awaitable<messages::Sandbox> create_sandbox(Call call, messages::CreateSandboxRequest request) {
+  return call.sandboxes->create(std::move(request));
+}
+
+asio::awaitable<messages::Sandbox> get_sandbox(Call call, messages::GetSandboxRequest request) {
+  co_return call.sandboxes->get(request);
+}
+
+asio::awaitable<messages::ListSandboxesResponse> list_sandboxes(Call call, messages::ListSandboxesRequest request) {
+  co_return call.sandboxes->list(request);
+}
+
+asio::awaitable<messages::DeleteSandboxResponse> delete_sandbox(Call call, messages::DeleteSandboxRequest request) {
+  co_return call.sandboxes->remove(request);
+}
+
+asio::awaitable<messages::ExecResponse> exec(Call call, messages::ExecRequest request) {
+  return exec_unary(call.context, call.sandboxes, std::move(request), call.timeout);
+}
+
+asio::awaitable<void> stream_logs_of(Call call, messages::StreamLogsRequest request, ServerStream& stream, Deadline deadline) {
+  return stream_logs(call.context, call.sandboxes, std::move(request), stream, deadline);
+}
+
+asio::awaitable<void> watch(Call call, messages::WatchFileRequest request, ServerStream& stream, Deadline deadline) {
+  return watch_file(call.context, call.sandboxes, std::move(request), stream, deadline);
+}
+
+asio::awaitable<void> list_files(Call call, messages::ListFilesRequest request, ServerStream& stream, Deadline) {
+  return FileService::list(FileService(call.context, call.sandboxes), std::move(request), stream);
+}
+
+/// A method of FileService.
+template <auto Function, class Request>
+auto file_method(Call call, Request request) {
+  return Function(FileService(call.context, call.sandboxes), std::move(request));
+}
+
+// ---- from bytes to a method and back ----
+
+// Bytes of an answer that are encoded into its JSON.
+std::size_t bytes_of(const messages::ExecResponse& answer) { return answer.std_out.size() + answer.std_err.size(); }
+std::size_t bytes_of(const messages::ReadFileResponse& answer) { return answer.content.size(); }
+template <class Answer>
+std::size_t bytes_of(const Answer&) {
+  return 0;  // within the bound of a page of a list
+}
+
+/// What a method's function takes and gives.
+template <class Function>
+struct Signature;
+template <class A, class R>
+struct Signature<asio::awaitable<A> (*)(Call, R)> {
+  using Request = R;
+  using Answer = A;
+};
+template <class R>
+struct Signature<asio::awaitable<void> (*)(Call, R, ServerStream&, Deadline)> {
+  using Request = R;
+};
+
+/// `body` outlives it.
+template <auto Function>
+asio::awaitable<std::string> answered(Call call, const std::string& body) {
+  using Request = typename Signature<decltype(Function)>::Request;
+  using Answer = typename Signature<decltype(Function)>::Answer;
+  const LargeMessages large(call.context->executor, call.sandboxes->owner());
+  auto reading = LargeMessages::run(large, body.size(), [&body] { return messages::from_json<Request>(body); });
+  Request request = co_await std::move(reading);
+  auto handling = Function(std::move(call), std::move(request));
+  if constexpr (std::is_void_v<Answer>) {
+    co_await std::move(handling);
+    co_return "{}";
+  } else {
+    const Answer answer = co_await std::move(handling);
+    auto writing = LargeMessages::run(large, bytes_of(answer), [&answer] { return messages::to_json(answer); });
+    co_return co_await std::move(writing);
+  }
+}
+
+template <auto Function>
+asio::awaitable<void> streamed(Call call, std::string body, ServerStream& stream, Deadline deadline) {
+  using Request = typename Signature<decltype(Function)>::Request;
+  return Function(std::move(call), messages::from_json<Request>(body), stream, deadline);
+}
+
+/// A method that this gateway serves: one of the two, by the way it answers.
+struct Method {
+  std::string_view path;
+  asio::awaitable<std::string> (*answer)(Call, const std::string& body) = nullptr;
+  asio::awaitable<void> (*stream)(Call, std::string body, ServerStream&, Deadline) = nullptr;
+};
+
+template <auto Function>
+constexpr Method unary(std::string_view path) {
+  return {path, answered<Function>, nullptr};
+}
+template <auto Function, class Request>
+constexpr Method file(std::string_view path) {
+  return {path, answered<file_method<Function, Request>>, nullptr};
+}
+template <auto Function>
+constexpr Method streaming(std::string_view path) {
+  return {path, nullptr, streamed<Function>};
+}
 
 // Constants, with nothing to destroy: an embedded gateway still answers while the program exits.
-constexpr std::array<std::string_view, 7> kSandboxUnary = {"CreateSandbox", "GetSandbox", "ListSandboxes", "DeleteSandbox",
-                                                           "Exec",          "ReadFile",   "WriteFile"};
-constexpr std::array<std::string_view, 1> kSandboxStreamed = {"StreamLogs"};
-constexpr std::array<std::string_view, 7> kSandboxOthers = {
-    "CreateSandboxFromTemplate", "PurgeSandboxes",          "StreamExec", "CreateFileSystemSnapshot", "GetFileSystemSnapshot",
-    "ListFileSystemSnapshots",   "DeleteFileSystemSnapshot"};
-constexpr std::array<std::string_view, 4> kFileUnary = {"Stat", "MakeDirectory", "Remove", "Rename"};
-constexpr std::array<std::string_view, 2> kFileStreamed = {"List", "Watch"};
-constexpr std::array<Service, 2> kServices = {
-    Service{"/coreweave.sandbox.v1.SandboxService/", kSandboxUnary, kSandboxStreamed, kSandboxOthers},
-    Service{"/cwsandbox.v1.FileService/", kFileUnary, kFileStreamed, {}},
+constexpr Method kMethods[] = {
+    unary<create_sandbox>("/coreweave.sandbox.v1.SandboxService/CreateSandbox"),
+    unary<get_sandbox>("/coreweave.sandbox.v1.SandboxService/GetSandbox"),
+    unary<list_sandboxes>("/coreweave.sandbox.v1.SandboxService/ListSandboxes"),
+    unary<delete_sandbox>("/coreweave.sandbox.v1.SandboxService/DeleteSandbox"),
+    unary<exec>("/coreweave.sandbox.v1.SandboxService/Exec"),
+    streaming<stream_logs_of>("/coreweave.sandbox.v1.SandboxService/StreamLogs"),
+    file<FileService::read, messages::ReadFileRequest>("/coreweave.sandbox.v1.SandboxService/ReadFile"),
+    file<FileService::write, messages::WriteFileRequest>("/coreweave.sandbox.v1.SandboxService/WriteFile"),
+    file<FileService::stat, messages::StatFileRequest>("/cwsandbox.v1.FileService/Stat"),
+    file<FileService::make_directory, messages::MakeDirectoryRequest>("/cwsandbox.v1.FileService/MakeDirectory"),
+    file<FileService::remove, messages::RemoveFileRequest>("/cwsandbox.v1.FileService/Remove"),
+    file<FileService::rename, messages::RenameFileRequest>("/cwsandbox.v1.FileService/Rename"),
+    streaming<list_files>("/cwsandbox.v1.FileService/List"),
+    streaming<watch>("/cwsandbox.v1.FileService/Watch"),
 };
 
-const Service* service_of(std::string_view path) noexcept {
-  for (const Service& service : kServices) {
-    if (path.substr(0, service.path.size()) == service.path) return &service;
+const Method* served(std::string_view path) noexcept {
+  const auto found = std::find_if(std::begin(kMethods), std::end(kMethods), [path](const Method& one) { return one.path == path; });
+  return found == std::end(kMethods) ? nullptr : found;
+}
+
+/// The service that a path is of, and the name behind it.
+const messages::ServiceType* service_of(std::string_view path, std::string_view& method) noexcept {
+  const std::size_t slash = path.rfind('/');
+  if (slash == 0 || slash == std::string_view::npos) return nullptr;
+  method = path.substr(slash + 1);
+  for (const messages::ServiceType& service : messages::services()) {
+    if (path.substr(1, slash - 1) == service.name) return &service;
   }
   return nullptr;
 }
 
-// A command whose caller gave up is not waited for: its group gets this long to end by itself.
-constexpr std::chrono::seconds kGraceAfterDeadline{2};
-// What a command leaves in the background must not keep its caller, who has no word for how long.
-constexpr std::chrono::seconds kDrain{1};
-
-bool contains(std::span<const std::string_view> names, std::string_view name) noexcept {
-  return std::find(names.begin(), names.end(), name) != names.end();
+/// Whether the API has it, served here or not: it is named, so that nobody looks for a typing mistake.
+bool is_method(std::string_view path) noexcept {
+  std::string_view name;
+  const messages::ServiceType* service = service_of(path, name);
+  return service != nullptr && std::any_of(service->methods.begin(), service->methods.end(),
+                                           [name](const messages::MethodType& method) { return method.name == name; });
 }
+
+// ---- requests ----
+
+std::string_view path_of(std::string_view target) noexcept { return target.substr(0, target.find('?')); }
 
 bool is_type(std::string_view content_type, std::string_view wanted) {
   return base::same_but_for_case(base::trimmed(content_type.substr(0, content_type.find(';')), " \t"), wanted);
@@ -91,207 +210,6 @@ net::HttpResponse json_response(std::string body) {
   return response;
 }
 
-/// A process whose output is collected, up to a bound, for one answer.
-class CollectedRun final : public ProcessRun {
- public:
-  CollectedRun(std::shared_ptr<Context> context, std::shared_ptr<SandboxRecord> sandbox, const std::string& program, Limits limits,
-               std::size_t max_bytes)
-      : ProcessRun(context, std::move(sandbox), "exec-" + base::random_hex(6), program, limits),
-        ended_(context->executor),
-        memory_(std::in_place, std::shared_ptr<net::MemoryPool>(this->sandbox()->owner(), &this->sandbox()->owner()->memory)),
-        max_bytes_(max_bytes) {}
-
-  [[nodiscard]] static asio::awaitable<void> done(std::shared_ptr<CollectedRun> self,
-                                                  std::chrono::steady_clock::time_point deadline) {
-    while (!self->status_ && !self->error_ && !self->no_memory_ && std::chrono::steady_clock::now() < deadline)
-      co_await self->ended_.wait_until(deadline);
-  }
-
-  std::optional<protocol::ExitStatus> status_;
-  std::optional<protocol::ConnectError> error_;
-  std::array<std::string, 2> kept_;
-  std::array<std::uint64_t, 2> produced_{};
-  bool no_memory_ = false;  ///< its owner's part is used up
-
- protected:
-  std::size_t room(Output) override { return BufferPool::kSize; }
-  void on_started(std::uint64_t) override {}
-  void on_output(Output output, std::string chunk) override {
-    const auto i = static_cast<std::size_t>(output);
-    produced_[i] += chunk.size();
-    const std::size_t more = std::min(chunk.size(), max_bytes_ - kept_[i].size());
-    if (more == 0 || no_memory_) return;
-    if (!memory_->grow_to(kept_[0].size() + kept_[1].size() + more)) {
-      // Nobody gets any of it, and the command may take its time to end.
-      no_memory_ = true;
-      kept_ = {};
-      memory_.reset();
-      ended_.notify();
-      return;
-    }
-    kept_[i].append(chunk, 0, more);
-  }
-  void on_output_end(Output, bool) override {}
-  void on_stdin_consumed(std::size_t, std::uint64_t) override {}
-  void on_stdin_closed(std::uint64_t) override {}
-  void on_refused(const protocol::ConnectError& error) override {
-    error_ = error;
-    ended_.notify();
-  }
-  void on_finished(const protocol::ExitStatus& status) override {
-    status_ = status;
-    ended_.notify();
-  }
-
- private:
-  runner::TimedWaiters ended_;
-  std::optional<net::MemoryShare> memory_;  // until there is no more
-  std::size_t max_bytes_;
-};
-
-asio::awaitable<messages::ExecResponse> exec(std::shared_ptr<Context> context, std::shared_ptr<OwnSandboxes> sandboxes,
-                                             messages::ExecRequest request, std::optional<std::chrono::milliseconds> timeout) {
-  if (context->stopping) throw shutting_down();
-  if (request.sandbox_id.empty()) throw invalid_field("sandboxId", "is required");
-  Violations violations;
-  check_command(request.command, "command", violations);
-  check_environment(request.env, "env", violations);
-  if (!violations.empty()) throw invalid_fields(violations);
-  if (request.max_output_bytes < 0) throw invalid_field("maxOutputBytes", "is negative");
-  std::shared_ptr<SandboxRecord> sandbox = sandboxes->find(request.sandbox_id);
-  if (!sandbox) throw sandbox_not_found(request.sandbox_id);
-  if (!request.container.empty() && request.container != sandbox->view().spec.containers[0].name)
-    throw invalid_field("container", "the sandbox has no container of this name");
-  std::size_t bytes = context->options.default_output_bytes;
-  if (request.max_output_bytes > 0) bytes = static_cast<std::size_t>(request.max_output_bytes);
-  bytes = std::min(bytes, context->options.max_output_bytes);
-
-  const auto deadline = std::chrono::steady_clock::now() + timeout.value_or(context->options.unary_timeout);
-  ProcessRun::Limits limits;
-  limits.grace = context->options.default_grace;
-  limits.drain = kDrain;
-  auto run = std::make_shared<CollectedRun>(context, sandbox, request.command.front(), limits, bytes);
-  // However this call ends, also by being destroyed with its connection: the command does not outlive it for long.
-  struct Guard {
-    std::shared_ptr<CollectedRun> run;
-    std::shared_ptr<Context> context;
-    ~Guard() {
-      if (!run->finished() && !context->dropped) run->cancel(kGraceAfterDeadline);
-    }
-  };
-  Guard guard{run, context};
-  runner::ProcessSpec spec;
-  spec.command = std::move(request.command);
-  spec.env = std::move(request.env);
-  run->start(std::move(spec));
-  co_await CollectedRun::done(run, deadline);
-
-  if (run->error_) throw ServiceError(*run->error_);
-  if (run->no_memory_) {
-    throw sandbox->owner()->budgets.exhausted(
-        Budget::memory, {{"sandbox_id", sandbox->id()}},
-        "there is no memory left for the output of this command, with what else is held for you here; it was killed");
-  }
-  if (!run->status_) {
-    if (context->dropped) throw shutting_down();
-    throw ServiceError("deadline_exceeded", reason::kCommandTimeout, "the command did not end in time and was killed",
-                       {{"sandbox_id", sandbox->id()}});
-  }
-  const protocol::ExitStatus& status = *run->status_;
-  if (status.outcome == protocol::ExitStatus::Outcome::failed) {
-    throw ServiceError("failed_precondition", reason::kCommandNotStarted, status.message,
-                       {{"errno", status.error_name}, {"what", status.error_what}});
-  }
-  if (!status.code && !status.signal) {
-    throw ServiceError("unavailable", reason::kBackendUnavailable, "the sandbox ended, and nobody knows how the command did",
-                       {{"sandbox_id", sandbox->id()}});
-  }
-  messages::ExecResponse response;
-  response.exit_code = status.code ? *status.code : 128 + *status.signal;
-  response.stdout_bytes_produced = static_cast<std::int64_t>(run->produced_[0]);
-  response.stderr_bytes_produced = static_cast<std::int64_t>(run->produced_[1]);
-  response.stdout_truncated = run->produced_[0] > run->kept_[0].size();
-  response.stderr_truncated = run->produced_[1] > run->kept_[1].size();
-  response.std_out = std::move(run->kept_[0]);
-  response.std_err = std::move(run->kept_[1]);
-  co_return response;
-}
-
-// Bytes of an answer that are encoded into its JSON.
-std::size_t bytes_of(const messages::ExecResponse& answer) { return answer.std_out.size() + answer.std_err.size(); }
-std::size_t bytes_of(const messages::ReadFileResponse& answer) { return answer.content.size(); }
-template <class Answer>
-std::size_t bytes_of(const Answer&) {
-  return 0;  // within the bound of a page of a list
-}
-
-/// The answer to a request, as JSON. `handle` is a coroutine that gets the request; one without a result has an empty answer.
-template <class Request, class Handle>
-asio::awaitable<std::string> answered(LargeMessages large, const std::string& body, Request (*parse)(std::string_view),
-                                      Handle handle) {
-  auto reading = LargeMessages::run(large, body.size(), [&body, parse] { return parse(body); });
-  Request request = co_await std::move(reading);
-  auto handling = handle(std::move(request));
-  if constexpr (std::is_same_v<decltype(handling), asio::awaitable<void>>) {
-    co_await std::move(handling);
-    co_return "{}";
-  } else {
-    const auto answer = co_await std::move(handling);
-    auto writing = LargeMessages::run(large, bytes_of(answer), [&answer] { return to_json(answer); });
-    co_return co_await std::move(writing);
-  }
-}
-
-/// `request` outlives it.
-asio::awaitable<std::string> answer(std::string_view method, const std::shared_ptr<Context>& context,
-                                    const std::shared_ptr<OwnSandboxes>& sandboxes, const net::HttpRequest& request) {
-  const auto with = [&](auto parse, auto handle) {
-    return answered(LargeMessages(context->executor, sandboxes->owner()), request.body, parse, std::move(handle));
-  };
-  if (method == "CreateSandbox")
-    return with(messages::from_json<messages::CreateSandboxRequest>,
-                [sandboxes](auto parsed) { return sandboxes->create(std::move(parsed)); });
-  if (method == "GetSandbox") {
-    return with(messages::from_json<messages::GetSandboxRequest>,
-                [sandboxes](auto parsed) -> asio::awaitable<messages::Sandbox> { co_return sandboxes->get(parsed); });
-  }
-  if (method == "ListSandboxes") {
-    return with(
-        messages::from_json<messages::ListSandboxesRequest>,
-        [sandboxes](auto parsed) -> asio::awaitable<messages::ListSandboxesResponse> { co_return sandboxes->list(parsed); });
-  }
-  if (method == "DeleteSandbox") {
-    return with(
-        messages::from_json<messages::DeleteSandboxRequest>,
-        [sandboxes](auto parsed) -> asio::awaitable<messages::DeleteSandboxResponse> { co_return sandboxes->remove(parsed); });
-  }
-  if (method == "Exec") {
-    return with(messages::from_json<messages::ExecRequest>,
-                [context, sandboxes, timeout = timeout_of(request.headers)](auto parsed) {
-                  return exec(context, sandboxes, std::move(parsed), timeout);
-                });
-  }
-  const FileService files(context, sandboxes);
-  if (method == "ReadFile")
-    return with(messages::from_json<messages::ReadFileRequest>,
-                [files](auto parsed) { return FileService::read(files, std::move(parsed)); });
-  if (method == "Stat")
-    return with(messages::from_json<messages::StatFileRequest>,
-                [files](auto parsed) { return FileService::stat(files, std::move(parsed)); });
-  if (method == "WriteFile")
-    return with(messages::from_json<messages::WriteFileRequest>,
-                [files](auto parsed) { return FileService::write(files, std::move(parsed)); });
-  if (method == "MakeDirectory") {
-    return with(messages::from_json<messages::MakeDirectoryRequest>,
-                [files](auto parsed) { return FileService::make_directory(files, std::move(parsed)); });
-  }
-  if (method == "Remove")
-    return with(messages::from_json<messages::RemoveFileRequest>,
-                [files](auto parsed) { return FileService::remove(files, std::move(parsed)); });
-  return with(messages::from_json<messages::RenameFileRequest>,
-              [files](auto parsed) { return FileService::rename(files, std::move(parsed)); });
-}
-
 }  // namespace
 
 net::HttpResponse error_response(const protocol::ConnectError& error) {
@@ -308,14 +226,13 @@ net::HttpResponse error_response(const protocol::ConnectError& error) {
 std::optional<net::HttpResponse> check_service_request(const net::HttpRequest& request) {
   try {
     const std::string_view path = net::path_of(request.target);
-    const Service& service = *service_of(path);
-    const std::string_view method = path.substr(service.path.size());
-    const bool streamed = contains(service.streamed, method);
-    if (!streamed && !contains(service.unary, method)) {
-      const std::string name = std::string(service.path.substr(1)) + base::escaped(method, 64);
+    const Method* method = served(path);
+    if (method == nullptr) {
+      const std::string name = base::printable(path.substr(1), 128);
       throw ServiceError("unimplemented", reason::kNotImplemented,
-                         contains(service.others, method) ? "this gateway does not serve " + name : "there is no method " + name);
+                         is_method(path) ? "this gateway does not serve " + name : "there is no method " + name);
     }
+    const bool streamed = method->stream != nullptr;
     if (request.method != "POST") {
       net::HttpResponse response =
           error_response(ServiceError("unimplemented", reason::kInvalidRequest, "methods are called with POST").error());
@@ -345,47 +262,43 @@ std::optional<net::HttpResponse> check_service_request(const net::HttpRequest& r
   return std::nullopt;
 }
 
-bool is_service_path(std::string_view path) noexcept { return service_of(path) != nullptr; }
+bool is_service_path(std::string_view path) noexcept {
+  std::string_view method;
+  return service_of(path, method) != nullptr;
+}
 
 bool is_streamed_path(std::string_view path) noexcept {
-  const Service* service = service_of(path);
-  return service != nullptr && contains(service->streamed, path.substr(service->path.size()));
+  const Method* method = served(path);
+  return method != nullptr && method->stream != nullptr;
 }
 
 asio::awaitable<net::HttpResponse> serve(std::shared_ptr<Context> context, std::shared_ptr<OwnSandboxes> sandboxes,
                                          const net::HttpRequest& request) {
-  const std::string_view path = net::path_of(request.target);
-  const std::string_view method = path.substr(path.rfind('/') + 1);
+  const std::string_view path = path_of(request.target);
   net::HttpResponse response;
   try {
-    auto answering = answer(method, context, sandboxes, request);
+    Call call{context, sandboxes, timeout_of(request.headers)};
+    auto answering = served(path)->answer(std::move(call), request.body);
     response = json_response(co_await std::move(answering));
   } catch (...) {
-    response = error_response(error_in_flight([&](const std::string& text) { log_internal(*context, method, text); }));
+    const std::string_view name = path.substr(path.rfind('/') + 1);
+    response = error_response(error_in_flight([&](const std::string& text) { log_internal(*context, name, text); }));
   }
   co_return response;
 }
 
 asio::awaitable<std::uint64_t> serve_stream(std::shared_ptr<Context> context, std::shared_ptr<OwnSandboxes> sandboxes,
                                             net::ServerExchange& exchange) {
-  const std::string path(net::path_of(exchange.request().target));
+  const std::string path(path_of(exchange.request().target));
   ServerStream stream(exchange);
   std::optional<protocol::ConnectError> error;
   try {
-    auto deadline = std::chrono::steady_clock::time_point::max();
+    auto deadline = Deadline::max();
     if (const auto timeout = timeout_of(exchange.request().headers)) deadline = std::chrono::steady_clock::now() + *timeout;
-    const std::string json = co_await stream.request();
-    if (path.ends_with("/StreamLogs")) {
-      messages::StreamLogsRequest parsed = messages::from_json<messages::StreamLogsRequest>(json);
-      co_await stream_logs(context, sandboxes, std::move(parsed), stream, deadline);
-    } else if (path.ends_with("/Watch")) {
-      messages::WatchFileRequest parsed = messages::from_json<messages::WatchFileRequest>(json);
-      co_await watch_file(context, sandboxes, std::move(parsed), stream, deadline);
-    } else {
-      const FileService files(context, sandboxes);
-      messages::ListFilesRequest parsed = messages::from_json<messages::ListFilesRequest>(json);
-      co_await FileService::list(files, std::move(parsed), stream);
-    }
+    std::string body = co_await stream.request();
+    Call call{context, sandboxes, std::nullopt};
+    auto streaming = served(path)->stream(std::move(call), std::move(body), stream, deadline);
+    co_await std::move(streaming);
   } catch (...) {
     error = error_in_flight([&](const std::string& text) { log_internal(*context, path, text); });
   }

@@ -220,7 +220,7 @@ class ProtobufReader {
   void value(pbf_reader& in, const Field& field, void* out, const Path& path) {
     switch (field.kind) {
       case Kind::boolean:
-        as<bool>(out) = in.get_bool();
+        as<bool>(out) = in.get_uint64() != 0;  // its get_bool looks at a byte before it knows that there is one
         return;
       case Kind::int32:
         as<std::int32_t>(out) = in.get_int32();

@@ -662,7 +662,8 @@ TEST_CASE("bad requests get typed errors that name what is wrong", "[gateway][ER
     CHECK(with("POST", target, {{"Connect-Timeout-Ms", timeout}}).status == 400);
   CHECK(with("POST", target, {{"Connect-Timeout-Ms", "9999999999"}, {"Connect-Protocol-Version", "1"}}).status == 200);
   CHECK(with("POST", "/nowhere", {}).status == 404);
-  CHECK(with("POST", "/coreweave.sandbox.v1.VolumeService/CreateVolume", {}).status == 404);
+  CHECK(with("POST", "/coreweave.sandbox.v1.VolumeService/CreateVolume", {}).status == 501);
+  CHECK(with("POST", "/coreweave.sandbox.v9.VolumeService/CreateVolume", {}).status == 404);
   CHECK(with("GET", "/v1/exec", {}).status == 426);
   CHECK(server.call("ListSandboxes", Json::object()).status == 200);
 }

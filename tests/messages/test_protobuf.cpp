@@ -74,6 +74,9 @@ TEST_CASE("bytes that are no message are refused where they are wrong", "[messag
   CHECK(fault("\x0a\x04\x12\x02\x0a\x03"s) == "sandbox.spec");
   CHECK(fault("\x0a\x07\x12\x05\x42\x03\xff\xfe\xfd"s) == "sandbox.spec.tags[0]");
   CHECK(fault("\x12\x01\xff"s) == "requestId");
+  const std::vector<char> cut = {0x0a, 0x01, 's', 0x12, 0x02, '/', 'a', 0x20};  // and nothing behind it, for AddressSanitizer
+  CHECK(fault_of([&] { (void)from_protobuf<StatFileRequest>({cut.data(), cut.size()}); }) == "");
+  CHECK(from_protobuf<StatFileRequest>("\x12\x01/\x20\x80\x01"s).follow_symlinks);
   CHECK(fault("\x0a\x0c\x1a\x0a\x1a\x08\x10\xff\xff\xff\xff\xff\xff\x7f"s) == "sandbox.status.createTime");
   CHECK(fault_of([] { (void)from_protobuf<StatFileRequest>("\x0a\x01s"s); }) == "path");
   CHECK(fault_of([] {
