@@ -2,20 +2,34 @@
 
 #include "base/hex.hpp"
 #include "messages/json.hpp"
-#include "messages/json_text.hpp"
 
 #include <charconv>
+#include <cstdint>
 #include <stdexcept>
 
 namespace cwsandbox::gateway {
 
 namespace {
 
-namespace json_text = messages::json_text;
-using Kind = json_text::Value::Kind;
+constexpr std::uint32_t kVersion = 1;
 
-constexpr std::uint64_t kVersion = 1;
-constexpr std::size_t kMaxDepth = 64;
+/// As it is kept.
+struct Kept {
+  std::uint32_t version = 0;
+  std::optional<std::string> owner;  ///< empty where there are no tokens
+  std::string fingerprint;           ///< in hexadecimal digits
+  std::optional<messages::Sandbox> sandbox;
+
+  static const messages::Type kType;
+};
+
+constexpr messages::Field kKept[] = {
+    messages::field<&Kept::version>(1, "version"),
+    messages::field<&Kept::owner>(2, "owner"),
+    messages::field<&Kept::fingerprint>(3, "fingerprint"),
+    messages::field<&Kept::sandbox>(4, "sandbox"),
+};
+constinit const messages::Type Kept::kType = messages::table<Kept>("cwsandbox.Kept", kKept);
 
 Digest digest_of(std::string_view hex) {
   Digest out{};
@@ -28,12 +42,6 @@ Digest digest_of(std::string_view hex) {
   return out;
 }
 
-std::string string_at(const json_text::Object& object, const char* name) {
-  const json_text::Value* value = object.find(name);
-  if (value == nullptr || !value->is(Kind::string)) throw std::invalid_argument(std::string("it has no ") + name);
-  return value->as_string();
-}
-
 }  // namespace
 
 bool is_sandbox_id(std::string_view text) noexcept {
@@ -43,38 +51,27 @@ bool is_sandbox_id(std::string_view text) noexcept {
 }
 
 std::string to_text(const KeptRecord& record) {
-  std::string out = "{\"version\":";
-  json_text::append_number(out, kVersion);
-  out += ",\"owner\":";
-  json_text::append_string(out, record.owner);
-  if (record.fingerprint) {
-    out += ",\"fingerprint\":";
-    const auto* bytes = reinterpret_cast<const char*>(record.fingerprint->data());
-    json_text::append_string(out, base::to_hex(std::string_view(bytes, record.fingerprint->size())));
-  }
-  out += ",\"sandbox\":" + messages::to_json(record.view) + "}";
-  return out;
+  Kept kept{kVersion, record.owner, {}, record.view};
+  if (record.fingerprint) kept.fingerprint = base::to_hex(*record.fingerprint);
+  return messages::to_json(kept);
 }
 
 KeptRecord parse_kept_record(std::string_view text) {
   if (text.size() > kMaxKeptRecord) throw std::invalid_argument("it is too long");
-  const auto root = json_text::parse(text, kMaxDepth);
-  if (!root || !root->is(Kind::object)) throw std::invalid_argument("it is no JSON object");
-  const json_text::Object object(*root);
-  const json_text::Value* version = object.find("version");
-  if (version == nullptr || !version->is(Kind::number)) throw std::invalid_argument("it has no version");
-  if (version->as_unsigned() != kVersion)
-    throw std::invalid_argument("it has version " + std::string(version->raw().substr(0, 16)));
-  KeptRecord out;
-  out.owner = string_at(object, "owner");
-  if (object.find("fingerprint") != nullptr) out.fingerprint = digest_of(string_at(object, "fingerprint"));
-  const json_text::Value* sandbox = object.find("sandbox");
-  if (sandbox == nullptr || !sandbox->is(Kind::object)) throw std::invalid_argument("it has no sandbox");
+  Kept kept;
   try {
-    out.view = messages::from_json<messages::Sandbox>(sandbox->raw());
+    kept = messages::from_json<Kept>(text);
   } catch (const messages::ParseError& e) {
-    throw std::invalid_argument("its sandbox cannot be read: " + std::string(e.what()));
+    throw std::invalid_argument("it cannot be read: " + std::string(e.what()));
   }
+  if (kept.version == 0) throw std::invalid_argument("it has no version");
+  if (kept.version != kVersion) throw std::invalid_argument("it has version " + std::to_string(kept.version));
+  if (!kept.owner) throw std::invalid_argument("it has no owner");
+  if (!kept.sandbox) throw std::invalid_argument("it has no sandbox");
+  KeptRecord out;
+  out.owner = std::move(*kept.owner);
+  if (!kept.fingerprint.empty()) out.fingerprint = digest_of(kept.fingerprint);
+  out.view = std::move(*kept.sandbox);
   if (!is_sandbox_id(out.view.sandbox_id)) throw std::invalid_argument("its sandbox has another kind of id");
   if (!out.view.status.create_time) throw std::invalid_argument("its sandbox has no time of creation");
   if (out.view.spec.containers.empty()) throw std::invalid_argument("its sandbox has no container");
