@@ -1,6 +1,7 @@
 // Names: of errors, and of DNS.
 #include "base/dns_name.hpp"
 #include "base/errno_text.hpp"
+#include "base/error_code.hpp"
 #include "support/catch.hpp"
 
 #include <cerrno>
@@ -20,6 +21,23 @@ TEST_CASE("an error has a name, and the name a number", "[base]") {
   }
   CHECK(error_text(ENOENT) == "No such file or directory (ENOENT)");
   CHECK(error_text(4000) == "unknown error (4000)");
+}
+
+TEST_CASE("a code of an error has gRPC's number and Connect's name", "[base]") {
+  CHECK(static_cast<int>(ErrorCode::canceled) == 1);
+  CHECK(static_cast<int>(ErrorCode::unauthenticated) == 16);
+  CHECK(to_string(ErrorCode::canceled) == "canceled");
+  CHECK(to_string(ErrorCode::invalid_argument) == "invalid_argument");
+  CHECK(to_string(ErrorCode::failed_precondition) == "failed_precondition");
+  CHECK(to_string(ErrorCode::unauthenticated) == "unauthenticated");
+  for (int number = 1; number <= 16; ++number) {
+    const auto code = static_cast<ErrorCode>(number);
+    CHECK(parse_error_code(to_string(code)) == code);
+  }
+  for (const char* bad : {"", "ok", "NOT_FOUND", "not found", "not_found ", "cancelled"}) {
+    INFO(bad);
+    CHECK(!parse_error_code(bad));
+  }
 }
 
 TEST_CASE("a name of DNS is one of RFC 1123", "[base]") {
