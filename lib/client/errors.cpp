@@ -31,7 +31,7 @@ enum class Type : std::uint8_t {
 };
 
 struct Row {
-  std::string_view name;
+  std::string_view reason;
   Type type;
 };
 
@@ -65,46 +65,53 @@ constexpr std::array kReasons{
     Row{"FSS_INFLIGHT_LIMIT", Type::snapshot},
 };
 
-constexpr std::array kCodes{
-    Row{"not_found", Type::not_found},
-    Row{"canceled", Type::not_running},
-    Row{"deadline_exceeded", Type::request_timeout},
-    Row{"unavailable", Type::unavailable},
-    Row{"resource_exhausted", Type::resource_exhausted},
-    Row{"unauthenticated", Type::authentication},
-    Row{"permission_denied", Type::authentication},
-};
-
-template <typename Table>
-Type find(const Table& table, std::string_view name) {
-  for (const Row& row : table)
-    if (row.name == name) return row.type;
+Type type_of_reason(std::string_view reason) {
+  if (reason.starts_with(kPrefix)) reason.remove_prefix(kPrefix.size());
+  for (const Row& row : kReasons)
+    if (row.reason == reason) return row.type;
   return Type::by_code;
+}
+
+Type type_of_code(ErrorCode code) {
+  switch (code) {
+    case ErrorCode::not_found:
+      return Type::not_found;
+    case ErrorCode::canceled:
+      return Type::not_running;
+    case ErrorCode::deadline_exceeded:
+      return Type::request_timeout;
+    case ErrorCode::unavailable:
+      return Type::unavailable;
+    case ErrorCode::resource_exhausted:
+      return Type::resource_exhausted;
+    case ErrorCode::unauthenticated:
+    case ErrorCode::permission_denied:
+      return Type::authentication;
+    default:
+      return Type::sandbox;
+  }
 }
 
 Type type_of(const protocol::ConnectError& error) {
   if (error.info && error.info->domain == protocol::kErrorDomain) {
-    std::string_view reason = error.info->reason;
-    if (reason.substr(0, kPrefix.size()) == kPrefix) reason.remove_prefix(kPrefix.size());
-    const Type type = find(kReasons, reason);
+    const Type type = type_of_reason(error.info->reason);
     if (type != Type::by_code) return type;
   }
-  if (error.code == "invalid_argument" && !error.violations.empty()) return Type::validation;
-  const Type type = find(kCodes, error.code);
-  return type == Type::by_code ? Type::sandbox : type;
+  if (error.code == ErrorCode::invalid_argument && !error.violations.empty()) return Type::validation;
+  return type_of_code(error.code);
 }
 
 }  // namespace
 
 std::exception_ptr make_error(const protocol::ConnectError& error) {
   ErrorFields fields;
-  fields.code = error.code;
+  fields.code = base::to_string(error.code);
   if (error.info) {
     fields.reason = error.info->reason;
     fields.metadata = error.info->metadata;
   }
   fields.retry_delay = error.retry_delay;
-  const std::string text = error.message.empty() ? "The server answered: " + error.code : error.message;
+  const std::string text = error.message.empty() ? "The server answered: " + fields.code : error.message;
   switch (type_of(error)) {
     case Type::authentication:
       return make_exception_ptr(CWSandboxAuthenticationError(text, fields));

@@ -3,12 +3,15 @@
 
 #include <cwsandbox/errors.hpp>
 
+#include "base/error_code.hpp"
 #include "protocol/connect.hpp"
 #include "protocol/exec_stream.hpp"
 
 #include <exception>
 
 namespace cwsandbox::client {
+
+using base::ErrorCode;
 
 /// The exception for an error that a server sent. The reason decides under our own domain only; else the code does (ER-3, ER-4).
 [[nodiscard]] std::exception_ptr make_error(const protocol::ConnectError& error);

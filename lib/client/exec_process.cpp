@@ -625,7 +625,7 @@ void ExecProcess::on_unary_failed(const std::exception_ptr& error) {
   try {
     std::rethrow_exception(error);
   } catch (const SandboxRequestTimeoutError& timeout) {
-    if (request_.timeout_ms > 0 && timeout.code() == "deadline_exceeded") {
+    if (request_.timeout_ms > 0 && timeout.code() == base::to_string(ErrorCode::deadline_exceeded)) {
       protocol::ExitStatus status;
       status.outcome = protocol::ExitStatus::Outcome::timed_out;
       return on_exited(status);

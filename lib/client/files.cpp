@@ -49,9 +49,9 @@ std::string doing(const char* verb, const std::string& path) {
   return std::string("Cannot ") + verb + " '" + base::printable(path, 200) + "'";
 }
 
-SandboxFileError file_error(const std::string& text, const std::string& path, const char* code, const char* reason) {
+SandboxFileError file_error(const std::string& text, const std::string& path, ErrorCode code, const char* reason) {
   ErrorFields fields;
-  fields.code = code;
+  fields.code = base::to_string(code);
   fields.reason = reason;
   fields.metadata.emplace("filepath", path);
   return SandboxFileError(text, fields);
@@ -79,7 +79,7 @@ bool is_unimplemented(const std::exception_ptr& error) {
   try {
     std::rethrow_exception(error);
   } catch (const CWSandboxError& e) {
-    return e.code() == "unimplemented";
+    return e.code() == base::to_string(ErrorCode::unimplemented);
   } catch (...) {
     return false;
   }
@@ -128,7 +128,8 @@ class Download {
       // Closed short of its length: the file shrank, or the connection broke. Nobody may take that for the whole file (FI-4).
       auto text = doing("read", self.path) + ": it ended after " + std::to_string(self.done);
       if (self.total) text += " of " + std::to_string(*self.total);
-      throw file_error(text + " bytes: the file has shrunk meanwhile, or the connection broke", self.path, "data_loss", kTruncated);
+      throw file_error(text + " bytes: the file has shrunk meanwhile, or the connection broke", self.path, ErrorCode::data_loss,
+                       kTruncated);
     }
     co_return n;
   }
@@ -211,14 +212,14 @@ asio::awaitable<std::string> read_rpc(Ready there, std::string path) {
 asio::awaitable<std::string> read_without_endpoint(Ready there, std::string path, ReadFileOptions options) {
   if (!base::is_utf8(path))
     throw file_error(doing("read", path) + ": the server has no /v1/files, and ReadFile takes only paths in UTF-8", path,
-                     "unimplemented", "");
+                     ErrorCode::unimplemented, "");
   std::string content;
   try {
     content = co_await read_rpc(std::move(there), path);
   } catch (const SandboxFileError& error) {
     if (error.reason() != kTooLarge) throw;
-    throw file_error(doing("read", path) + ": the server has no /v1/files, and it is too large for ReadFile", path, "unimplemented",
-                     kTooLarge);
+    throw file_error(doing("read", path) + ": the server has no /v1/files, and it is too large for ReadFile", path,
+                     ErrorCode::unimplemented, kTooLarge);
   }
   if (options.offset() > 0 || options.length()) {
     const auto from = static_cast<std::size_t>(std::min<std::uint64_t>(options.offset(), content.size()));
@@ -288,7 +289,7 @@ asio::awaitable<void> write_rpc(Ready there, std::string path, std::string conte
 [[noreturn]] void too_large_without_endpoint(const std::string& path) {
   throw file_error(doing("write", path) + ": the server has no /v1/files, and it is larger than " + std::to_string(kFallbackWrite) +
                        " bytes, which is what is put into a WriteFile",
-                   path, "unimplemented", kTooLarge);
+                   path, ErrorCode::unimplemented, kTooLarge);
 }
 
 void check_without_endpoint(const std::string& path, const WriteFileOptions& options) {
@@ -299,7 +300,8 @@ void check_without_endpoint(const std::string& path, const WriteFileOptions& opt
   if (options.make_parents()) cannot = "cannot make the directories above it";
   if (options.append()) cannot = "cannot append to a file";
   if (cannot)
-    throw file_error(doing("write", path) + ": the server has no /v1/files, and WriteFile " + cannot, path, "unimplemented", "");
+    throw file_error(doing("write", path) + ": the server has no /v1/files, and WriteFile " + cannot, path,
+                     ErrorCode::unimplemented, "");
 }
 
 /// Whether the error under way, of an upload, may be met by another one: what was appended once must not be appended twice.
@@ -419,7 +421,7 @@ std::exception_ptr about_service(const char* verb, const std::string& path) {
   const auto error = about(verb, path);
   if (!is_unimplemented(error)) return error;
   return std::make_exception_ptr(
-      file_error(doing(verb, path) + ": the server has no cwsandbox.v1.FileService", path, "unimplemented", ""));
+      file_error(doing(verb, path) + ": the server has no cwsandbox.v1.FileService", path, ErrorCode::unimplemented, ""));
 }
 
 }  // namespace
@@ -632,7 +634,7 @@ asio::awaitable<void> download(State state, std::string path, std::string local_
       if (!is_unimplemented(error)) std::rethrow_exception(error);
       if (options.preserve())
         throw file_error(doing("read", path) + ": the server has no /v1/files, which tells permission bits and times", path,
-                         "unimplemented", "");
+                         ErrorCode::unimplemented, "");
       const auto content = co_await read_without_endpoint(there, path, options);
       LocalFile file(local_path, 0666);
       file.write(content);
@@ -721,7 +723,7 @@ asio::awaitable<std::vector<FileInfo>> list(State state, std::string path) {
           }
           if (found.size() > kMaxListed)
             throw file_error(doing("list", path) + ": it has more than " + std::to_string(kMaxListed) + " entries", path,
-                             "resource_exhausted", kTooLarge);
+                             ErrorCode::resource_exhausted, kTooLarge);
         }
         co_return found;
       } catch (...) {

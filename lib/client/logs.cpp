@@ -102,17 +102,16 @@ InBand kind_of(std::string_view code) {
 std::exception_ptr in_band_error(const messages::LogStreamError& said) {
   protocol::ConnectError error;
   error.message = "The log stream: " + (said.message.empty() ? base::printable(said.code, 80) : said.message);
-  error.code = "unknown";
   error.info.emplace();
   error.info->domain = std::string(protocol::kErrorDomain);
   error.info->metadata.emplace("stream_code", said.code);
   if (said.code == "SANDBOX_NOT_FOUND") {
-    error.code = "not_found";
+    error.code = ErrorCode::not_found;
     error.info->reason = "CWSANDBOX_SANDBOX_NOT_FOUND";
   } else if (said.code == "PERMISSION_DENIED") {
-    error.code = "permission_denied";
+    error.code = ErrorCode::permission_denied;
   } else if (kind_of(said.code) != InBand::terminal) {
-    error.code = "unavailable";
+    error.code = ErrorCode::unavailable;
   }
   return make_error(error);
 }

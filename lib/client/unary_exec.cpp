@@ -1,4 +1,5 @@
 #include "client/unary_exec.hpp"
+#include "base/error_code.hpp"
 
 #include "client/rpc.hpp"
 #include "client/sandbox_state.hpp"
@@ -23,13 +24,13 @@ bool means_no_exec_stream(const net::HttpResponse& answer) {
     case 501:
       return true;
     default:
-      return protocol::decode_error(answer.status, answer.body).code == "unimplemented";
+      return protocol::decode_error(answer.status, answer.body).code == base::ErrorCode::unimplemented;
   }
 }
 
 std::exception_ptr needs_exec_stream(const std::string& what) {
   ErrorFields fields;
-  fields.code = "unimplemented";
+  fields.code = base::to_string(base::ErrorCode::unimplemented);
   fields.reason = "CWSANDBOX_EXEC_STREAM_UNAVAILABLE";
   return std::make_exception_ptr(SandboxExecutionError(
       "The server has no exec stream (" + std::string(protocol::kExecPath) + "), and " + what + " needs it", fields));

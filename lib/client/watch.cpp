@@ -103,7 +103,7 @@ std::exception_ptr not_begun(const std::string& path) {
   try {
     std::rethrow_exception(error);
   } catch (const CWSandboxError& failed) {
-    const bool unable = failed.code() == "unimplemented";
+    const bool unable = failed.code() == base::to_string(ErrorCode::unimplemented);
     if (!unable && dynamic_cast<const SandboxFileError*>(&failed) == nullptr) return error;
     auto fields = failed.fields();
     fields.metadata.insert_or_assign("filepath", path);

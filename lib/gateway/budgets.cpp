@@ -99,7 +99,7 @@ ServiceError Budgets::exhausted(Budget budget, std::map<std::string, std::string
   std::string text = lead.empty() ? std::string() : lead + ": ";
   text += std::string(own ? "one owner may have" : "all owners together may have") + " at most " + most + " " + entry.what + " (" +
           entry.option + ")";
-  return ServiceError("resource_exhausted", reason::kCapacityExhausted, text, std::move(metadata)).with_retry(kLater);
+  return ServiceError(ErrorCode::resource_exhausted, reason::kCapacityExhausted, text, std::move(metadata)).with_retry(kLater);
 }
 
 BudgetShare::BudgetShare(std::shared_ptr<Budgets> budgets, Budget budget, std::uint64_t amount,

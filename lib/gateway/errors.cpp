@@ -10,8 +10,8 @@
 
 namespace cwsandbox::gateway {
 
-ServiceError::ServiceError(std::string code, const char* why, std::string message, std::map<std::string, std::string> metadata) {
-  error_.code = std::move(code);
+ServiceError::ServiceError(ErrorCode code, const char* why, std::string message, std::map<std::string, std::string> metadata) {
+  error_.code = code;
   error_.message = std::move(message);
   if (why != nullptr && *why != '\0') {
     protocol::ErrorInfo info;
@@ -41,7 +41,7 @@ ServiceError invalid_fields(const Violations& violations) {
     if (!message.empty()) message += "; ";
     message += v.field.empty() ? v.description : v.field + ": " + v.description;
   }
-  ServiceError made("invalid_argument", reason::kInvalidRequest, message);
+  ServiceError made(ErrorCode::invalid_argument, reason::kInvalidRequest, message);
   protocol::ConnectError error = made.error();
   error.violations = violations.found();
   return ServiceError(std::move(error));
@@ -54,17 +54,17 @@ ServiceError invalid_field(std::string field, std::string description) {
 }
 
 ServiceError sandbox_not_found(const std::string& id) {
-  return ServiceError("not_found", reason::kSandboxNotFound, "no sandbox has the id " + base::in_quotes(id, 128),
+  return ServiceError(ErrorCode::not_found, reason::kSandboxNotFound, "no sandbox has the id " + base::in_quotes(id, 128),
                       {{"sandbox_id", id.substr(0, 256)}});
 }
 
 ServiceError shutting_down() {
-  return ServiceError("unavailable", reason::kBackendUnavailable, "the gateway is shutting down")
+  return ServiceError(ErrorCode::unavailable, reason::kBackendUnavailable, "the gateway is shutting down")
       .with_retry(std::chrono::seconds(1));
 }
 
 ServiceError starting() {
-  return ServiceError("unavailable", reason::kBackendUnavailable,
+  return ServiceError(ErrorCode::unavailable, reason::kBackendUnavailable,
                       "the gateway is starting: it does not know yet which sandboxes there are")
       .with_retry(std::chrono::seconds(1));
 }
@@ -74,17 +74,17 @@ ServiceError from_runner(const runner::RunnerError& error) {
 }
 
 ServiceError from_file(const runner::FileFailed& error, const std::string& sandbox_id) {
-  const char* code = "failed_precondition";
+  ErrorCode code = ErrorCode::failed_precondition;
   const char* why = reason::kFileIoFailed;
   switch (error.error()) {
     case ENOENT:
-      code = "not_found";
+      code = ErrorCode::not_found;
       why = reason::kFileNotFound;
       break;
     case EACCES:
     case EPERM:
     case EROFS:
-      code = "permission_denied";
+      code = ErrorCode::permission_denied;
       why = reason::kFilePermissionDenied;
       break;
     case EFBIG:
@@ -92,16 +92,16 @@ ServiceError from_file(const runner::FileFailed& error, const std::string& sandb
       [[fallthrough]];
     case ENOSPC:
     case EDQUOT:
-      code = "resource_exhausted";
+      code = ErrorCode::resource_exhausted;
       break;
     case EISDIR:
       why = reason::kFileIsDirectory;
       break;
     case EEXIST:
-      code = "already_exists";
+      code = ErrorCode::already_exists;
       break;
     case EIO:
-      code = "internal";
+      code = ErrorCode::internal;
       break;
     default:
       break;
@@ -125,7 +125,7 @@ protocol::ConnectError error_in_flight(const std::function<void(const std::strin
     throw;  // nobody waits for an answer
   } catch (const std::exception& e) {
     log(e.what());
-    return ServiceError("internal", nullptr, "internal error").error();
+    return ServiceError(ErrorCode::internal, nullptr, "internal error").error();
   }
 }
 

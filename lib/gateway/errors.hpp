@@ -1,6 +1,7 @@
 // Errors on their way to a client: one value that both the control plane and the exec stream can send.
 #pragma once
 
+#include "base/error_code.hpp"
 #include "protocol/connect.hpp"
 #include "protocol/exec_stream.hpp"
 #include "runner/runner.hpp"
@@ -12,6 +13,8 @@
 #include <vector>
 
 namespace cwsandbox::gateway {
+
+using base::ErrorCode;
 
 namespace reason {
 inline constexpr const char* kSandboxNotFound = "CWSANDBOX_SANDBOX_NOT_FOUND";
@@ -36,7 +39,7 @@ inline constexpr const char* kFileIoFailed = "CWSANDBOX_FILE_IO_FAILED";
 class ServiceError : public std::exception {
  public:
   explicit ServiceError(protocol::ConnectError error) : error_(std::move(error)) {}
-  ServiceError(std::string code, const char* why, std::string message, std::map<std::string, std::string> metadata = {});
+  ServiceError(ErrorCode code, const char* why, std::string message, std::map<std::string, std::string> metadata = {});
   [[nodiscard]] const char* what() const noexcept override { return error_.message.c_str(); }
   [[nodiscard]] const protocol::ConnectError& error() const noexcept { return error_; }
   [[nodiscard]] ServiceError with_retry(std::chrono::milliseconds delay) const;

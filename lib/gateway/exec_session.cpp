@@ -644,8 +644,8 @@ void ExecTable::accept(std::shared_ptr<const Credential> credential, std::unique
 
 void ExecTable::refuse(const std::shared_ptr<ExecConnection>& connection, const protocol::StartRequest& request,
                        const protocol::StatusError& error) {
-  context_->log(LogLevel::info,
-                "process " + base::escaped(request.id, 64) + " refused: " + error.code + ": " + base::escaped(error.message, 256));
+  context_->log(LogLevel::info, "process " + base::escaped(request.id, 64) + " refused: " +
+                                    std::string(base::to_string(error.code)) + ": " + base::escaped(error.message, 256));
   connection->set_host(std::make_shared<Refusal>(request, error));
 }
 
@@ -659,7 +659,7 @@ void ExecTable::on_start(const std::shared_ptr<ExecConnection>& connection, cons
     const std::string key = table_key(*owner, request.id);
     if (const auto known = processes_.find(key); known != processes_.end()) {
       if (known->second->fingerprint_ != fingerprint_of(request)) {
-        throw ServiceError("already_exists", reason::kInvalidRequest, "this process id is in use, for a different request",
+        throw ServiceError(ErrorCode::already_exists, reason::kInvalidRequest, "this process id is in use, for a different request",
                            {{"id", request.id}});
       }
       ExecProcess::Attach how;
@@ -671,7 +671,7 @@ void ExecTable::on_start(const std::shared_ptr<ExecConnection>& connection, cons
       return;
     }
     if (const auto used = used_.find(owner); used != used_.end() && used->second.contains(request.id)) {
-      throw ServiceError("failed_precondition", reason::kProcessNotFound,
+      throw ServiceError(ErrorCode::failed_precondition, reason::kProcessNotFound,
                          "the process with this id was given up; it is not started again", {{"id", request.id}});
     }
     if (context_->stopping) throw shutting_down();
@@ -707,7 +707,7 @@ void ExecTable::on_resume(const std::shared_ptr<ExecConnection>& connection, con
     named.id = request.id;
     named.sandbox_id = request.sandbox_id;
     refuse(connection, named,
-           to_status_error(ServiceError("not_found", reason::kProcessNotFound,
+           to_status_error(ServiceError(ErrorCode::not_found, reason::kProcessNotFound,
                                         "no process has this id here: it has ended and is forgotten, or it never was",
                                         {{"id", request.id}, {"sandbox_id", request.sandbox_id}})
                                .error()));

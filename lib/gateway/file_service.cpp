@@ -157,7 +157,7 @@ messages::FileInfo wire_info(runner::FileInfo info) {
 }
 
 ServiceError too_large(const std::string& path, const std::string& id) {
-  return ServiceError("resource_exhausted", reason::kFileTooLarge,
+  return ServiceError(ErrorCode::resource_exhausted, reason::kFileTooLarge,
                       "the file is larger than ReadFile gives: GET " + std::string(kFilesPath) + " has no limit",
                       {{"filepath", path}, {"errno", "EFBIG"}, {"sandbox_id", id}});
 }
@@ -207,7 +207,8 @@ asio::awaitable<void> FileService::get(FileService self, net::ServerExchange& ex
     if (!found) {
       const std::string size = std::to_string(info.size);
       head = error_response(
-          ServiceError("out_of_range", reason::kInvalidRequest, "Range: not one range of bytes within the file's " + size).error());
+          ServiceError(ErrorCode::out_of_range, reason::kInvalidRequest, "Range: not one range of bytes within the file's " + size)
+              .error());
       head.status = 416;
       head.headers.emplace_back("Content-Range", "bytes */" + size);
       done.status = head.status;

@@ -159,7 +159,7 @@ asio::awaitable<void> SandboxRecord::adopt(std::shared_ptr<SandboxRecord> self,
     sandbox = co_await std::move(adopting);
   } catch (const runner::RunnerError& e) {
     failure = e.what();
-    for_good = e.code() != "unavailable";
+    for_good = e.code() != ErrorCode::unavailable;
   } catch (const std::exception& e) {
     failure = e.what();
   }

@@ -156,8 +156,8 @@ class Gateway::Impl final : public net::HttpHandler, public std::enable_shared_f
             ? std::pair(Budget::memory, "too much is being sent here at once; try again later")
             : std::pair(Budget::memory, "the request was carried out, but too many answers wait here to be read");
     protocol::ConnectError error = owner.budgets.exhausted(budget, {}, lead).error();
-    if (limit == ClientLimit::request) error.code = "unavailable";  // nothing was done
-    if (limit == ClientLimit::answer) error.retry_delay.reset();    // it was
+    if (limit == ClientLimit::request) error.code = ErrorCode::unavailable;  // nothing was done
+    if (limit == ClientLimit::answer) error.retry_delay.reset();             // it was
     net::HttpResponse out = error_response(error);
     out.status = usual.status;
     return out;
@@ -337,7 +337,7 @@ class Gateway::Impl final : public net::HttpHandler, public std::enable_shared_f
       const auto is_it = [&value = value](const std::string& origin) { return base::same_but_for_case(origin, value); };
       if (std::any_of(allowed.begin(), allowed.end(), is_it)) continue;
       const std::string shown = base::escaped(value, 128);
-      return error_response(ServiceError("permission_denied", reason::kOriginNotAllowed,
+      return error_response(ServiceError(ErrorCode::permission_denied, reason::kOriginNotAllowed,
                                          "requests from pages of the origin \"" + shown + "\" are not allowed here",
                                          {{"origin", shown}})
                                 .error());
@@ -357,7 +357,7 @@ class Gateway::Impl final : public net::HttpHandler, public std::enable_shared_f
     const std::string shown = base::escaped(host, 128);
     return error_response(
         ServiceError(
-            "permission_denied", reason::kHostNotAllowed,
+            ErrorCode::permission_denied, reason::kHostNotAllowed,
             "without tokens only names of this machine are answered to (localhost, 127.0.0.1, [::1]), not \"" + shown + "\"",
             {{"host", shown}})
             .error());
@@ -365,7 +365,7 @@ class Gateway::Impl final : public net::HttpHandler, public std::enable_shared_f
 
   [[nodiscard]] static net::HttpResponse unauthenticated() {
     return error_response(
-        ServiceError("unauthenticated", nullptr, "a valid token is required: Authorization: Bearer <token>").error());
+        ServiceError(ErrorCode::unauthenticated, nullptr, "a valid token is required: Authorization: Bearer <token>").error());
   }
 
   [[nodiscard]] std::optional<net::HttpResponse> judge(const net::HttpRequest& request) const {
@@ -386,13 +386,15 @@ class Gateway::Impl final : public net::HttpHandler, public std::enable_shared_f
     if (path == protocol::kExecPath) {
       if (request.method != "GET") return wrong_method("GET");
       net::HttpResponse response = error_response(
-          ServiceError("failed_precondition", reason::kInvalidRequest, "this path takes a WebSocket upgrade only").error());
+          ServiceError(ErrorCode::failed_precondition, reason::kInvalidRequest, "this path takes a WebSocket upgrade only")
+              .error());
       response.status = 426;
       response.headers.emplace_back("Upgrade", "websocket");
       return response;
     }
     net::HttpResponse response = error_response(
-        ServiceError("unimplemented", reason::kNotImplemented, "nothing is served at " + base::escaped(path, 128)).error());
+        ServiceError(ErrorCode::unimplemented, reason::kNotImplemented, "nothing is served at " + base::escaped(path, 128))
+            .error());
     response.status = 404;
     return response;
   }
@@ -402,9 +404,9 @@ class Gateway::Impl final : public net::HttpHandler, public std::enable_shared_f
     if (auto refusal = judge_origin(request)) return refusal;
     if (!credential_of(request)) return unauthenticated();
     if (net::path_of(request.target) != protocol::kExecPath) {
-      net::HttpResponse response = error_response(
-          ServiceError("unimplemented", reason::kNotImplemented, "WebSockets are served at " + std::string(protocol::kExecPath))
-              .error());
+      net::HttpResponse response = error_response(ServiceError(ErrorCode::unimplemented, reason::kNotImplemented,
+                                                               "WebSockets are served at " + std::string(protocol::kExecPath))
+                                                      .error());
       response.status = 404;
       return response;
     }
@@ -431,7 +433,8 @@ class Gateway::Impl final : public net::HttpHandler, public std::enable_shared_f
 
   [[nodiscard]] static net::HttpResponse wrong_method(const char* allowed) {
     net::HttpResponse response = error_response(
-        ServiceError("unimplemented", reason::kInvalidRequest, std::string("this path takes ") + allowed + " only").error());
+        ServiceError(ErrorCode::unimplemented, reason::kInvalidRequest, std::string("this path takes ") + allowed + " only")
+            .error());
     response.status = 405;
     response.headers.emplace_back("Allow", allowed);
     return response;

@@ -173,7 +173,7 @@ asio::awaitable<void> stream_logs(std::shared_ptr<Context> context, std::shared_
     }
     if (stream.client_gone()) throw boost::system::system_error(asio::error::connection_reset);
     const auto now = Clock::now();
-    if (now >= deadline) throw ServiceError("deadline_exceeded", nullptr, "the time that the request allows has passed");
+    if (now >= deadline) throw ServiceError(ErrorCode::deadline_exceeded, nullptr, "the time that the request allows has passed");
     if (now >= keep_alive) {
       messages::LogEntry entry;
       entry.log_session_id = store->session();

@@ -61,7 +61,7 @@ ProcessRun::ProcessRun(std::shared_ptr<Context> context, std::shared_ptr<Sandbox
       end_timer_(context_->executor) {
   const std::map<std::string, std::string> where = {{"sandbox_id", record_->id()}};
   if (const std::size_t most = context_->options.max_processes_per_sandbox; record_->processes() >= most) {
-    throw ServiceError("resource_exhausted", reason::kCapacityExhausted,
+    throw ServiceError(ErrorCode::resource_exhausted, reason::kCapacityExhausted,
                        "the sandbox runs its maximum of " + std::to_string(most) + " processes", where)
         .with_retry(std::chrono::seconds(1));
   }
@@ -108,7 +108,7 @@ asio::awaitable<void> ProcessRun::run(std::shared_ptr<ProcessRun> self, runner::
   } catch (const ServiceError& e) {
     refusal = e.error();
   } catch (const std::exception&) {
-    refusal = ServiceError("internal", nullptr, "the process could not be started").error();
+    refusal = ServiceError(ErrorCode::internal, nullptr, "the process could not be started").error();
   }
   if (self->phase_ == Phase::finished || self->context_->dropped) {
     if (process) process->signal_group(SIGKILL);
@@ -588,7 +588,7 @@ void ProcessRun::refuse(const protocol::ConnectError& error) {
   stdin_broken();
   retire();
   on_refused(error);
-  log_end("refused " + error.code);
+  log_end("refused " + std::string(base::to_string(error.code)));
 }
 
 void ProcessRun::retire() {

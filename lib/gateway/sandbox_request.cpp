@@ -286,7 +286,7 @@ namespace {
     if (i > 0) names += ", ";
     names += base::escaped(fields[i], 128);
   }
-  throw ServiceError("unimplemented", reason::kNotImplemented,
+  throw ServiceError(ErrorCode::unimplemented, reason::kNotImplemented,
                      "this gateway does not support, or its operator does not allow, " + names, {{"fields", names}});
 }
 
@@ -423,7 +423,7 @@ void check_served(const messages::CreateSandboxRequest& request) {
 
 runner::SandboxSpec check_request(messages::SandboxSpec& asked, const GatewayOptions& options, const runner::Runner& runner) {
   if (asked.containers.size() > 1) {
-    throw ServiceError("unimplemented", reason::kNotImplemented,
+    throw ServiceError(ErrorCode::unimplemented, reason::kNotImplemented,
                        "this gateway runs one container in a sandbox (sandbox.spec.containers)",
                        {{"fields", "sandbox.spec.containers"}});
   }

@@ -100,7 +100,7 @@ asio::awaitable<std::shared_ptr<runner::Sandbox>> SandboxRecord::running(std::sh
         text += " cannot be reached";
         if (!self->unreachable_.empty()) text += ": " + self->unreachable_;
       }
-      throw ServiceError("unavailable", reason::kBackendUnavailable, text, {{"sandbox_id", self->id()}})
+      throw ServiceError(ErrorCode::unavailable, reason::kBackendUnavailable, text, {{"sandbox_id", self->id()}})
           .with_retry(std::chrono::seconds(1));
     }
     co_await self->changed_.wait_until(deadline);
@@ -108,7 +108,7 @@ asio::awaitable<std::shared_ptr<runner::Sandbox>> SandboxRecord::running(std::sh
   if (self->state() != State::running || !self->sandbox_) {
     std::string text = "the sandbox " + self->id() + " is not running: " + std::string(messages::to_string(self->state()));
     if (!self->view_.status.state_reason.empty()) text += " (" + self->view_.status.state_reason + ")";
-    throw ServiceError("failed_precondition", reason::kSandboxNotRunning, text,
+    throw ServiceError(ErrorCode::failed_precondition, reason::kSandboxNotRunning, text,
                        {{"sandbox_id", self->id()}, {"state", std::string(messages::to_string(self->state()))}});
   }
   co_return self->sandbox_;
@@ -155,7 +155,7 @@ asio::awaitable<void> SandboxRecord::create(std::shared_ptr<SandboxRecord> self,
     self->all_->accepted(*self);
     if (!self->terminal()) self->began(std::move(made));
   } else if (self->all_->offered_.contains(self->id())) {
-    self->refusal_ = refusal ? *refusal : ServiceError("internal", nullptr, "the sandbox could not be created");
+    self->refusal_ = refusal ? *refusal : ServiceError(ErrorCode::internal, nullptr, "the sandbox could not be created");
     self->context_->log(LogLevel::warning, "sandbox " + self->id() + " was not created: " + base::escaped(failure, 512));
     self->all_->refused(*self);
   } else {
@@ -383,7 +383,8 @@ asio::awaitable<messages::Sandbox> Sandboxes::create(std::shared_ptr<Sandboxes> 
   }
   // What was answered is there: not before the place has it.
   const ServiceError not_yet =
-      ServiceError("unavailable", reason::kBackendUnavailable, "the sandbox has not been taken on in time").with_retry(kLater);
+      ServiceError(ErrorCode::unavailable, reason::kBackendUnavailable, "the sandbox has not been taken on in time")
+          .with_retry(kLater);
   while (self->offered_.contains(record->id()) && !record->refusal_) {
     if (self->context_->dropped) throw shutting_down();
     if (late()) {
@@ -396,7 +397,7 @@ asio::awaitable<messages::Sandbox> Sandboxes::create(std::shared_ptr<Sandboxes> 
   }
   if (self->context_->dropped) throw shutting_down();
   if (!record->refusal_) co_return record->view();
-  if (key.empty() || record->refusal_->error().code != "already_exists") throw ServiceError(*record->refusal_);
+  if (key.empty() || record->refusal_->error().code != ErrorCode::already_exists) throw ServiceError(*record->refusal_);
   // Another gateway was first. The runner tells of that sandbox, if it has not yet.
   for (;;) {
     if (self->context_->dropped) throw shutting_down();
@@ -422,8 +423,8 @@ std::shared_ptr<SandboxRecord> Sandboxes::made_for(const std::shared_ptr<Owner>&
     }
   }
   if (record && (record->owner_ != owner || record->fingerprint_ != fingerprint)) {
-    throw ServiceError("already_exists", reason::kInvalidRequest, "this request id was used before, for a different sandbox",
-                       {{"sandbox_id", record->id()}});
+    throw ServiceError(ErrorCode::already_exists, reason::kInvalidRequest,
+                       "this request id was used before, for a different sandbox", {{"sandbox_id", record->id()}});
   }
   return record;
 }
@@ -446,11 +447,11 @@ std::shared_ptr<SandboxRecord> Sandboxes::make(const std::shared_ptr<Owner>& own
   const std::string runner_name(runner_->name());
   const auto& wanted = asked.spec.runner_ids;
   if (!wanted.empty() && std::find(wanted.begin(), wanted.end(), runner_name) == wanted.end()) {
-    throw ServiceError("failed_precondition", reason::kNoSuitableRunner,
+    throw ServiceError(ErrorCode::failed_precondition, reason::kNoSuitableRunner,
                        "none of the runners asked for is here; this gateway has " + runner_name, {{"runner_id", runner_name}});
   }
   if (active_ + offered_.size() >= context_->options.max_sandboxes) {
-    throw ServiceError("resource_exhausted", reason::kCapacityExhausted,
+    throw ServiceError(ErrorCode::resource_exhausted, reason::kCapacityExhausted,
                        "this gateway runs its maximum of " + std::to_string(context_->options.max_sandboxes) + " sandboxes")
         .with_retry(kLater);
   }
@@ -600,7 +601,7 @@ messages::DeleteSandboxResponse Sandboxes::remove(const std::shared_ptr<Owner>& 
   if (request.sandbox_id.empty()) throw invalid_field("sandboxId", "is required");
   if (request.grace_period_seconds < 0) throw invalid_field("gracePeriodSeconds", "is negative");
   if (!request.snapshot_volumes.empty()) {
-    throw ServiceError("unimplemented", reason::kNotImplemented, "this gateway does not support snapshotVolumes",
+    throw ServiceError(ErrorCode::unimplemented, reason::kNotImplemented, "this gateway does not support snapshotVolumes",
                        {{"fields", "snapshotVolumes"}});
   }
   messages::DeleteSandboxResponse response;

@@ -215,7 +215,7 @@ net::HttpResponse json_response(std::string body) {
 net::HttpResponse error_response(const protocol::ConnectError& error) {
   net::HttpResponse response = json_response(protocol::encode_error(error));
   response.status = protocol::http_status(error.code);
-  if (error.code == "unauthenticated") response.headers.emplace_back("WWW-Authenticate", "Bearer");
+  if (error.code == ErrorCode::unauthenticated) response.headers.emplace_back("WWW-Authenticate", "Bearer");
   if (error.retry_delay) {
     const auto seconds = std::chrono::ceil<std::chrono::seconds>(*error.retry_delay).count();
     response.headers.emplace_back("Retry-After", std::to_string(seconds));
@@ -229,13 +229,13 @@ std::optional<net::HttpResponse> check_service_request(const net::HttpRequest& r
     const Method* method = served(path);
     if (method == nullptr) {
       const std::string name = base::printable(path.substr(1), 128);
-      throw ServiceError("unimplemented", reason::kNotImplemented,
+      throw ServiceError(ErrorCode::unimplemented, reason::kNotImplemented,
                          is_method(path) ? "this gateway does not serve " + name : "there is no method " + name);
     }
     const bool streamed = method->stream != nullptr;
     if (request.method != "POST") {
       net::HttpResponse response =
-          error_response(ServiceError("unimplemented", reason::kInvalidRequest, "methods are called with POST").error());
+          error_response(ServiceError(ErrorCode::unimplemented, reason::kInvalidRequest, "methods are called with POST").error());
       response.status = 405;
       response.headers.emplace_back("Allow", "POST");
       return response;
@@ -243,7 +243,7 @@ std::optional<net::HttpResponse> check_service_request(const net::HttpRequest& r
     const std::string type(streamed ? protocol::kConnectStreamType : "application/json");
     if (!is_type(net::find_header(request.headers, "Content-Type"), type)) {
       net::HttpResponse response =
-          error_response(ServiceError("unknown", reason::kInvalidRequest, "the content type must be " + type).error());
+          error_response(ServiceError(ErrorCode::unknown, reason::kInvalidRequest, "the content type must be " + type).error());
       response.status = 415;
       response.headers.emplace_back("Accept-Post", type);
       return response;
@@ -251,7 +251,8 @@ std::optional<net::HttpResponse> check_service_request(const net::HttpRequest& r
     for (const char* header : {"Content-Encoding", "Connect-Content-Encoding"}) {
       const std::string_view encoding = net::find_header(request.headers, header);
       if (!encoding.empty() && !base::same_but_for_case(encoding, "identity"))
-        throw ServiceError("unimplemented", reason::kInvalidRequest, "bodies may not be compressed; supported encodings: identity");
+        throw ServiceError(ErrorCode::unimplemented, reason::kInvalidRequest,
+                           "bodies may not be compressed; supported encodings: identity");
     }
     const std::string_view version = net::find_header(request.headers, "Connect-Protocol-Version");
     if (!version.empty() && version != "1") throw invalid_field("Connect-Protocol-Version", "must be \"1\"");

@@ -125,17 +125,17 @@ asio::awaitable<messages::ExecResponse> exec_unary(std::shared_ptr<Context> cont
   }
   if (!run->status_) {
     if (context->dropped) throw shutting_down();
-    throw ServiceError("deadline_exceeded", reason::kCommandTimeout, "the command did not end in time and was killed",
+    throw ServiceError(ErrorCode::deadline_exceeded, reason::kCommandTimeout, "the command did not end in time and was killed",
                        {{"sandbox_id", sandbox->id()}});
   }
   const protocol::ExitStatus& status = *run->status_;
   if (status.outcome == protocol::ExitStatus::Outcome::failed) {
-    throw ServiceError("failed_precondition", reason::kCommandNotStarted, status.message,
+    throw ServiceError(ErrorCode::failed_precondition, reason::kCommandNotStarted, status.message,
                        {{"errno", status.error_name}, {"what", status.error_what}});
   }
   if (!status.code && !status.signal) {
-    throw ServiceError("unavailable", reason::kBackendUnavailable, "the sandbox ended, and nobody knows how the command did",
-                       {{"sandbox_id", sandbox->id()}});
+    throw ServiceError(ErrorCode::unavailable, reason::kBackendUnavailable,
+                       "the sandbox ended, and nobody knows how the command did", {{"sandbox_id", sandbox->id()}});
   }
   messages::ExecResponse response;
   response.exit_code = status.code ? *status.code : 128 + *status.signal;

@@ -26,7 +26,7 @@ class Place {
   Place(const GatewayOptions& options, std::shared_ptr<SandboxRecord> sandbox) : sandbox_(std::move(sandbox)) {
     const std::map<std::string, std::string> where = {{"sandbox_id", sandbox_->id()}};
     if (const std::size_t most = options.max_watches_per_sandbox; sandbox_->watches >= most) {
-      throw ServiceError("resource_exhausted", reason::kCapacityExhausted,
+      throw ServiceError(ErrorCode::resource_exhausted, reason::kCapacityExhausted,
                          "the sandbox has at most " + std::to_string(most) + " watches of files at one time", where)
           .with_retry(std::chrono::seconds(1));
     }
@@ -108,7 +108,8 @@ asio::awaitable<void> watch_file(std::shared_ptr<Context> context, std::shared_p
       keep_alive = Clock::now() + context->options.log_keep_alive;
     }
     if (context->dropped) throw boost::system::system_error(asio::error::operation_aborted);
-    if (Clock::now() >= deadline) throw ServiceError("deadline_exceeded", nullptr, "the time that the request allows has passed");
+    if (Clock::now() >= deadline)
+      throw ServiceError(ErrorCode::deadline_exceeded, nullptr, "the time that the request allows has passed");
     auto next = watch->next(std::min({deadline, keep_alive, Clock::now() + kLook}));
     std::vector<runner::FileEvent> events = co_await std::move(next);
     for (runner::FileEvent& event : events) {

@@ -1,5 +1,6 @@
 #include "net/http_server.hpp"
 
+#include "base/error_code.hpp"
 #include "core/descriptor_limit.hpp"
 #include "net/any_byte_stream.hpp"
 #include "net/http_body.hpp"
@@ -39,6 +40,8 @@
 #include <vector>
 
 namespace cwsandbox::net {
+
+using base::ErrorCode;
 
 namespace {
 
@@ -427,7 +430,7 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
   }
 
   static asio::awaitable<void> refuse(std::shared_ptr<Transport> transport, std::string why) {
-    const auto response = error_response(503, "unavailable", why);
+    const auto response = error_response(503, ErrorCode::unavailable, why);
     const auto text = write_response_head(response, false, 11) + response.body;
     AnyByteStream stream(transport);
     error_code ec;
@@ -502,8 +505,8 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
       if (!session->seat->counted) co_return false;
       charged = 0;
       // Not "unavailable", which says that nothing was done.
-      response =
-          error_response(429, "resource_exhausted", "the request was carried out, but too many answers wait here to be read");
+      response = error_response(429, ErrorCode::resource_exhausted,
+                                "the request was carried out, but too many answers wait here to be read");
       response = self->at_limit(*session, HttpHandler::ClientLimit::answer, std::move(response));
     }
     std::string head;
@@ -514,7 +517,7 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
       sound = false;  // a header of the owner's would have broken the framing
     }
     if (!sound) {
-      response = error_response(500, "internal", "internal error");
+      response = error_response(500, ErrorCode::internal, "internal error");
       head = write_response_head(response, keep_alive, version);
     }
     if (bodiless()) response.body.clear();
@@ -537,11 +540,11 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
       const auto data = session.buffer.cdata();
       const auto result = reader.put({static_cast<const char*>(data.data()), data.size()}, consumed);
       session.buffer.consume(consumed);
-      if (result == ParseResult::malformed) complaint = error_response(400, "invalid_argument", "malformed HTTP request");
+      if (result == ParseResult::malformed) complaint = error_response(400, ErrorCode::invalid_argument, "malformed HTTP request");
       if (result == ParseResult::header_too_large)
-        complaint = error_response(431, "resource_exhausted", "the request header is too large");
+        complaint = error_response(431, ErrorCode::resource_exhausted, "the request header is too large");
       if (result == ParseResult::body_too_large)
-        complaint = error_response(413, "resource_exhausted", "the request body is too large");
+        complaint = error_response(413, ErrorCode::resource_exhausted, "the request body is too large");
       if (result != ParseResult::progress || consumed == 0 || (!had_header && reader.header_done())) break;
     }
     return complaint.has_value();
@@ -585,7 +588,7 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
       const bool late = session->watchdog->fired();
       if (late || !co_await fill(session, chunk)) {
         if (session->watchdog->fired())
-          complaint = error_response(408, "deadline_exceeded",
+          complaint = error_response(408, ErrorCode::deadline_exceeded,
                                      whole ? "the request body came too slowly" : "the request header came too slowly");
         session->gentle = false;
         co_return false;
@@ -594,7 +597,7 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
       if (more == chunk && chunk < kLargeRead) more += chunk = kLargeRead;  // the buffer stays that large
       if (!self->charge(*session, more)) {
         if (session->seat->counted) {
-          auto refusal = error_response(503, "unavailable", "too much is being sent here at once; try again later");
+          auto refusal = error_response(503, ErrorCode::unavailable, "too much is being sent here at once; try again later");
           complaint = self->at_limit(*session, HttpHandler::ClientLimit::request, std::move(refusal));
         }
         break;
@@ -632,7 +635,7 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
       co_return false;
     }
     if (const auto why = reader.complaint(); !why.empty()) {
-      auto response = error_response(400, "invalid_argument", why);
+      auto response = error_response(400, ErrorCode::invalid_argument, why);
       co_await answer_and_end(self, session, std::move(response));
       co_return false;
     }
@@ -650,7 +653,7 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
       session->watchdog->expires_after(limits.header_timeout);
     }
     if (!seated) {
-      auto response = error_response(429, "resource_exhausted", "this client has as many connections here as it may");
+      auto response = error_response(429, ErrorCode::resource_exhausted, "this client has as many connections here as it may");
       response.headers.emplace_back("Retry-After", "1");
       response = self->handler->at_limit(*account, HttpHandler::ClientLimit::connections, std::move(response));
       co_await answer_and_end(self, session, std::move(response));
@@ -671,7 +674,7 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
     try {
       response = self->handler->early_answer(*request);
     } catch (...) {
-      response = error_response(500, "internal", "internal error");
+      response = error_response(500, ErrorCode::internal, "internal error");
     }
     if (response) {
       const auto length = reader.content_length();
@@ -692,11 +695,11 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
     try {
       streams = self->handler->streams(*request);
     } catch (...) {
-      complaint = error_response(500, "internal", "internal error");
+      complaint = error_response(500, ErrorCode::internal, "internal error");
     }
     if (streams) co_return co_await serve_stream(self, session, reader, request);
     if (const auto length = reader.content_length(); length && *length > limits.max_body && !complaint)
-      complaint = error_response(413, "resource_exhausted", "the request body is too large");
+      complaint = error_response(413, ErrorCode::resource_exhausted, "the request body is too large");
     if (complaint) {
       co_await answer_and_end(self, session, std::move(*complaint));
       co_return false;
@@ -727,7 +730,7 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
     try {
       response = co_await self->handler->handle(*request);
     } catch (...) {
-      response = error_response(500, "internal", "internal error");
+      response = error_response(500, ErrorCode::internal, "internal error");
     }
     if (self->handler == nullptr) co_return false;
     const bool keep = reader.keep_alive() && !self->stopping;
@@ -786,13 +789,13 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
       const bool late = session_->watchdog->fired();
       session_->watchdog->rest();
       if (!sound) {
-        fault_ = error_response(400, "invalid_argument", "malformed HTTP request");
+        fault_ = error_response(400, ErrorCode::invalid_argument, "malformed HTTP request");
         broken_ = true;
         throw boost::system::system_error(boost::system::errc::make_error_code(boost::system::errc::bad_message));
       }
       if (n == 0 && !body_.done()) {
         if (!late || self_->handler == nullptr) lose(ec);
-        fault_ = error_response(408, "deadline_exceeded", "the request body came too slowly");
+        fault_ = error_response(408, ErrorCode::deadline_exceeded, "the request body came too slowly");
         broken_ = true;
         throw boost::system::system_error(asio::error::timed_out);
       }
@@ -942,7 +945,7 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
     if (!exchange.started() && !exchange.lost()) {
       // Nothing has been said yet: the client is told what went wrong, its own fault first.
       auto response = exchange.take_fault();
-      if (!response) response = error_response(500, "internal", "internal error");
+      if (!response) response = error_response(500, ErrorCode::internal, "internal error");
       co_await answer_and_end(self, session, std::move(*response));
       co_return false;
     }
@@ -963,13 +966,13 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
     std::optional<HttpResponse> refusal;
     HttpHandler::UpgradeDecision decision;
     if (find_header(request->headers, "Sec-WebSocket-Version") != "13") {
-      refusal = error_response(426, "invalid_argument", "only WebSocket version 13 is spoken here");
+      refusal = error_response(426, ErrorCode::invalid_argument, "only WebSocket version 13 is spoken here");
       refusal->headers.emplace_back("Sec-WebSocket-Version", "13");
       refusal->headers.emplace_back("Upgrade", "websocket");
     } else if (find_header(request->headers, "Sec-WebSocket-Key").size() != 24) {
-      refusal = error_response(400, "invalid_argument", "the WebSocket key is missing or malformed");
+      refusal = error_response(400, ErrorCode::invalid_argument, "the WebSocket key is missing or malformed");
     } else if (reader.has_body() || session->buffer.size() != 0) {
-      refusal = error_response(400, "invalid_argument", "nothing may follow a WebSocket handshake before its answer");
+      refusal = error_response(400, ErrorCode::invalid_argument, "nothing may follow a WebSocket handshake before its answer");
     } else {
       if (self->handler == nullptr) co_return false;
       const auto offered = header_list(request->headers, "Sec-WebSocket-Protocol");
@@ -977,7 +980,7 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
         decision = self->handler->on_upgrade(*request, offered);
         refusal = std::move(decision.refusal);
       } catch (...) {
-        refusal = error_response(500, "internal", "internal error");
+        refusal = error_response(500, ErrorCode::internal, "internal error");
       }
     }
     if (refusal) {

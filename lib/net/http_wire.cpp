@@ -339,12 +339,12 @@ std::string write_response_head(const HttpResponse& response, bool keep_alive, u
   return out;
 }
 
-HttpResponse error_response(unsigned status, std::string_view code, std::string_view message) {
+HttpResponse error_response(unsigned status, base::ErrorCode code, std::string_view message) {
   HttpResponse out;
   out.status = status;
   out.headers.emplace_back("Content-Type", "application/json");
   // The texts are this folder's own constants; nothing in them needs escaping.
-  out.body.append("{\"code\":\"").append(code).append("\",\"message\":\"").append(message).append("\"}");
+  out.body.append("{\"code\":\"").append(base::to_string(code)).append("\",\"message\":\"").append(message).append("\"}");
   return out;
 }
 

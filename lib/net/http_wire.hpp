@@ -2,6 +2,7 @@
 // writer.
 #pragma once
 
+#include "base/error_code.hpp"
 #include "net/http.hpp"
 
 #include <cstddef>
@@ -91,7 +92,7 @@ class ResponseReader {
                                               std::optional<std::uint64_t> body_length);
 
 /// An error in the shape of the Connect protocol.
-[[nodiscard]] HttpResponse error_response(unsigned status, std::string_view code, std::string_view message);
+[[nodiscard]] HttpResponse error_response(unsigned status, base::ErrorCode code, std::string_view message);
 
 /// Throws std::invalid_argument for anything but a path (and query) without blanks.
 void check_target(std::string_view target);

@@ -1,7 +1,6 @@
 #include "protocol/connect.hpp"
 
 #include <algorithm>
-#include <array>
 #include <cstdint>
 #include <limits>
 #include <protozero/pbf_reader.hpp>
@@ -17,28 +16,6 @@ namespace {
 
 using json_util::Json;
 
-struct CodeStatus {
-  std::string_view code;
-  unsigned status;
-};
-
-constexpr std::array<CodeStatus, 16> kCodes = {{{"canceled", 499},
-                                                {"unknown", 500},
-                                                {"invalid_argument", 400},
-                                                {"deadline_exceeded", 504},
-                                                {"not_found", 404},
-                                                {"already_exists", 409},
-                                                {"permission_denied", 403},
-                                                {"resource_exhausted", 429},
-                                                {"failed_precondition", 400},
-                                                {"aborted", 409},
-                                                {"out_of_range", 400},
-                                                {"unimplemented", 501},
-                                                {"internal", 500},
-                                                {"unavailable", 503},
-                                                {"data_loss", 500},
-                                                {"unauthenticated", 401}}};
-
 constexpr std::string_view kErrorInfoType = "google.rpc.ErrorInfo";
 constexpr std::string_view kRetryInfoType = "google.rpc.RetryInfo";
 constexpr std::string_view kBadRequestType = "google.rpc.BadRequest";
@@ -48,11 +25,6 @@ constexpr std::size_t kMaxBody = 1024 * 1024;
 constexpr std::size_t kMaxDetails = 64;
 constexpr std::size_t kMaxEntries = 256;
 constexpr std::int64_t kMaxDelaySeconds = 365LL * 24 * 3600;  // longer than anybody waits, far from any overflow
-
-const CodeStatus* find_code(std::string_view code) noexcept {
-  const auto* it = std::find_if(kCodes.begin(), kCodes.end(), [&](const CodeStatus& c) { return c.code == code; });
-  return it == kCodes.end() ? nullptr : it;
-}
 
 // ---- details: protobuf ----
 // Field numbers are google.rpc's: see the reference. protozero checks every length and throws its own exceptions.
@@ -208,28 +180,56 @@ void read_detail(ConnectError& error, const Json& detail) {
 
 }  // namespace
 
-unsigned http_status(std::string_view code) noexcept {
-  const CodeStatus* known = find_code(code);
-  return known == nullptr ? 500 : known->status;
+unsigned http_status(ErrorCode code) noexcept {
+  switch (code) {
+    case ErrorCode::invalid_argument:
+    case ErrorCode::failed_precondition:
+    case ErrorCode::out_of_range:
+      return 400;
+    case ErrorCode::unauthenticated:
+      return 401;
+    case ErrorCode::permission_denied:
+      return 403;
+    case ErrorCode::not_found:
+      return 404;
+    case ErrorCode::already_exists:
+    case ErrorCode::aborted:
+      return 409;
+    case ErrorCode::resource_exhausted:
+      return 429;
+    case ErrorCode::canceled:
+      return 499;
+    case ErrorCode::unknown:
+    case ErrorCode::internal:
+    case ErrorCode::data_loss:
+      break;
+    case ErrorCode::unimplemented:
+      return 501;
+    case ErrorCode::unavailable:
+      return 503;
+    case ErrorCode::deadline_exceeded:
+      return 504;
+  }
+  return 500;
 }
 
-std::string_view code_of_status(unsigned http_status) noexcept {
+ErrorCode code_of_status(unsigned http_status) noexcept {
   switch (http_status) {
     case 400:
-      return "internal";
+      return ErrorCode::internal;
     case 401:
-      return "unauthenticated";
+      return ErrorCode::unauthenticated;
     case 403:
-      return "permission_denied";
+      return ErrorCode::permission_denied;
     case 404:
-      return "unimplemented";
+      return ErrorCode::unimplemented;
     case 429:
     case 502:
     case 503:
     case 504:
-      return "unavailable";
+      return ErrorCode::unavailable;
     default:
-      return "unknown";
+      return ErrorCode::unknown;
   }
 }
 
@@ -237,8 +237,10 @@ void json_util::read_error(const Json& json, ConnectError& error) {
   const Json* code = json_util::find(json, "code");
   const Json* message = json_util::find(json, "message");
   // Without a known code it is somebody else's JSON (a proxy's, say): the status speaks. Its message may still help.
-  const bool ours = code != nullptr && code->is_string() && find_code(code->get_ref<const std::string&>()) != nullptr;
-  if (ours) error.code = code->get<std::string>();
+  const auto known =
+      code != nullptr && code->is_string() ? base::parse_error_code(code->get_ref<const std::string&>()) : std::nullopt;
+  const bool ours = known.has_value();
+  if (ours) error.code = *known;
   if (message != nullptr && message->is_string()) {
     error.message = message->get<std::string>();
   } else if (ours) {
@@ -255,7 +257,7 @@ void json_util::read_error(const Json& json, ConnectError& error) {
 }
 
 std::string encode_error(const ConnectError& error) {
-  Json json{{"code", find_code(error.code) == nullptr ? "unknown" : error.code}};
+  Json json{{"code", base::to_string(error.code)}};
   if (!error.message.empty()) json["message"] = error.message;
   Json details = Json::array();
   const auto add = [&](std::string_view type, const std::string& bytes) {

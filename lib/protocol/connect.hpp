@@ -4,6 +4,8 @@
 // messages in unpadded base64 inside the JSON body.
 #pragma once
 
+#include "base/error_code.hpp"
+
 #include <chrono>
 #include <map>
 #include <optional>
@@ -12,6 +14,8 @@
 #include <vector>
 
 namespace cwsandbox::protocol {
+
+using base::ErrorCode;
 
 /// The domain under which an ErrorInfo's reason has a meaning to us (ER-3).
 inline constexpr std::string_view kErrorDomain = "cwsandbox.com";
@@ -31,18 +35,18 @@ struct FieldViolation {
 
 /// An error as the Connect protocol carries it.
 struct ConnectError {
-  std::string code;  ///< e.g. "not_found"; after decode_error always one of the protocol's sixteen
+  ErrorCode code = ErrorCode::unknown;
   std::string message;
   std::optional<ErrorInfo> info;
   std::optional<std::chrono::milliseconds> retry_delay;  ///< google.rpc.RetryInfo; never negative
   std::vector<FieldViolation> violations;
 };
 
-/// The HTTP status of a Connect code; 500 for an unknown one.
-[[nodiscard]] unsigned http_status(std::string_view code) noexcept;
+/// The HTTP status of a Connect code.
+[[nodiscard]] unsigned http_status(ErrorCode code) noexcept;
 
 /// The Connect code of a response that has no Connect error body.
-[[nodiscard]] std::string_view code_of_status(unsigned http_status) noexcept;
+[[nodiscard]] ErrorCode code_of_status(unsigned http_status) noexcept;
 
 /// The JSON body of an error response. Text that is not UTF-8 is repaired with U+FFFD.
 [[nodiscard]] std::string encode_error(const ConnectError& error);

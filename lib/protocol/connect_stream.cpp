@@ -67,7 +67,6 @@ std::optional<EnvelopeReader::Message> EnvelopeReader::next() {
     if (const Json* error = json_util::find(json, "error")) {
       if (!error->is_object()) fail(position_, "the error in its end is not a JSON object");
       auto& read = out.error.emplace();
-      read.code = "unknown";
       read.message = "the stream ended with an error";
       json_util::read_error(*error, read);
     }

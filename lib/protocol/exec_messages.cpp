@@ -1,6 +1,7 @@
 #include "protocol/exec_messages.hpp"
 
 #include "base/base64.hpp"
+#include "base/error_code.hpp"
 #include "base/text.hpp"
 #include "messages/json_text.hpp"
 #include "protocol/json_shape.hpp"
@@ -312,8 +313,9 @@ ExitStatus exit_from_json(const Reader& reader) {
 
 StatusError error_from_json(const Reader& reader) {
   StatusError error;
-  error.code = reader.text("code");
-  if (error.code.empty()) fault(reader.name("code") + " is missing");
+  const std::string code = reader.text("code");
+  if (code.empty()) fault(reader.name("code") + " is missing");
+  error.code = base::parse_error_code(code).value_or(ErrorCode::unknown);
   error.message = reader.text("message");
   error.reason = reader.text("reason");
   if (const auto metadata = reader.object("metadata")) {
@@ -617,7 +619,7 @@ void encode_exit(std::string& out, const ExitMessage& message) {
 void encode_status_error(std::string& out, const StatusError& error) {
   // The message is read by people and may come from anywhere: it must not grow beyond what a control message carries.
   constexpr std::size_t kMaxText = 8 * 1024;
-  Json json{{"type", "error"}, {"code", error.code}};
+  Json json{{"type", "error"}, {"code", base::to_string(error.code)}};
   if (!error.message.empty()) json["message"] = error.message.substr(0, kMaxText);
   if (!error.reason.empty()) json["reason"] = error.reason.substr(0, kMaxText);
   if (!error.metadata.empty()) {
@@ -757,7 +759,7 @@ FirstMessage parse_first_message(std::uint8_t channel, std::string_view payload)
 
 std::optional<StatusError> validate(const StartRequest& request) {
   const auto invalid = [](std::string field, const std::string& why) {
-    StatusError error{"invalid_argument", field + " " + why, "CWSANDBOX_INVALID_REQUEST", {}, std::nullopt};
+    StatusError error{ErrorCode::invalid_argument, field + " " + why, "CWSANDBOX_INVALID_REQUEST", {}, std::nullopt};
     error.metadata.emplace("field", std::move(field));
     return error;
   };

@@ -14,7 +14,7 @@ bool held_back(const OutboundStream& stream) { return !complete(stream) && strea
 
 StatusError replay_gap(const char* name, std::uint64_t wanted, const OutboundStream& stream) {
   StatusError error;
-  error.code = "data_loss";
+  error.code = ErrorCode::data_loss;
   error.message = std::string(name) + ": cannot go on from byte " + std::to_string(wanted) + "; held are " +
                   std::to_string(stream.acknowledged()) + " to " + std::to_string(stream.sent_offset());
   error.reason = std::string(kReplayGap);
@@ -103,7 +103,7 @@ std::optional<StatusError> ExecServerStream::refuses(std::uint64_t stdout_receiv
                                                      bool is_resume) const {
   if (refused_) return std::nullopt;
   if (is_resume && !pid_) {
-    return StatusError{"failed_precondition", "the process has not started: send start again", "", {}, std::nullopt};
+    return StatusError{ErrorCode::failed_precondition, "the process has not started: send start again", "", {}, std::nullopt};
   }
   const bool out_held = std_out_.can_rewind(stdout_received);
   if (out_held && std_err_.can_rewind(stderr_received)) return std::nullopt;

@@ -6,6 +6,8 @@
 // No function blocks, throws for a peer's fault, looks at a clock, or takes a lock: one machine belongs to one strand.
 #pragma once
 
+#include "base/error_code.hpp"
+
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -18,6 +20,8 @@
 #include <vector>
 
 namespace cwsandbox::protocol {
+
+using base::ErrorCode;
 
 /// The subprotocol's name in `Sec-WebSocket-Protocol`, and the path that is upgraded.
 inline constexpr std::string_view kExecSubprotocol = "v1.exec.cwsandbox";
@@ -130,7 +134,7 @@ struct ExitStatus {
 
 /// An error before a process exists (unknown sandbox, …), in the words of the Connect protocol.
 struct StatusError {
-  std::string code;  ///< e.g. "not_found"
+  ErrorCode code = ErrorCode::unknown;
   std::string message;
   std::string reason;  ///< e.g. "CWSANDBOX_SANDBOX_NOT_FOUND"; may be empty
   std::map<std::string, std::string> metadata;

@@ -17,14 +17,14 @@ std::vector<std::string> asked_beyond_the_basics(const SandboxSpec& spec) {
 // Coroutines, and so not in the header: GCC 12 cannot link one that is inline with --gc-sections.
 
 asio::awaitable<std::unique_ptr<FileWatch>> Files::watch(std::string /*path*/) {
-  throw RunnerError("unimplemented", "CWSANDBOX_NOT_IMPLEMENTED", "files cannot be watched where this sandbox runs");
+  throw RunnerError(ErrorCode::unimplemented, "CWSANDBOX_NOT_IMPLEMENTED", "files cannot be watched where this sandbox runs");
   co_return nullptr;
 }
 
 asio::awaitable<void> Runner::find(std::function<void(Found)> /*handler*/) { co_return; }
 
 asio::awaitable<std::unique_ptr<Sandbox>> Runner::adopt(std::string /*id*/) {
-  throw RunnerError("unimplemented", "CWSANDBOX_NOT_IMPLEMENTED", "this runner has only sandboxes of its own");
+  throw RunnerError(ErrorCode::unimplemented, "CWSANDBOX_NOT_IMPLEMENTED", "this runner has only sandboxes of its own");
   co_return nullptr;
 }
 

@@ -36,6 +36,8 @@
 // How it is shown. tests/runner/conformance.hpp holds checks over this seam alone: a runner is done when it passes them.
 #pragma once
 
+#include "base/error_code.hpp"
+
 #include <boost/asio/any_completion_handler.hpp>
 #include <boost/asio/any_io_executor.hpp>
 #include <boost/asio/awaitable.hpp>
@@ -57,6 +59,7 @@
 namespace cwsandbox::runner {
 
 namespace asio = boost::asio;
+using base::ErrorCode;
 using boost::system::error_code;
 
 /// The reason of a RunnerError: the place where sandboxes run cannot do it, now or at all.
@@ -65,14 +68,15 @@ inline constexpr const char* kUnavailable = "CWSANDBOX_RUNNER_UNAVAILABLE";
 /// An error in the words of the Connect protocol; the gateway passes it on as it is.
 class RunnerError : public std::runtime_error {
  public:
-  RunnerError(std::string code, std::string reason, const std::string& message, std::map<std::string, std::string> metadata = {})
-      : std::runtime_error(message), code_(std::move(code)), reason_(std::move(reason)), metadata_(std::move(metadata)) {}
-  [[nodiscard]] const std::string& code() const noexcept { return code_; }      ///< e.g. "invalid_argument", "unavailable"
+  RunnerError(ErrorCode code, std::string reason, const std::string& message, std::map<std::string, std::string> metadata = {})
+      : std::runtime_error(message), code_(code), reason_(std::move(reason)), metadata_(std::move(metadata)) {}
+  [[nodiscard]] ErrorCode code() const noexcept { return code_; }
   [[nodiscard]] const std::string& reason() const noexcept { return reason_; }  ///< e.g. "CWSANDBOX_RUNNER_UNAVAILABLE"
   [[nodiscard]] const std::map<std::string, std::string>& metadata() const noexcept { return metadata_; }
 
  private:
-  std::string code_, reason_;
+  ErrorCode code_;
+  std::string reason_;
   std::map<std::string, std::string> metadata_;
 };
 
@@ -193,7 +197,7 @@ struct ProcessSpec {
 class StartFailed : public RunnerError {
  public:
   StartFailed(int error, std::string what, const std::string& message)
-      : RunnerError("failed_precondition", "", message), error_(error), what_(std::move(what)) {}
+      : RunnerError(ErrorCode::failed_precondition, "", message), error_(error), what_(std::move(what)) {}
   [[nodiscard]] int error() const noexcept { return error_; }                      ///< an errno
   [[nodiscard]] const std::string& what_failed() const noexcept { return what_; }  ///< "program", "cwd", "stdio", "fork"
 
@@ -275,7 +279,7 @@ struct FileInfo {
 class FileFailed : public RunnerError {
  public:
   FileFailed(int error, std::string path, const std::string& message)
-      : RunnerError("failed_precondition", "", message), error_(error), path_(std::move(path)) {}
+      : RunnerError(ErrorCode::failed_precondition, "", message), error_(error), path_(std::move(path)) {}
   [[nodiscard]] int error() const noexcept { return error_; }  ///< an errno; EISDIR, EINVAL, ... also for what is no regular file
   [[nodiscard]] const std::string& path() const noexcept { return path_; }
 

@@ -69,7 +69,7 @@ class Workers {
       item.waiting_ = false;
       std::erase(ready_, &of);
       of.listed_ = false;
-      throw RunnerError("resource_exhausted", kUnavailable, "cannot start a thread: " + std::string(kind_.thread_name));
+      throw RunnerError(ErrorCode::resource_exhausted, kUnavailable, "cannot start a thread: " + std::string(kind_.thread_name));
     }
     work_.notify_one();
   }
@@ -188,7 +188,7 @@ WorkQueue::WorkQueue(const asio::any_io_executor& executor, const WorkKind& kind
     error = ec.value();
   }
   if (!event || error != 0) {
-    throw RunnerError("resource_exhausted", kUnavailable,
+    throw RunnerError(ErrorCode::resource_exhausted, kUnavailable,
                       "cannot wait for a thread: " + base::error_text(error) + core::descriptor_hint(error));
   }
   event_fd_ = event.release();

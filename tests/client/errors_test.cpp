@@ -8,9 +8,11 @@ using namespace std::chrono_literals;
 
 namespace {
 
-protocol::ConnectError error_of(std::string code, std::string reason = "", std::string domain = "cwsandbox.com") {
+using base::ErrorCode;
+
+protocol::ConnectError error_of(ErrorCode code, std::string reason = "", std::string domain = "cwsandbox.com") {
   protocol::ConnectError error;
-  error.code = std::move(code);
+  error.code = code;
   error.message = "what happened";
   if (!reason.empty()) {
     error.info.emplace();
@@ -26,23 +28,23 @@ bool becomes(const protocol::ConnectError& error) {
   try {
     std::rethrow_exception(client::make_error(error));
   } catch (const CWSandboxError& e) {
-    return typeid(e) == typeid(Expected) && std::string(e.what()) == "what happened" && e.code() == error.code;
+    return typeid(e) == typeid(Expected) && std::string(e.what()) == "what happened" && e.code() == base::to_string(error.code);
   }
 }
 
 }  // namespace
 
 TEST_CASE("codes decide without a reason of ours", "[ER-4]") {
-  CHECK(becomes<SandboxNotFoundError>(error_of("not_found")));
-  CHECK(becomes<SandboxNotRunningError>(error_of("canceled")));
-  CHECK(becomes<SandboxRequestTimeoutError>(error_of("deadline_exceeded")));
-  CHECK(becomes<SandboxUnavailableError>(error_of("unavailable")));
-  CHECK(becomes<SandboxResourceExhaustedError>(error_of("resource_exhausted")));
-  CHECK(becomes<CWSandboxAuthenticationError>(error_of("unauthenticated")));
-  CHECK(becomes<CWSandboxAuthenticationError>(error_of("permission_denied")));
-  CHECK(becomes<SandboxError>(error_of("internal")));
-  CHECK(becomes<SandboxError>(error_of("invalid_argument")));
-  auto invalid = error_of("invalid_argument");
+  CHECK(becomes<SandboxNotFoundError>(error_of(ErrorCode::not_found)));
+  CHECK(becomes<SandboxNotRunningError>(error_of(ErrorCode::canceled)));
+  CHECK(becomes<SandboxRequestTimeoutError>(error_of(ErrorCode::deadline_exceeded)));
+  CHECK(becomes<SandboxUnavailableError>(error_of(ErrorCode::unavailable)));
+  CHECK(becomes<SandboxResourceExhaustedError>(error_of(ErrorCode::resource_exhausted)));
+  CHECK(becomes<CWSandboxAuthenticationError>(error_of(ErrorCode::unauthenticated)));
+  CHECK(becomes<CWSandboxAuthenticationError>(error_of(ErrorCode::permission_denied)));
+  CHECK(becomes<SandboxError>(error_of(ErrorCode::internal)));
+  CHECK(becomes<SandboxError>(error_of(ErrorCode::invalid_argument)));
+  auto invalid = error_of(ErrorCode::invalid_argument);
   invalid.violations.push_back({"sandbox.spec", "is missing"});
   CHECK(becomes<CWSandboxValidationError>(invalid));
   try {
@@ -54,15 +56,15 @@ TEST_CASE("codes decide without a reason of ours", "[ER-4]") {
 }
 
 TEST_CASE("a reason decides under our domain only", "[ER-2][ER-3]") {
-  CHECK(becomes<SandboxNotFoundError>(error_of("internal", "CWSANDBOX_SANDBOX_NOT_FOUND")));
-  CHECK(becomes<SandboxError>(error_of("internal", "CWSANDBOX_SANDBOX_NOT_FOUND", "example.com")));
-  CHECK(becomes<SandboxUnavailableError>(error_of("internal", "CWSANDBOX_RUNNER_UNAVAILABLE")));
-  CHECK(becomes<SandboxCommandTimeoutError>(error_of("deadline_exceeded", "CWSANDBOX_COMMAND_TIMEOUT")));
-  CHECK(becomes<SandboxFileError>(error_of("not_found", "CWSANDBOX_FILE_NOT_FOUND")));
-  CHECK(becomes<SandboxSnapshotError>(error_of("not_found", "CWSANDBOX_FSS_NOT_FOUND")));
-  CHECK(becomes<SandboxNotRunningError>(error_of("failed_precondition", "CWSANDBOX_SANDBOX_NOT_RUNNING")));
-  CHECK(becomes<SandboxUnavailableError>(error_of("unavailable", "SOMETHING_NEW")));
-  auto hinted = error_of("unavailable", "CWSANDBOX_BACKEND_UNAVAILABLE");
+  CHECK(becomes<SandboxNotFoundError>(error_of(ErrorCode::internal, "CWSANDBOX_SANDBOX_NOT_FOUND")));
+  CHECK(becomes<SandboxError>(error_of(ErrorCode::internal, "CWSANDBOX_SANDBOX_NOT_FOUND", "example.com")));
+  CHECK(becomes<SandboxUnavailableError>(error_of(ErrorCode::internal, "CWSANDBOX_RUNNER_UNAVAILABLE")));
+  CHECK(becomes<SandboxCommandTimeoutError>(error_of(ErrorCode::deadline_exceeded, "CWSANDBOX_COMMAND_TIMEOUT")));
+  CHECK(becomes<SandboxFileError>(error_of(ErrorCode::not_found, "CWSANDBOX_FILE_NOT_FOUND")));
+  CHECK(becomes<SandboxSnapshotError>(error_of(ErrorCode::not_found, "CWSANDBOX_FSS_NOT_FOUND")));
+  CHECK(becomes<SandboxNotRunningError>(error_of(ErrorCode::failed_precondition, "CWSANDBOX_SANDBOX_NOT_RUNNING")));
+  CHECK(becomes<SandboxUnavailableError>(error_of(ErrorCode::unavailable, "SOMETHING_NEW")));
+  auto hinted = error_of(ErrorCode::unavailable, "CWSANDBOX_BACKEND_UNAVAILABLE");
   hinted.retry_delay = 1500ms;
   try {
     std::rethrow_exception(client::make_error(hinted));
@@ -75,7 +77,7 @@ TEST_CASE("a reason decides under our domain only", "[ER-2][ER-3]") {
 
 TEST_CASE("the peer's stream codes are types of their own", "[EX-10]") {
   protocol::StatusError status;
-  status.code = "aborted";
+  status.code = ErrorCode::aborted;
   status.message = "too slow";
   status.reason = "STREAM_BACKPRESSURE";
   try {

@@ -16,7 +16,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
            cwsandbox::base::base64_encode(body, false) + "\"}]}";
   }
   const ConnectError error = decode_error(status, body);
-  FUZZ_CHECK(!error.code.empty());
+  FUZZ_CHECK(cwsandbox::base::parse_error_code(cwsandbox::base::to_string(error.code)) == error.code);
   FUZZ_CHECK(error.violations.size() <= 256);
   FUZZ_CHECK(!error.info || error.info->metadata.size() <= 256);
   FUZZ_CHECK(!error.retry_delay || error.retry_delay->count() >= 0);

@@ -114,7 +114,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
             FUZZ_CHECK(!server.stdin_awaited() || server.std_in().received() > 0);
             break;
           case 4:
-            if (!exited) server.on_refused(StatusError{"not_found", "m", "", {}, {}});
+            if (!exited) server.on_refused(StatusError{ErrorCode::not_found, "m", "", {}, {}});
             break;
           default:
             break;

@@ -56,7 +56,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     FUZZ_CHECK(access.client_certificate.empty() == access.client_key.empty());
     FUZZ_CHECK(access.path_prefix.empty() || access.path_prefix.starts_with('/'));
   } catch (const RunnerError& e) {
-    FUZZ_CHECK(e.code() == "invalid_argument");
+    FUZZ_CHECK(e.code() == ErrorCode::invalid_argument);
     FUZZ_CHECK(!is_only_secret(std::string(text)) || std::string_view(e.what()).find(kSecret) == std::string_view::npos);
   }
   return 0;

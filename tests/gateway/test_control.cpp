@@ -55,7 +55,7 @@ class FakeSandbox final : public runner::Sandbox {
   explicit FakeSandbox(std::shared_ptr<FakeState> state) : state_(std::move(state)) { ++state_->created; }
   ~FakeSandbox() override { ++state_->destroyed; }
   asio::awaitable<std::unique_ptr<runner::Process>> start(runner::ProcessSpec) override {
-    throw runner::RunnerError("unavailable", "CWSANDBOX_RUNNER_UNAVAILABLE", "no processes here");
+    throw runner::RunnerError(runner::ErrorCode::unavailable, "CWSANDBOX_RUNNER_UNAVAILABLE", "no processes here");
     co_return nullptr;
   }
   void on_exit(std::function<void(const runner::ExitInfo&)> handler) override { state_->on_exit = std::move(handler); }
@@ -90,7 +90,8 @@ class FakeRunner final : public runner::Runner {
   static asio::awaitable<std::unique_ptr<runner::Sandbox>> create_with(std::shared_ptr<FakeState> state) {
     constexpr auto token = asio::as_tuple(asio::use_awaitable);
     while (!state->open) co_await state->gate->async_wait(token);
-    if (!state->failure.empty()) throw runner::RunnerError("failed_precondition", "CWSANDBOX_RUNNER_UNAVAILABLE", state->failure);
+    if (!state->failure.empty())
+      throw runner::RunnerError(runner::ErrorCode::failed_precondition, "CWSANDBOX_RUNNER_UNAVAILABLE", state->failure);
     co_return std::make_unique<FakeSandbox>(state);
   }
   std::shared_ptr<FakeState> state_;

@@ -16,6 +16,7 @@
 
 using namespace gateway_test;
 using Catch::Matchers::Contains;
+using runner::ErrorCode;
 using runner::Found;
 using runner::RunnerError;
 
@@ -205,7 +206,7 @@ asio::awaitable<void> Place::stop(std::shared_ptr<Place> self, std::shared_ptr<P
   if (placed->state == Found::State::gone) co_return;
   if (self->fail_stops > 0) {
     --self->fail_stops;
-    throw RunnerError("unavailable", "CWSANDBOX_RUNNER_UNAVAILABLE", "the place does not answer");
+    throw RunnerError(ErrorCode::unavailable, "CWSANDBOX_RUNNER_UNAVAILABLE", "the place does not answer");
   }
   self->set(placed, Found::State::stopping);
   const std::shared_ptr<runner::Sandbox> sandbox = placed->sandbox;
@@ -271,10 +272,10 @@ class DurableRunner final : public runner::Runner {
     ++place->creates;
     if (place->fail_creates > 0) {
       --place->fail_creates;
-      throw RunnerError("unavailable", "CWSANDBOX_RUNNER_UNAVAILABLE", "the place does not answer");
+      throw RunnerError(ErrorCode::unavailable, "CWSANDBOX_RUNNER_UNAVAILABLE", "the place does not answer");
     }
     while (place->hold_accept && !place->over) co_await Place::wait(place);
-    if (place->sandboxes.contains(spec.id)) throw RunnerError("already_exists", "", "there is a sandbox of this id");
+    if (place->sandboxes.contains(spec.id)) throw RunnerError(ErrorCode::already_exists, "", "there is a sandbox of this id");
     auto placed = std::make_shared<Placed>();
     placed->id = spec.id;
     placed->record = spec.record;
@@ -283,7 +284,7 @@ class DurableRunner final : public runner::Runner {
     place->announce(*placed);
     if (spec.on_accepted) spec.on_accepted();
     while (place->hold_start && !place->over) co_await Place::wait(place);
-    if (place->over || placed->state == Found::State::gone) throw RunnerError("unavailable", "", "the place is gone");
+    if (place->over || placed->state == Found::State::gone) throw RunnerError(ErrorCode::unavailable, "", "the place is gone");
     co_await Place::begin(place, placed, std::move(spec));
     co_return std::make_unique<DurableSandbox>(place, placed, let_go);
   }
@@ -291,7 +292,7 @@ class DurableRunner final : public runner::Runner {
     ++place->finds;
     if (place->fail_finds > 0) {
       --place->fail_finds;
-      throw RunnerError("unavailable", "CWSANDBOX_RUNNER_UNAVAILABLE", "the place cannot be asked");
+      throw RunnerError(ErrorCode::unavailable, "CWSANDBOX_RUNNER_UNAVAILABLE", "the place cannot be asked");
     }
     place->watchers[watcher] = handler;
     for (const auto& [id, placed] : place->sandboxes) place->announce_to(watcher, handler, *placed);
@@ -304,16 +305,16 @@ class DurableRunner final : public runner::Runner {
     place->changed.notify();
     if (place->fail_adoptions > 0) {
       --place->fail_adoptions;
-      throw RunnerError("unavailable", "CWSANDBOX_RUNNER_UNAVAILABLE", "the tunnel broke");
+      throw RunnerError(ErrorCode::unavailable, "CWSANDBOX_RUNNER_UNAVAILABLE", "the tunnel broke");
     }
     const auto at = place->sandboxes.find(id);
-    if (at == place->sandboxes.end()) throw RunnerError("not_found", "", "there is no such sandbox");
+    if (at == place->sandboxes.end()) throw RunnerError(ErrorCode::not_found, "", "there is no such sandbox");
     const std::shared_ptr<Placed> placed = at->second;
     while (placed->state == Found::State::creating && !place->over) {
-      if (place->abandoned.contains(id)) throw RunnerError("failed_precondition", "", "nobody creates it any more");
+      if (place->abandoned.contains(id)) throw RunnerError(ErrorCode::failed_precondition, "", "nobody creates it any more");
       co_await Place::wait(place);
     }
-    if (!placed->sandbox) throw RunnerError("failed_precondition", "", "it has ended");
+    if (!placed->sandbox) throw RunnerError(ErrorCode::failed_precondition, "", "it has ended");
     co_return std::make_unique<DurableSandbox>(place, placed, let_go);
   }
 

@@ -87,7 +87,7 @@ class ShrunkFiles final : public runner::Files {
     co_return;
   }
   asio::awaitable<void> remove(std::string, bool) override {
-    throw runner::RunnerError("unavailable", "CWSANDBOX_RUNNER_UNAVAILABLE", "the sandbox has gone");
+    throw runner::RunnerError(runner::ErrorCode::unavailable, "CWSANDBOX_RUNNER_UNAVAILABLE", "the sandbox has gone");
     co_return;
   }
   asio::awaitable<void> rename(std::string, std::string) override {
@@ -102,7 +102,7 @@ class FakeSandbox final : public runner::Sandbox {
   runner::ByteSource& main_stderr() noexcept override { return err_; }
   runner::Files& files() noexcept override { return files_; }
   asio::awaitable<std::unique_ptr<runner::Process>> start(runner::ProcessSpec) override {
-    throw runner::RunnerError("unavailable", "CWSANDBOX_RUNNER_UNAVAILABLE", "no processes here");
+    throw runner::RunnerError(runner::ErrorCode::unavailable, "CWSANDBOX_RUNNER_UNAVAILABLE", "no processes here");
     co_return nullptr;
   }
   void on_exit(std::function<void(const runner::ExitInfo&)>) override {}

@@ -18,7 +18,7 @@ std::string refused(const std::string& spec) {
   try {
     gateway::check_served(request);
   } catch (const gateway::ServiceError& e) {
-    CHECK(e.error().code == "unimplemented");
+    CHECK(e.error().code == base::ErrorCode::unimplemented);
     return e.error().info.value().metadata.at("fields");
   }
   return {};

@@ -11,37 +11,36 @@ using cwsandbox::base::base64_encode;
 using namespace std::chrono_literals;
 
 TEST_CASE("Connect codes have the HTTP statuses of the reference", "[connect][ER-4]") {
-  CHECK(http_status("canceled") == 499);
-  CHECK(http_status("unknown") == 500);
-  CHECK(http_status("invalid_argument") == 400);
-  CHECK(http_status("deadline_exceeded") == 504);
-  CHECK(http_status("not_found") == 404);
-  CHECK(http_status("already_exists") == 409);
-  CHECK(http_status("permission_denied") == 403);
-  CHECK(http_status("resource_exhausted") == 429);
-  CHECK(http_status("failed_precondition") == 400);
-  CHECK(http_status("aborted") == 409);
-  CHECK(http_status("out_of_range") == 400);
-  CHECK(http_status("unimplemented") == 501);
-  CHECK(http_status("internal") == 500);
-  CHECK(http_status("unavailable") == 503);
-  CHECK(http_status("data_loss") == 500);
-  CHECK(http_status("unauthenticated") == 401);
-  CHECK(http_status("nonsense") == 500);
+  CHECK(http_status(ErrorCode::canceled) == 499);
+  CHECK(http_status(ErrorCode::unknown) == 500);
+  CHECK(http_status(ErrorCode::invalid_argument) == 400);
+  CHECK(http_status(ErrorCode::deadline_exceeded) == 504);
+  CHECK(http_status(ErrorCode::not_found) == 404);
+  CHECK(http_status(ErrorCode::already_exists) == 409);
+  CHECK(http_status(ErrorCode::permission_denied) == 403);
+  CHECK(http_status(ErrorCode::resource_exhausted) == 429);
+  CHECK(http_status(ErrorCode::failed_precondition) == 400);
+  CHECK(http_status(ErrorCode::aborted) == 409);
+  CHECK(http_status(ErrorCode::out_of_range) == 400);
+  CHECK(http_status(ErrorCode::unimplemented) == 501);
+  CHECK(http_status(ErrorCode::internal) == 500);
+  CHECK(http_status(ErrorCode::unavailable) == 503);
+  CHECK(http_status(ErrorCode::data_loss) == 500);
+  CHECK(http_status(ErrorCode::unauthenticated) == 401);
 }
 
 TEST_CASE("a response without a Connect body is mapped from its status", "[connect][ER-4]") {
   const auto code = [](unsigned status) { return decode_error(status, "<html>").code; };
-  CHECK(code(400) == "internal");
-  CHECK(code(401) == "unauthenticated");
-  CHECK(code(403) == "permission_denied");
-  CHECK(code(404) == "unimplemented");
-  CHECK(code(429) == "unavailable");
-  CHECK(code(502) == "unavailable");
-  CHECK(code(503) == "unavailable");
-  CHECK(code(504) == "unavailable");
-  CHECK(code(418) == "unknown");
-  CHECK(code(500) == "unknown");
+  CHECK(code(400) == ErrorCode::internal);
+  CHECK(code(401) == ErrorCode::unauthenticated);
+  CHECK(code(403) == ErrorCode::permission_denied);
+  CHECK(code(404) == ErrorCode::unimplemented);
+  CHECK(code(429) == ErrorCode::unavailable);
+  CHECK(code(502) == ErrorCode::unavailable);
+  CHECK(code(503) == ErrorCode::unavailable);
+  CHECK(code(504) == ErrorCode::unavailable);
+  CHECK(code(418) == ErrorCode::unknown);
+  CHECK(code(500) == ErrorCode::unknown);
   CHECK(decode_error(502, "").message == "HTTP status 502");
 }
 
@@ -69,7 +68,7 @@ TEST_CASE("an error with all three details is read", "[connect][ER-2]") {
                            R"({"type":"google.rpc.BadRequest","value":")" +
                            base64_encode(bad, false) + R"(","debug":{}}]})";
   const ConnectError error = decode_error(404, body);
-  CHECK(error.code == "not_found");
+  CHECK(error.code == ErrorCode::not_found);
   CHECK(error.message == "no such sandbox");
   REQUIRE(error.info);
   CHECK(error.info->reason == "R");
@@ -83,7 +82,7 @@ TEST_CASE("an error with all three details is read", "[connect][ER-2]") {
 
 TEST_CASE("an error is written as the protocol says", "[connect][ER-2]") {
   ConnectError error;
-  error.code = "unavailable";
+  error.code = ErrorCode::unavailable;
   error.message = "later";
   CHECK(encode_error(error) == R"({"code":"unavailable","message":"later"})");
   error.info = ErrorInfo{"R", "cwsandbox.com", {{"k", "v"}}};
@@ -96,21 +95,19 @@ TEST_CASE("an error is written as the protocol says", "[connect][ER-2]") {
   const ConnectError back = decode_error(503, encode_error(error));
   CHECK(back.info->metadata.at("k") == "v");
   CHECK(back.retry_delay == 2500ms);
-  error.code = "no such code";
-  CHECK(decode_error(500, encode_error(error)).code == "unknown");
   error.message = "\xff\xfe";
   CHECK(decode_error(500, encode_error(error)).message == "\xef\xbf\xbd\xef\xbf\xbd");
 }
 
 TEST_CASE("a foreign or missing code falls back to the status", "[connect][ER-5]") {
-  CHECK(decode_error(503, R"({"code":"whatever","message":"m"})").code == "unavailable");
+  CHECK(decode_error(503, R"({"code":"whatever","message":"m"})").code == ErrorCode::unavailable);
   CHECK(decode_error(503, R"({"code":"whatever","message":"m"})").message == "m");
-  CHECK(decode_error(403, R"({"code":7})").code == "permission_denied");
+  CHECK(decode_error(403, R"({"code":7})").code == ErrorCode::permission_denied);
   CHECK(decode_error(403, R"({"message":"go away"})").message == "go away");
-  CHECK(decode_error(404, R"(["code"])").code == "unimplemented");
-  CHECK(decode_error(404, R"("code")").code == "unimplemented");
-  CHECK(decode_error(404, "null").code == "unimplemented");
-  CHECK(decode_error(404, R"({"code":"not_found","message":5})").code == "not_found");
+  CHECK(decode_error(404, R"(["code"])").code == ErrorCode::unimplemented);
+  CHECK(decode_error(404, R"("code")").code == ErrorCode::unimplemented);
+  CHECK(decode_error(404, "null").code == ErrorCode::unimplemented);
+  CHECK(decode_error(404, R"({"code":"not_found","message":5})").code == ErrorCode::not_found);
 }
 
 TEST_CASE("hostile details never throw and leave the error itself intact", "[connect][ER-5]") {
@@ -137,23 +134,24 @@ TEST_CASE("hostile details never throw and leave the error itself intact", "[con
   for (const auto& type : types) {
     for (const auto& value : values) {
       const ConnectError error = with_detail(type, value);
-      CHECK(error.code == "not_found");
+      CHECK(error.code == ErrorCode::not_found);
       CHECK(error.message == "m");
       CHECK(!error.retry_delay);
     }
   }
   for (const char* details :
        {"7", "{}", "[7,null,[],{}]", R"([{"type":7,"value":"AA"}])", R"([{"type":"google.rpc.ErrorInfo","value":{}}])"}) {
-    CHECK(decode_error(404, R"({"code":"not_found","details":)" + std::string(details) + "}").code == "not_found");
+    CHECK(decode_error(404, R"({"code":"not_found","details":)" + std::string(details) + "}").code == ErrorCode::not_found);
   }
   // 2^63-1 seconds: bounded, not overflowed
   const ConnectError forever = with_detail(
       "google.rpc.RetryInfo", base64_encode(std::string("\x0a\x0a\x08\xff\xff\xff\xff\xff\xff\xff\xff\x7f", 12), false));
   REQUIRE(forever.retry_delay);
   CHECK(*forever.retry_delay <= std::chrono::hours(24 * 366));
-  CHECK(decode_error(404, std::string(100'000, '[')).code == "unimplemented");
-  CHECK(decode_error(404, R"({"code":"not_found","details":)" + std::string(100'000, '[') + "}").code == "unimplemented");
-  CHECK(decode_error(404, R"({"code":"not_found","message":")" + std::string(2'000'000, 'x') + "\"}").code == "unimplemented");
+  CHECK(decode_error(404, std::string(100'000, '[')).code == ErrorCode::unimplemented);
+  CHECK(decode_error(404, R"({"code":"not_found","details":)" + std::string(100'000, '[') + "}").code == ErrorCode::unimplemented);
+  CHECK(decode_error(404, R"({"code":"not_found","message":")" + std::string(2'000'000, 'x') + "\"}").code ==
+        ErrorCode::unimplemented);
 }
 
 TEST_CASE("what an error keeps is bounded", "[connect][ER-5]") {
@@ -180,7 +178,7 @@ TEST_CASE("what an error keeps is bounded", "[connect][ER-5]") {
 TEST_CASE("random and mutated bodies never throw", "[connect][ER-5]") {
   std::mt19937 random(7);
   ConnectError error;
-  error.code = "internal";
+  error.code = ErrorCode::internal;
   error.message = "m";
   error.info = ErrorInfo{"R", "cwsandbox.com", {{"k", "v"}}};
   error.retry_delay = 1500ms;
@@ -190,7 +188,7 @@ TEST_CASE("random and mutated bodies never throw", "[connect][ER-5]") {
     std::string body = good;
     for (int k = 0; k < 3; ++k) body[random() % body.size()] = static_cast<char>(random());
     const ConnectError back = decode_error(500, body);
-    CHECK(!back.code.empty());
+    CHECK_FALSE(cwsandbox::base::to_string(back.code).empty());
   }
 }
 

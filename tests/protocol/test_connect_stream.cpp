@@ -41,7 +41,7 @@ TEST_CASE("a stream is written as the protocol says", "[stream]") {
 
 TEST_CASE("a stream is read wherever it is split", "[stream]") {
   ConnectError error;
-  error.code = "not_found";
+  error.code = ErrorCode::not_found;
   error.message = "gone";
   std::string bytes;
   append_envelope(bytes, R"({"a":1})");
@@ -62,7 +62,7 @@ TEST_CASE("a stream is read wherever it is split", "[stream]") {
     CHECK(messages[2].json.empty());
     CHECK(messages[3].end);
     REQUIRE(messages[3].error);
-    CHECK(messages[3].error->code == "not_found");
+    CHECK(messages[3].error->code == ErrorCode::not_found);
     CHECK(messages[3].error->message == "gone");
     CHECK(reader.ended());
     CHECK_FALSE(reader.next());
@@ -91,6 +91,6 @@ TEST_CASE("an end whose error has no known code is an error all the same", "[str
   const auto message = reader.next();
   REQUIRE(message);
   REQUIRE(message->error);
-  CHECK(message->error->code == "unknown");
+  CHECK(message->error->code == ErrorCode::unknown);
   CHECK_FALSE(message->error->message.empty());
 }

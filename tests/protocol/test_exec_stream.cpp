@@ -145,7 +145,7 @@ TEST_CASE("what cannot be a process is an invalid argument that names its field"
   const auto field = [](const StartRequest& start) {
     const auto error = validate(start);
     if (!error) return std::string("(valid)");
-    CHECK(error->code == "invalid_argument");
+    CHECK(error->code == ErrorCode::invalid_argument);
     return error->metadata.at("field");
   };
   StartRequest start = request();
@@ -366,7 +366,7 @@ TEST_CASE("exit statuses are written as documented", "[exec-stream][EX-16]") {
 
 TEST_CASE("a refusal carries code, reason, metadata and delay, and is released like an exit", "[exec-stream][ER-2]") {
   ExecServerStream server(request(true));
-  StatusError error{"not_found", "no sandbox sb-1", "CWSANDBOX_SANDBOX_NOT_FOUND", {{"sandboxId", "sb-1"}}, 1500};
+  StatusError error{ErrorCode::not_found, "no sandbox sb-1", "CWSANDBOX_SANDBOX_NOT_FOUND", {{"sandboxId", "sb-1"}}, 1500};
   server.on_refused(error);
   const Message message = next(server);
   CHECK(message.channel == 3);
@@ -385,7 +385,7 @@ TEST_CASE("a refusal carries code, reason, metadata and delay, and is released l
   client.std_in().push("sent ahead");
   CHECK(next(client).channel == 0);
   const Refused refused = expect<Refused>(client, 3, message.payload);
-  CHECK(refused.error.code == "not_found");
+  CHECK(refused.error.code == ErrorCode::not_found);
   CHECK(refused.error.reason == "CWSANDBOX_SANDBOX_NOT_FOUND");
   CHECK(refused.error.metadata.at("sandboxId") == "sb-1");
   CHECK(refused.error.retry_delay_ms == 1500);
@@ -394,6 +394,11 @@ TEST_CASE("a refusal carries code, reason, metadata and delay, and is released l
   (void)expect<Released>(server, 6, next(client).payload);
   CHECK(client.idle());
   CHECK(server.idle());
+
+  ExecClientStream other(request(true));
+  (void)next(other);
+  // A code of a later version, say.
+  CHECK(expect<Refused>(other, 3, R"({"type":"error","code":"out_of_cheese"})").error.code == ErrorCode::unknown);
 }
 
 // ---- stdin ----
@@ -926,7 +931,7 @@ TEST_CASE("a start repeated before the process has started waits for it", "[exec
   ExecServerStream other(request());
   const auto error = other.on_reconnected(0, 0, true);
   REQUIRE(error);
-  CHECK(error->code == "failed_precondition");
+  CHECK(error->code == ErrorCode::failed_precondition);
 }
 
 TEST_CASE("a resume goes on from the exact byte, both ways", "[exec-stream][P6]") {
@@ -1012,10 +1017,10 @@ TEST_CASE("a resume from bytes that are gone is refused and changes nothing", "[
   (void)expect<Acknowledged>(server, 6, R"({"type":"window","stdout":{"received":8,"limit":100}})");
   const auto gone = server.on_reconnected(7, 0, true);
   REQUIRE(gone);
-  CHECK(gone->code == "data_loss");
+  CHECK(gone->code == ErrorCode::data_loss);
   CHECK(gone->message == "stdout: cannot go on from byte 7; held are 8 to 10");
-  CHECK(server.on_reconnected(11, 0, true)->code == "data_loss");
-  CHECK(server.on_reconnected(10, 1, true)->code == "data_loss");
+  CHECK(server.on_reconnected(11, 0, true)->code == ErrorCode::data_loss);
+  CHECK(server.on_reconnected(10, 1, true)->code == ErrorCode::data_loss);
   CHECK(quiet(server));
   CHECK(!server.on_reconnected(9, 0, true));
 }

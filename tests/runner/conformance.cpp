@@ -298,7 +298,7 @@ asio::awaitable<std::string> refusal(Runner& runner, SandboxSpec spec) {
   try {
     auto sandbox = co_await runner.create(std::move(spec));
   } catch (const RunnerError& error) {
-    co_return error.code();
+    co_return std::string(base::to_string(error.code()));
   }
   co_return std::string("made");
 }
@@ -307,7 +307,7 @@ asio::awaitable<std::string> refusal(Sandbox& sandbox, ProcessSpec spec) {
   try {
     auto process = co_await sandbox.start(std::move(spec));
   } catch (const RunnerError& error) {
-    co_return error.code();
+    co_return std::string(base::to_string(error.code()));
   }
   co_return std::string("started");
 }

@@ -85,7 +85,7 @@ asio::awaitable<std::string> code_of(asio::awaitable<std::string> work) {
   try {
     co_await std::move(work);
   } catch (const RunnerError& error) {
-    co_return error.code();
+    co_return std::string(base::to_string(error.code()));
   }
   co_return std::string("done");
 }
@@ -170,7 +170,7 @@ asio::awaitable<void> initial_files_fail(Runner& runner) {
   try {
     auto sandbox = co_await runner.create(spec);
   } catch (const RunnerError& error) {
-    code = error.code();
+    code = base::to_string(error.code());
   }
   REQUIRE(code == "invalid_argument");
 }
@@ -827,7 +827,7 @@ asio::awaitable<void> after_the_end(Runner& runner) {
   try {
     co_await writer->commit();
   } catch (const RunnerError& error) {
-    code = error.code();
+    code = base::to_string(error.code());
   }
   REQUIRE(code == "unavailable");
   sandbox.reset();

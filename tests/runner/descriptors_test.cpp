@@ -36,7 +36,7 @@ class FewDescriptors {
 
 void check_lack(const RunnerError& error) {
   INFO(error.what());
-  CHECK(error.code() == "resource_exhausted");
+  CHECK(error.code() == base::ErrorCode::resource_exhausted);
   CHECK(std::string(error.what()).find("RLIMIT_NOFILE") != std::string::npos);
 }
 

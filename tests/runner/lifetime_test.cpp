@@ -110,7 +110,7 @@ std::string refusal(LocalRunnerOptions options, std::string image = {}) {
   try {
     const auto sandbox = run(loop, runner->create(std::move(spec)));
   } catch (const RunnerError& error) {
-    return error.code() + " " + error.reason() + " " + error.what();
+    return std::string(base::to_string(error.code())) + " " + error.reason() + " " + error.what();
   }
   return {};
 }

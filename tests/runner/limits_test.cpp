@@ -478,7 +478,7 @@ TEST_CASE("what the kernel counts for a user is counted for a sandbox: who uses 
     const auto watch = run(in.loop, in.sandbox->files().watch("/tmp"));
     FAIL("there was room for another");
   } catch (const RunnerError& error) {
-    CHECK(error.code() == "resource_exhausted");
+    CHECK(error.code() == base::ErrorCode::resource_exhausted);
     CHECK_THAT(error.what(), Catch::Matchers::Contains("max_user_instances"));
   }
   const auto watch = run(neighbour.loop, neighbour.sandbox->files().watch("/tmp"));

@@ -117,7 +117,7 @@ class LyingAgent final : public runner::local::FileAgent {
   void abort(std::uint64_t) noexcept override { ++aborted; }
   void refuse() override {
     ++refused;
-    throw RunnerError("unavailable", "", "refused");
+    throw RunnerError(base::ErrorCode::unavailable, "", "refused");
   }
   const asio::any_io_executor& executor() const noexcept override { return executor_; }
   uid_t uid() const noexcept override { return 1; }

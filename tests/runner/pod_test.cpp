@@ -56,7 +56,7 @@ struct Pod {
   } catch (const RunnerError& error) {
     CAPTURE(error.what());
     CHECK(std::string(error.what()).find(kPodKey) == std::string::npos);
-    return error.code();
+    return std::string(base::to_string(error.code()));
   }
   return "done";
 }

@@ -75,7 +75,7 @@ asio::awaitable<std::unique_ptr<remote::Link>> dial_once(asio::any_io_executor e
                                                          std::weak_ptr<remote::SandboxServer> server, Budget budget,
                                                          std::shared_ptr<std::uint64_t> links) {
   const auto there = server.lock();
-  if (!there) throw runner::RunnerError("unavailable", "", "nobody listens");
+  if (!there) throw runner::RunnerError(base::ErrorCode::unavailable, "", "nobody listens");
   if (links) ++*links;
   auto [ours, theirs] = link_pair(executor, budget ? budget() : kUnlimited);
   there->accept(std::move(theirs));

@@ -73,7 +73,7 @@ asio::awaitable<std::string> code_of(asio::awaitable<void> work) {
   try {
     co_await std::move(work);
   } catch (const RunnerError& error) {
-    co_return error.code();
+    co_return std::string(base::to_string(error.code()));
   }
   co_return std::string("done");
 }
@@ -82,7 +82,7 @@ asio::awaitable<std::string> code_of_start(runner::Sandbox& sandbox) {
   try {
     auto process = co_await sandbox.start(command(sh("true")));
   } catch (const RunnerError& error) {
-    co_return error.code();
+    co_return std::string(base::to_string(error.code()));
   }
   co_return std::string("started");
 }
@@ -154,7 +154,7 @@ TEST_CASE("without a link for longer than the grace time, all is lost and said t
   bool reachable = true;
   const remote::Dial inner = dial_to(place.loop.get_executor(), place.server, [] { return std::uint64_t{20'000}; });
   const remote::Dial dial = [&]() -> asio::awaitable<std::unique_ptr<remote::Link>> {
-    if (!reachable) throw RunnerError("unavailable", "", "the cable is cut");
+    if (!reachable) throw RunnerError(base::ErrorCode::unavailable, "", "the cable is cut");
     return inner();
   };
   auto object = RemoteSandbox::make(place.loop.get_executor(), dial, options);
@@ -188,7 +188,7 @@ TEST_CASE("what is answered while there is no link is answered once", "[runner][
   remote::Link* link = nullptr;
   const remote::Dial inner = dial_to(place.loop.get_executor(), place.server);
   const remote::Dial dial = [&]() -> asio::awaitable<std::unique_ptr<remote::Link>> {
-    if (!reachable) throw RunnerError("unavailable", "", "the cable is cut");
+    if (!reachable) throw RunnerError(base::ErrorCode::unavailable, "", "the cable is cut");
     auto dialling = inner();
     std::unique_ptr<remote::Link> made = co_await std::move(dialling);
     link = made.get();
@@ -439,7 +439,7 @@ TEST_CASE("a server closes what breaks the rules, and serves the others", "[runn
     co_await wrong.send(unknown);
     const Control refused = co_await wrong.receive_control();
     REQUIRE(refused.type == Control::Type::refused);
-    REQUIRE(refused.code == "permission_denied");
+    REQUIRE(refused.code == base::ErrorCode::permission_denied);
     REQUIRE(refused.message.find("key of the test") == std::string::npos);
     co_await wrong.drain();
     std::vector<std::unique_ptr<RawEnd>> silent;
@@ -510,7 +510,7 @@ TEST_CASE("a server that lies is left, with an error", "[runner][remote]") {
         co_await end->drain();
       };
       const remote::Dial dial = [&]() -> asio::awaitable<std::unique_ptr<remote::Link>> {
-        if (!ends.empty()) throw RunnerError("unavailable", "", "once is enough");
+        if (!ends.empty()) throw RunnerError(base::ErrorCode::unavailable, "", "once is enough");
         auto pair = link_pair(loop.get_executor());
         ends.push_back(std::make_shared<RawEnd>(std::move(pair.second)));
         asio::co_spawn(loop, lying(ends.back()), asio::detached);
@@ -525,7 +525,7 @@ TEST_CASE("a server that lies is left, with an error", "[runner][remote]") {
         try {
           process = co_await object->start(command(sh("true")));
         } catch (const RunnerError& error) {
-          REQUIRE(error.code() == "unavailable");
+          REQUIRE(error.code() == base::ErrorCode::unavailable);
         }
         const ExitInfo end = co_await wait_exit(*object);
         REQUIRE(end.kind == ExitInfo::Kind::lost);
@@ -552,7 +552,7 @@ TEST_CASE("an agent that is older than watches is not asked for one", "[runner][
     co_await self->drain();
   };
   const remote::Dial dial = [&]() -> asio::awaitable<std::unique_ptr<remote::Link>> {
-    if (end) throw RunnerError("unavailable", "", "once is enough");
+    if (end) throw RunnerError(base::ErrorCode::unavailable, "", "once is enough");
     auto pair = link_pair(loop.get_executor());
     end = std::make_shared<RawEnd>(std::move(pair.second));
     asio::co_spawn(loop, older(end), asio::detached);
@@ -565,7 +565,7 @@ TEST_CASE("an agent that is older than watches is not asked for one", "[runner][
     try {
       (void)co_await object->files().watch("/tmp");
     } catch (const RunnerError& error) {
-      code = error.code();
+      code = base::to_string(error.code());
     }
     REQUIRE(code == "unimplemented");
     REQUIRE(object->last_trouble().empty());

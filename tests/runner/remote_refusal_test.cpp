@@ -93,7 +93,7 @@ TEST_CASE("a refusal is heard when nothing can be written any more", "[runner][r
       co_await written_.async_wait(token);
       Control refused;
       refused.type = Control::Type::refused;
-      refused.code = "permission_denied";
+      refused.code = base::ErrorCode::permission_denied;
       refused.message = "not today";
       const std::string message = remote::encode_control(refused);
       bytes_.assign(8, '\0');
@@ -122,7 +122,7 @@ TEST_CASE("a refusal is heard when nothing can be written any more", "[runner][r
   try {
     run(loop, object->create(sandbox_spec()));
   } catch (const RunnerError& error) {
-    code = error.code();
+    code = base::to_string(error.code());
     what = error.what();
   }
   CHECK(code == "permission_denied");

@@ -26,26 +26,27 @@ using Clock = std::chrono::steady_clock;
 // Objects of the API nest some twenty levels deep; more is no object of its.
 constexpr std::size_t kMaxDepth = 200;
 constexpr std::size_t kMaxMessage = 500;
-std::string code_of(unsigned status, const std::string& reason, const std::string& message) {
+
+ErrorCode code_of(unsigned status, const std::string& reason, const std::string& message) {
   switch (status) {
     case 400:
     case 413:
     case 415:
     case 422:
-      return "invalid_argument";
+      return ErrorCode::invalid_argument;
     case 401:
-      return "unauthenticated";
+      return ErrorCode::unauthenticated;
     case 403:
       // The API has no reason of its own for it.
-      return message.find("exceeded quota") != std::string::npos ? "resource_exhausted" : "permission_denied";
+      return message.find("exceeded quota") != std::string::npos ? ErrorCode::resource_exhausted : ErrorCode::permission_denied;
     case 404:
-      return "not_found";
+      return ErrorCode::not_found;
     case 409:
-      return reason == "AlreadyExists" ? "already_exists" : "aborted";
+      return reason == "AlreadyExists" ? ErrorCode::already_exists : ErrorCode::aborted;
     case 410:
-      return "failed_precondition";
+      return ErrorCode::failed_precondition;
     default:
-      return status == 429 || status >= 500 ? "unavailable" : "internal";
+      return status == 429 || status >= 500 ? ErrorCode::unavailable : ErrorCode::internal;
   }
 }
 
@@ -116,7 +117,7 @@ std::pair<std::string, std::string> call_of(const std::string& method, const std
 }
 
 ApiError no_answer(const net::TransportError& e, const std::string& what) {
-  return {"unavailable", 0, "", std::nullopt, what + ": " + e.what()};
+  return {ErrorCode::unavailable, 0, "", std::nullopt, what + ": " + e.what()};
 }
 
 bool worth_another(const ApiError& e) { return e.status() == 0 || e.status() == 429 || e.status() >= 500; }
@@ -134,12 +135,9 @@ net::HttpRequest make_request(const std::string& method, std::string target, std
 
 }  // namespace
 
-ApiError::ApiError(std::string code, unsigned status, std::string reason, std::optional<std::chrono::seconds> retry_after,
+ApiError::ApiError(ErrorCode code, unsigned status, std::string reason, std::optional<std::chrono::seconds> retry_after,
                    const std::string& message)
-    : RunnerError(std::move(code), kUnavailable, message),
-      status_(status),
-      kubernetes_reason_(std::move(reason)),
-      retry_after_(retry_after) {}
+    : RunnerError(code, kUnavailable, message), status_(status), kubernetes_reason_(std::move(reason)), retry_after_(retry_after) {}
 
 ApiError make_api_error(const net::HttpResponse& response, const std::string& what) {
   const auto retry_after = seconds_of(net::find_header(response.headers, "Retry-After"));
@@ -219,7 +217,7 @@ struct ApiClient::State : std::enable_shared_from_this<State> {
     try {
       http = std::make_shared<net::HttpClient>(executor, access.endpoint, settings);
     } catch (const std::runtime_error& e) {
-      throw RunnerError("invalid_argument", "", access.origin + ": " + e.what());
+      throw RunnerError(ErrorCode::invalid_argument, "", access.origin + ": " + e.what());
     }
     certificate = credential.certificate;
     key = credential.key;
@@ -261,7 +259,7 @@ struct ApiClient::State : std::enable_shared_from_this<State> {
       }
       if (response.status < 200 || response.status > 299) throw make_api_error(response, what);
       auto json = parse(response.body);
-      if (!json) throw ApiError("unavailable", response.status, "", std::nullopt, what + ": the answer is not JSON");
+      if (!json) throw ApiError(ErrorCode::unavailable, response.status, "", std::nullopt, what + ": the answer is not JSON");
       co_return std::move(*json);
     }
   }

@@ -23,14 +23,14 @@ namespace cwsandbox::runner::kubernetes {
 
 using Json = nlohmann::json;
 
-[[nodiscard]] inline RunnerError unavailable(const std::string& what) { return {"unavailable", kUnavailable, what}; }
+[[nodiscard]] inline RunnerError unavailable(const std::string& what) { return {ErrorCode::unavailable, kUnavailable, what}; }
 
 /// What the API server answered, or that it did not. Its code is a Connect code: not_found, already_exists (reason AlreadyExists),
 /// aborted (409 else), permission_denied, unauthenticated, invalid_argument (400, 422), resource_exhausted (403 for a quota),
 /// unavailable (429, 5xx, no answer), failed_precondition (410), internal.
 class ApiError : public RunnerError {
  public:
-  ApiError(std::string code, unsigned status, std::string reason, std::optional<std::chrono::seconds> retry_after,
+  ApiError(ErrorCode code, unsigned status, std::string reason, std::optional<std::chrono::seconds> retry_after,
            const std::string& message);
   [[nodiscard]] unsigned status() const noexcept { return status_; }  ///< of HTTP; 0: there was no answer
   /// Kubernetes' own word: "NotFound", "Expired", …; may be empty.

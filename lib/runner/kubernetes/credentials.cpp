@@ -32,7 +32,7 @@ constexpr std::chrono::seconds kTokenFileAge{60};
 // A credential that is about to expire might do so on its way.
 constexpr std::chrono::seconds kExpiryMargin{5};
 
-[[nodiscard]] RunnerError unauthenticated(const std::string& why) { return {"unauthenticated", kUnavailable, why}; }
+[[nodiscard]] RunnerError unauthenticated(const std::string& why) { return {ErrorCode::unauthenticated, kUnavailable, why}; }
 
 // A header carries it.
 bool sound_token(std::string_view token) {
@@ -65,7 +65,7 @@ struct Credentials::State : std::enable_shared_from_this<State> {
     base.certificate = access.client_certificate;
     base.key = access.client_key;
     if (!sound_token(base.token))
-      throw RunnerError("invalid_argument", "", access.origin + ": the token holds blanks or control characters");
+      throw RunnerError(ErrorCode::invalid_argument, "", access.origin + ": the token holds blanks or control characters");
     if (plugin && plugin->provide_cluster_info) {
       cluster_info["server"] = access.endpoint.to_string() + access.path_prefix;
       if (!access.tls_server_name.empty()) cluster_info["tls-server-name"] = access.tls_server_name;
@@ -209,9 +209,9 @@ struct Credentials::State : std::enable_shared_from_this<State> {
     auto token = asio::redirect_error(asio::use_awaitable, ec);
     co_await timer->async_wait(token);
     if (ec != asio::error::operation_aborted)
-      throw RunnerError("unavailable", kUnavailable, "the credential plugin has not ended before the deadline");
+      throw RunnerError(ErrorCode::unavailable, kUnavailable, "the credential plugin has not ended before the deadline");
     if (self->failure) std::rethrow_exception(self->failure);
-    if (!self->current) throw RunnerError("unavailable", kUnavailable, "the wait for the credential plugin was given up");
+    if (!self->current) throw RunnerError(ErrorCode::unavailable, kUnavailable, "the wait for the credential plugin was given up");
     co_return self->current;
   }
 };

@@ -25,7 +25,7 @@ asio::awaitable<bool> is_there(std::shared_ptr<ApiClient> api, std::string targe
     auto asked = api->get(std::move(target));
     static_cast<void>(co_await std::move(asked));
   } catch (const ApiError& e) {
-    if (e.code() == "not_found") co_return false;
+    if (e.code() == ErrorCode::not_found) co_return false;
     throw;
   }
   co_return true;
@@ -56,7 +56,7 @@ asio::awaitable<std::unique_ptr<EarlyPolicy>> EarlyPolicy::post(std::shared_ptr<
       made->target_ = target;
       made->uid_ = uid_of(posted);
     } catch (const ApiError& e) {
-      if (e.code() != "already_exists" || tries == kTries) throw;
+      if (e.code() != ErrorCode::already_exists || tries == kTries) throw;
       taken = true;
     }
     if (!taken) co_return made;

@@ -16,7 +16,7 @@ constexpr const char* kAllV6 = "::/0";
 constexpr const char* kMapped = "::ffff:0:0/96";
 
 [[noreturn]] void bad(const std::string& text, const std::string& why) {
-  throw RunnerError("invalid_argument", "", "\"" + text.substr(0, 128) + "\": " + why);
+  throw RunnerError(ErrorCode::invalid_argument, "", "\"" + text.substr(0, 128) + "\": " + why);
 }
 
 AddressBlock block_of(const std::string& text) {

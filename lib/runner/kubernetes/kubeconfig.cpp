@@ -30,7 +30,7 @@ constexpr std::size_t kMaxPem = std::size_t{1024} * 1024;
 constexpr std::size_t kMaxFiles = 64;
 constexpr std::size_t kRead = std::size_t{16} * 1024;
 
-[[noreturn]] void refuse(const std::string& why) { throw RunnerError("invalid_argument", "", why); }
+[[noreturn]] void refuse(const std::string& why) { throw RunnerError(ErrorCode::invalid_argument, "", why); }
 
 std::string in_quotes(const std::string& text) { return "\"" + base::printable_utf8(text) + "\""; }
 

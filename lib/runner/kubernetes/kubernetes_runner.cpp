@@ -256,8 +256,8 @@ asio::awaitable<std::unique_ptr<remote::Link>> Cluster::dial(std::shared_ptr<Clu
     co_await self->dials_changed_.wait_until(deadline);
   }
   if (entry->gone || !entry->pod || entry->pod->state == Found::State::ended)
-    throw RunnerError("failed_precondition", kUnavailable, "the sandbox's pod is no longer there");
-  if (self->closed_) throw RunnerError("failed_precondition", kUnavailable, "the gateway is ending");
+    throw RunnerError(ErrorCode::failed_precondition, kUnavailable, "the sandbox's pod is no longer there");
+  if (self->closed_) throw RunnerError(ErrorCode::failed_precondition, kUnavailable, "the gateway is ending");
   struct Turn {
     explicit Turn(Cluster& cluster) : all(cluster) { ++all.dials_; }
     ~Turn() {
@@ -324,7 +324,7 @@ asio::awaitable<std::shared_ptr<Entry>> Cluster::make(std::shared_ptr<Cluster> s
     auto posted = self->api_->post(self->pods_, std::move(pod));
     made = co_await std::move(posted);
   } catch (const ApiError& e) {
-    if (e.code() != "already_exists") throw;
+    if (e.code() != ErrorCode::already_exists) throw;
     there = true;
   }
   if (there) {
@@ -333,7 +333,7 @@ asio::awaitable<std::shared_ptr<Entry>> Cluster::make(std::shared_ptr<Cluster> s
   }
   PodView view = read_pod(made);
   if (there && (view.sandbox != spec.id || view.record != spec.record))
-    throw RunnerError("already_exists", "CWSANDBOX_INVALID_REQUEST", "there is another sandbox " + spec.id,
+    throw RunnerError(ErrorCode::already_exists, "CWSANDBOX_INVALID_REQUEST", "there is another sandbox " + spec.id,
                       {{"sandbox_id", spec.id}});
   // Else the creation is repeated, and somebody else's. A pod without the agent has no key to be known by.
   const bool ours = !there || (!view.plain && view.key == key);
@@ -358,30 +358,32 @@ asio::awaitable<void> Cluster::wait_up(std::shared_ptr<Cluster> self, std::share
   std::optional<Clock::time_point> failing, first_try;
   for (;;) {
     if (self->closed_) throw unavailable("the gateway is ending");
-    if (entry->gone) throw RunnerError("aborted", kUnavailable, "the sandbox's pod was deleted while it was being created");
+    if (entry->gone)
+      throw RunnerError(ErrorCode::aborted, kUnavailable, "the sandbox's pod was deleted while it was being created");
     const PodView& pod = *entry->pod;
     const std::string why = pod.reason.empty() ? std::string() : ": " + pod.reason;
     // Without the agent a command that is through at once is the pod's end.
     if (pod.plain && pod.state == Found::State::ended && pod.exit && pod.exit->kind != ExitInfo::Kind::lost) co_return;
     if (pod.state == Found::State::ended)
-      throw RunnerError("failed_precondition", kUnavailable, "the sandbox's pod ended before it ran" + why);
-    if (pod.deleting) throw RunnerError("aborted", kUnavailable, "the sandbox's pod is being deleted" + why);
+      throw RunnerError(ErrorCode::failed_precondition, kUnavailable, "the sandbox's pod ended before it ran" + why);
+    if (pod.deleting) throw RunnerError(ErrorCode::aborted, kUnavailable, "the sandbox's pod is being deleted" + why);
     // That it runs the cluster says up to a second later. Hence it is tried before, but not as long as it cannot run yet: a try is
     // a connection to the node, which is just starting it.
     if (pod.agent_installed && !first_try) first_try = Clock::now() + kContainerStart;
     if (pod.main_running || (first_try && Clock::now() >= *first_try)) co_return;
     if (pod.wait == PodView::Wait::final)
-      throw RunnerError("failed_precondition", kUnavailable, "the sandbox's pod cannot start" + why);
+      throw RunnerError(ErrorCode::failed_precondition, kUnavailable, "the sandbox's pod cannot start" + why);
     auto until = std::min(deadline, first_try.value_or(deadline));
     if (pod.wait == PodView::Wait::failing) {
       if (!failing) failing = Clock::now();
       until = std::min(until, *failing + self->options_.patience);
-      if (Clock::now() >= until) throw RunnerError("failed_precondition", kUnavailable, "the sandbox's pod cannot start" + why);
+      if (Clock::now() >= until)
+        throw RunnerError(ErrorCode::failed_precondition, kUnavailable, "the sandbox's pod cannot start" + why);
     } else {
       failing.reset();
     }
     if (Clock::now() >= deadline)
-      throw RunnerError("deadline_exceeded", kUnavailable, "the sandbox's pod did not start in time" + why);
+      throw RunnerError(ErrorCode::deadline_exceeded, kUnavailable, "the sandbox's pod did not start in time" + why);
     co_await entry->changed.wait_until(until);
   }
 }
@@ -475,7 +477,7 @@ asio::awaitable<std::unique_ptr<Sandbox>> Cluster::create(std::shared_ptr<Cluste
 asio::awaitable<std::unique_ptr<Sandbox>> Cluster::adopt(std::shared_ptr<Cluster> self, std::string id) {
   const auto deadline = Clock::now() + self->options_.create_timeout;
   const auto at = self->entries_.find(object_name(id));
-  if (at == self->entries_.end()) throw RunnerError("not_found", "CWSANDBOX_SANDBOX_NOT_FOUND", "there is no pod " + id);
+  if (at == self->entries_.end()) throw RunnerError(ErrorCode::not_found, "CWSANDBOX_SANDBOX_NOT_FOUND", "there is no pod " + id);
   const auto known = at->second;
   known->here = true;
   std::exception_ptr failed;
@@ -496,7 +498,7 @@ asio::awaitable<std::unique_ptr<Sandbox>> Cluster::adopt(std::shared_ptr<Cluster
     failed = std::current_exception();
     known->here = false;
     // Nobody starts its main command any more: whoever was creating it has gone.
-    if (e.code() == "deadline_exceeded") self->remove_later(*known, kRemovalGrace);
+    if (e.code() == ErrorCode::deadline_exceeded) self->remove_later(*known, kRemovalGrace);
   }
   if (failed) std::rethrow_exception(failed);
   co_return std::make_unique<KubernetesSandbox>(self, known, std::move(inside));
@@ -535,7 +537,7 @@ asio::awaitable<void> Cluster::remove(std::shared_ptr<Cluster> self, std::string
       static_cast<void>(co_await std::move(removed));
       co_return;
     } catch (const RunnerError& e) {
-      if (e.code() == "not_found" || e.code() == "aborted") co_return;  // it has gone, or another bears its name
+      if (e.code() == ErrorCode::not_found || e.code() == ErrorCode::aborted) co_return;  // it has gone, or another bears its name
       trouble = e.what();
     }
     asio::steady_timer pause(self->executor_, backoff.next());

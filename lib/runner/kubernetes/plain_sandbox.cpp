@@ -38,7 +38,9 @@ constexpr std::size_t kMaxAnswer = 64;  // the shell's line
 constexpr std::uint64_t kLogReadAgain = std::uint64_t{4} * 1024 * 1024;
 constexpr std::chrono::hours kLogSilence{1};
 
-[[nodiscard]] RunnerError unimplemented(const std::string& what) { return {"unimplemented", "CWSANDBOX_NOT_IMPLEMENTED", what}; }
+[[nodiscard]] RunnerError unimplemented(const std::string& what) {
+  return {ErrorCode::unimplemented, "CWSANDBOX_NOT_IMPLEMENTED", what};
+}
 
 // For a shell, whatever is in it.
 [[nodiscard]] std::string shell_quoted(std::string_view text) {
@@ -156,7 +158,7 @@ class NoFiles final : public Files {
  private:
   // Not "unimplemented": clients would take that for a server without the file service, and try other ways.
   [[noreturn]] static void refuse() {
-    throw RunnerError("failed_precondition", "CWSANDBOX_NOT_IMPLEMENTED",
+    throw RunnerError(ErrorCode::failed_precondition, "CWSANDBOX_NOT_IMPLEMENTED",
                       "files need the agent, and this gateway's pods have none (--plain-exec)");
   }
 };
@@ -525,7 +527,7 @@ asio::awaitable<void> PlainSandbox::State::follow(std::shared_ptr<State> self) {
       trouble.clear();
     } catch (const RunnerError& e) {
       trouble = e.what();
-      if (e.code() == "not_found") break;
+      if (e.code() == ErrorCode::not_found) break;
     } catch (const std::exception& e) {
       trouble = e.what();
     }

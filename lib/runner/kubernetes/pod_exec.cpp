@@ -132,7 +132,7 @@ asio::awaitable<void> PodExec::write(std::string_view head, std::string_view bod
 
 asio::awaitable<void> PodExec::close_stdin() {
   if (!half_closes()) {
-    throw RunnerError("unimplemented", "CWSANDBOX_NOT_IMPLEMENTED",
+    throw RunnerError(ErrorCode::unimplemented, "CWSANDBOX_NOT_IMPLEMENTED",
                       "the cluster speaks " + protocol_ +
                           ", with which a program's input cannot be closed while its output is read (v5.channel.k8s.io can)");
   }

@@ -320,16 +320,16 @@ void add_excessive(const ResourceSpec& asked, const ResourceSpec& most, std::vec
 }  // namespace
 
 void check_scheduling(const Json& fragment) {
-  if (!fragment.is_object()) throw RunnerError("invalid_argument", "", "the scheduling of pods must be a JSON object");
+  if (!fragment.is_object()) throw RunnerError(ErrorCode::invalid_argument, "", "the scheduling of pods must be a JSON object");
   for (const auto& [name, value] : fragment.items()) {
     if (std::find(kSchedulingMembers.begin(), kSchedulingMembers.end(), name) != kSchedulingMembers.end()) continue;
-    throw RunnerError("invalid_argument", "", "the scheduling of pods may not set \"" + name.substr(0, 64) + "\"");
+    throw RunnerError(ErrorCode::invalid_argument, "", "the scheduling of pods may not set \"" + name.substr(0, 64) + "\"");
   }
 }
 
 void check_label(const std::string& name, const std::string& value) {
   const auto refuse = [&](const char* why) {
-    throw RunnerError("invalid_argument", "", "the label \"" + name.substr(0, 64) + "\" " + why);
+    throw RunnerError(ErrorCode::invalid_argument, "", "the label \"" + name.substr(0, 64) + "\" " + why);
   };
   constexpr std::size_t kMaxPrefix = 253;
   const auto slash = name.find('/');
@@ -379,7 +379,7 @@ std::vector<std::string> refused(const SandboxSpec& spec, const PodOptions& opti
 
 std::string object_name(const std::string& sandbox_id) {
   if (!base::is_dns_label(sandbox_id))
-    throw RunnerError("invalid_argument", "", "a sandbox's id must be a label of DNS to be the name of a pod");
+    throw RunnerError(ErrorCode::invalid_argument, "", "a sandbox's id must be a label of DNS to be the name of a pod");
   return sandbox_id;
 }
 

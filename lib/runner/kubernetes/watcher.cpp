@@ -131,7 +131,8 @@ struct Watcher::State : std::enable_shared_from_this<State> {
       Json page = co_await self->client->get(std::move(target));
       if (self->stopped) co_return;
       if (!page.is_object() || !page.contains("items") || !page["items"].is_array()) {
-        throw ApiError("unavailable", 200, "", std::nullopt, "GET " + self->options.collection + ": the answer is no list");
+        throw ApiError(ErrorCode::unavailable, 200, "", std::nullopt,
+                       "GET " + self->options.collection + ": the answer is no list");
       }
       const Json metadata = page.value("metadata", Json::object());
       next = text_of(metadata, "continue");
@@ -145,7 +146,8 @@ struct Watcher::State : std::enable_shared_from_this<State> {
       }
     } while (!next.empty());
     if (version.empty())
-      throw ApiError("unavailable", 200, "", std::nullopt, "GET " + self->options.collection + ": the list has no resourceVersion");
+      throw ApiError(ErrorCode::unavailable, 200, "", std::nullopt,
+                     "GET " + self->options.collection + ": the list has no resourceVersion");
     // Only a whole list tells what has gone.
     std::vector<std::pair<std::string, Known>> gone;
     for (const auto& [key, what] : self->known)
@@ -164,12 +166,12 @@ struct Watcher::State : std::enable_shared_from_this<State> {
     Json event = protocol::nests_deeper(line, kMaxDepth) ? Json() : Json::parse(line, nullptr, false);
     const std::string type = text_of(event, "type");
     if (type.empty() || !event.contains("object") || !event["object"].is_object())
-      throw ApiError("unavailable", 200, "", std::nullopt, what + ": a line that is no event");
+      throw ApiError(ErrorCode::unavailable, 200, "", std::nullopt, what + ": a line that is no event");
     Json& object = event["object"];
     if (type == "ERROR") throw make_api_error(object, what);
     const Json* metadata = protocol::json_util::find(object, "metadata");
     const auto now = metadata == nullptr ? std::string() : text_of(*metadata, "resourceVersion");
-    if (now.empty()) throw ApiError("unavailable", 200, "", std::nullopt, what + ": an event without a resourceVersion");
+    if (now.empty()) throw ApiError(ErrorCode::unavailable, 200, "", std::nullopt, what + ": an event without a resourceVersion");
     version = now;
     backoff.reset();  // it is getting on
     if (type == "BOOKMARK") return;
@@ -208,14 +210,15 @@ struct Watcher::State : std::enable_shared_from_this<State> {
         if (self->stopped) co_return;
       }
       if (lines.too_long()) {
-        throw ApiError("unavailable", 200, "", std::nullopt,
+        throw ApiError(ErrorCode::unavailable, 200, "", std::nullopt,
                        "watching " + self->options.collection + ": an event of more than " +
                            std::to_string(self->options.max_line) + " bytes");
       }
     }
     // The server ends its watches between lines.
     if (!lines.empty())
-      throw ApiError("unavailable", 200, "", std::nullopt, "watching " + self->options.collection + ": it was cut within an event");
+      throw ApiError(ErrorCode::unavailable, 200, "", std::nullopt,
+                     "watching " + self->options.collection + ": it was cut within an event");
   }
 
   static asio::awaitable<void> run(std::shared_ptr<State> self) {

@@ -49,9 +49,9 @@ constexpr std::uint64_t kMainSeq = 1;
 
 constexpr const char* kInvalid = "CWSANDBOX_INVALID_REQUEST";
 
-[[nodiscard]] RunnerError invalid(const std::string& what) { return {"invalid_argument", kInvalid, what}; }
+[[nodiscard]] RunnerError invalid(const std::string& what) { return {ErrorCode::invalid_argument, kInvalid, what}; }
 [[nodiscard]] RunnerError gone(std::string_view why) {
-  return {"unavailable", kUnavailable, "the sandbox has ended: " + std::string(why)};
+  return {ErrorCode::unavailable, kUnavailable, "the sandbox has ended: " + std::string(why)};
 }
 
 void check_command(const std::vector<std::string>& command) {
@@ -123,7 +123,7 @@ void append(std::string& to, Number number) {
 }
 
 [[nodiscard]] RunnerError untaken(const std::string& program) {
-  return {"resource_exhausted", kUnavailable,
+  return {ErrorCode::resource_exhausted, kUnavailable,
           "cannot take the streams of '" + program + "': " + base::error_text(EMFILE) + core::descriptor_hint(EMFILE)};
 }
 
@@ -254,7 +254,7 @@ asio::awaitable<std::shared_ptr<AgentSandbox::PendingStart>> AgentSandbox::reque
   auto pending = std::make_shared<PendingStart>();
   pending->deadline = Clock::now() + kStartDeadline;
   if (!connection_->send(frame))
-    throw RunnerError("resource_exhausted", "", "too many processes are being started in this sandbox");
+    throw RunnerError(ErrorCode::resource_exhausted, "", "too many processes are being started in this sandbox");
   pending_.emplace(seq, pending);
   arm_watchdog();
   while (!pending->answered) co_await wait_for(pending->waiters);
@@ -314,7 +314,8 @@ void AgentSandbox::refuse() {
 asio::awaitable<FileAgent::Answer> AgentSandbox::ask_agent(std::string frame, std::uint64_t seq, bool takes_long) {
   const auto self = shared_from_this();
   if (lost_) throw gone(why_);
-  if (!connection_->send(frame)) throw RunnerError("resource_exhausted", "", "too many files are being opened in this sandbox");
+  if (!connection_->send(frame))
+    throw RunnerError(ErrorCode::resource_exhausted, "", "too many files are being opened in this sandbox");
   auto pending = std::make_shared<PendingFile>();
   pending->deadline = Clock::now() + (takes_long ? kLongDeadline : kStartDeadline);
   pending->takes_long = takes_long;

@@ -347,7 +347,7 @@ std::string ControlGroups::directory_of_owner(const std::string& owner) {
   const std::string directory = place.directory + "/" + next_name(prefix_);
   const auto fail = [&directory](const char* what, int error) -> RunnerError {
     return {
-        "resource_exhausted", kUnavailable,
+        ErrorCode::resource_exhausted, kUnavailable,
         "cannot limit what the sandbox's owner uses: cannot " + std::string(what) + " " + directory + ": " + std::strerror(error)};
   };
   if (::mkdir(directory.c_str(), 0755) != 0) throw fail("make", errno);
@@ -368,7 +368,8 @@ std::unique_ptr<ControlGroup> ControlGroups::make(const GroupLimits& limits, con
   auto group = std::make_unique<ControlGroup>();
   const std::string name = next_name(prefix_);
   const auto fail = [](const std::string& what, int error) -> RunnerError {
-    return {"resource_exhausted", kUnavailable, "cannot limit what the sandbox uses: " + what + ": " + std::strerror(error)};
+    return {ErrorCode::resource_exhausted, kUnavailable,
+            "cannot limit what the sandbox uses: " + what + ": " + std::strerror(error)};
   };
   const std::string place = places_[cpu].directory;
   const std::string together = !owner.empty() && (limits.cpu != 0 || limits.cpu_request != 0) ? directory_of_owner(owner) : place;

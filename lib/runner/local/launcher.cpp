@@ -36,12 +36,12 @@ namespace {
 
 namespace fs = std::filesystem;
 
-[[nodiscard]] RunnerError unavailable(const std::string& what) { return {"failed_precondition", kUnavailable, what}; }
+[[nodiscard]] RunnerError unavailable(const std::string& what) { return {ErrorCode::failed_precondition, kUnavailable, what}; }
 
 [[nodiscard]] bool has_run_out(int error) { return error == EAGAIN || error == EMFILE || error == ENFILE || error == ENOMEM; }
 
 [[nodiscard]] RunnerError out_of(const std::string& what, int error = errno) {
-  return {"resource_exhausted", kUnavailable,
+  return {ErrorCode::resource_exhausted, kUnavailable,
           "cannot start a sandbox: " + what + ": " + std::strerror(error) + core::descriptor_hint(error)};
 }
 
@@ -275,7 +275,7 @@ GroupLimits Launcher::group_limits(const ResourceSpec& resources) {
     const std::string& why = groups_->why_not(controller);
     if (why.empty()) return true;
     const std::string what = std::string("this machine cannot limit the ") + kControllerNames[controller] + " of a sandbox: " + why;
-    if (asked) throw RunnerError("unimplemented", "CWSANDBOX_NOT_IMPLEMENTED", what);
+    if (asked) throw RunnerError(ErrorCode::unimplemented, "CWSANDBOX_NOT_IMPLEMENTED", what);
     if (said_[controller] != what) say(what);
     said_[controller] = what;
     for (std::uint32_t* value : values) *value = 0;
@@ -579,7 +579,7 @@ RunnerError Launcher::failure(std::string_view complaint, std::string_view why) 
     text += " (" + said + ")";
     metadata["bwrap"] = said;
   }
-  return {"failed_precondition", kUnavailable, text, std::move(metadata)};
+  return {ErrorCode::failed_precondition, kUnavailable, text, std::move(metadata)};
 }
 
 }  // namespace cwsandbox::runner::local

@@ -46,9 +46,9 @@ constexpr std::uint32_t kNobody = 65534;
 }
 
 void check_path(const std::string& path, const char* what) {
-  if (path.empty()) throw RunnerError("invalid_argument", "CWSANDBOX_INVALID_REQUEST", "the path is empty");
+  if (path.empty()) throw RunnerError(ErrorCode::invalid_argument, "CWSANDBOX_INVALID_REQUEST", "the path is empty");
   if (path.find('\0') != std::string::npos) {
-    throw RunnerError("invalid_argument", "CWSANDBOX_INVALID_REQUEST", "the path holds a NUL byte");
+    throw RunnerError(ErrorCode::invalid_argument, "CWSANDBOX_INVALID_REQUEST", "the path holds a NUL byte");
   }
   if (path.size() >= PATH_MAX) throw failed(ENAMETOOLONG, what, path);
 }
@@ -422,7 +422,7 @@ class LocalFiles final : public Files {
   static asio::awaitable<std::unique_ptr<FileWriter>> create_by(std::shared_ptr<FileAgent> agent, FileWriteSpec spec) {
     check_path(spec.path, "write");
     if (spec.mode && *spec.mode > 07777) {
-      throw RunnerError("invalid_argument", "CWSANDBOX_INVALID_REQUEST", "the mode is not between 0 and 07777");
+      throw RunnerError(ErrorCode::invalid_argument, "CWSANDBOX_INVALID_REQUEST", "the mode is not between 0 and 07777");
     }
     FileAgent::Question question(FileOp::create, spec.path);
     question.flags = spec.mode ? 0 : agent::kKeepMode;
@@ -507,7 +507,7 @@ class LocalFiles final : public Files {
     FileAgent::Answer answer = co_await std::move(asked);
     if (answer.error == EMFILE || answer.error == ENOSPC) {
       // Of the agent's user outside, whose sandboxes share it.
-      throw RunnerError("resource_exhausted", "CWSANDBOX_RUNNER_CAPACITY_EXHAUSTED",
+      throw RunnerError(ErrorCode::resource_exhausted, "CWSANDBOX_RUNNER_CAPACITY_EXHAUSTED",
                         "cannot watch '" + base::printable_utf8(path) +
                             "': the kernel allows this user no more watches (fs.inotify." +
                             (answer.error == EMFILE ? "max_user_instances)" : "max_user_watches)"));
@@ -522,7 +522,7 @@ class LocalFiles final : public Files {
     check_path(question.path, what);
     if (question.op == FileOp::rename) check_path(question.second, what);
     if (question.mode > 07777) {
-      throw RunnerError("invalid_argument", "CWSANDBOX_INVALID_REQUEST", "the mode is not between 0 and 07777");
+      throw RunnerError(ErrorCode::invalid_argument, "CWSANDBOX_INVALID_REQUEST", "the mode is not between 0 and 07777");
     }
     auto asked = agent->ask(question);
     const FileAgent::Answer answer = co_await std::move(asked);

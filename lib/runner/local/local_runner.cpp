@@ -357,7 +357,7 @@ class LocalRunner final : public Runner {
                                                                std::shared_ptr<ReadySandboxes> ready, SandboxSpec spec) {
     if (!spec.image.empty() && spec.image != "host") {
       throw RunnerError(
-          "invalid_argument", "CWSANDBOX_INVALID_REQUEST",
+          ErrorCode::invalid_argument, "CWSANDBOX_INVALID_REQUEST",
           "the image '" + spec.image +
               "' cannot be had: a local sandbox has this machine's own system, the image named 'host' (or none given)");
     }

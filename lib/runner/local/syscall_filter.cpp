@@ -133,7 +133,7 @@ constexpr int kNetlinkRoute = 0;
 [[nodiscard]] scmp_arg_cmp has_bit(unsigned argument, std::uint32_t bit) { return {argument, SCMP_CMP_MASKED_EQ, bit, bit}; }
 
 [[noreturn]] void fail(const std::string& what, int error) {
-  throw RunnerError(error == EMFILE || error == ENFILE ? "resource_exhausted" : "internal", kUnavailable,
+  throw RunnerError(error == EMFILE || error == ENFILE ? ErrorCode::resource_exhausted : ErrorCode::internal, kUnavailable,
                     "cannot make the filter of system calls: " + what + ": " + std::strerror(error) + core::descriptor_hint(error));
 }
 

@@ -124,14 +124,14 @@ PodRunner::~PodRunner() = default;
 asio::awaitable<std::unique_ptr<Sandbox>> PodRunner::create(SandboxSpec spec) {
   const auto sandbox = sandbox_;
   local::check_spec(spec);
-  if (!sandbox->take()) throw RunnerError("failed_precondition", "", "this pod has had its sandbox");
+  if (!sandbox->take()) throw RunnerError(ErrorCode::failed_precondition, "", "this pod has had its sandbox");
   std::map<std::string, std::string> env = environment();
   for (const auto& [name, value] : spec.env) env.insert_or_assign(name, value);
   sandbox->set_defaults(std::move(env), spec.working_dir.empty() ? working_directory() : spec.working_dir);
   auto begun = local::AgentSandbox::begin(sandbox, spec);
   std::unique_ptr<Sandbox> made = co_await std::move(begun);
   if (!made) {
-    throw RunnerError("unavailable", kUnavailable, "the pod's agent did not come up: " + sandbox->why_lost());
+    throw RunnerError(ErrorCode::unavailable, kUnavailable, "the pod's agent did not come up: " + sandbox->why_lost());
   }
   co_return made;
 }

@@ -9,6 +9,7 @@
 
 #include "base/base64.hpp"
 #include "base/errno_text.hpp"
+#include "base/error_code.hpp"
 #include "base/text.hpp"
 #include "messages/json_text.hpp"
 #include "protocol/exec_stream.hpp"
@@ -323,7 +324,7 @@ void write_failure(ObjectWriter& json, const Failure& failure) {
   part.text("kind", name_of(kFailures, failure.kind));
   if (failure.error != 0) part.text("errno", base::errno_name(failure.error));
   if (!failure.what.empty()) append_bytes(part.key("what"), failure.what);
-  if (!failure.code.empty()) part.text("code", failure.code);
+  if (failure.kind == Failure::Kind::runner) part.text("code", base::to_string(failure.code));
   if (!failure.reason.empty()) part.text("reason", failure.reason);
   append_bytes(part.key("message"), std::string_view(failure.message).substr(0, kMaxText));
   if (!failure.metadata.empty()) {
@@ -345,7 +346,8 @@ void write_failure(ObjectWriter& json, const Failure& failure) {
   failure.kind = reader.one_of("kind", kFailures);
   if (const std::string name = reader.text("errno"); !name.empty()) failure.error = base::errno_number(name);
   failure.what = reader.bytes("what");
-  failure.code = reader.text("code");
+  const std::string code = reader.text("code");
+  failure.code = base::parse_error_code(code).value_or(ErrorCode::unknown);
   failure.reason = reader.text("reason");
   failure.message = reader.bytes("message");
   if (const auto metadata = reader.object("metadata")) {
@@ -353,7 +355,7 @@ void write_failure(ObjectWriter& json, const Failure& failure) {
       if (value.is(Value::Kind::string)) failure.metadata.insert_or_assign(name.as_string(), value.as_string());
     }
   }
-  if (failure.kind == Failure::Kind::runner ? failure.code.empty() : failure.error == 0) Reader::wrong("failure");
+  if (failure.kind == Failure::Kind::runner ? code.empty() : failure.error == 0) Reader::wrong("failure");
   return failure;
 }
 
@@ -403,7 +405,7 @@ std::string encode_control(const Control& control) {
   if (control.type == Type::welcome || control.type == Type::running) write_offsets(json, control.main);
   if (control.exit) write_exit(json, *control.exit);
   if (control.type == Type::refused) {
-    json.text("code", control.code);
+    json.text("code", base::to_string(control.code));
     json.text("message", std::string_view(control.message).substr(0, kMaxText));
   }
   json.end();
@@ -430,7 +432,7 @@ Control decode_control(std::string_view payload) {
   if (control.type == Type::welcome) control.state = reader.one_of("state", kStates);
   control.main = read_offsets(reader);
   if (const auto exit = reader.object("exit")) control.exit = read_exit(*exit);
-  control.code = reader.text("code");
+  control.code = base::parse_error_code(reader.text("code")).value_or(ErrorCode::unknown);
   control.message = reader.text("message");
   if ((control.type == Type::ended || control.state == Control::State::ended) && !control.exit) Reader::wrong("exit");
   return control;
@@ -556,7 +558,7 @@ Failure Failure::of(const std::exception_ptr& error) {
     failure.message = e.what();
     failure.metadata = e.metadata();
   } catch (const std::exception& e) {
-    failure.code = "internal";
+    failure.code = ErrorCode::internal;
     failure.message = e.what();
   }
   return failure;
@@ -574,7 +576,7 @@ std::exception_ptr Failure::to_exception() const {
   return std::make_exception_ptr(told_error(code, reason, message, metadata));
 }
 
-RunnerError told_error(const std::string& code, const std::string& reason, const std::string& message,
+RunnerError told_error(ErrorCode code, const std::string& reason, const std::string& message,
                        const std::map<std::string, std::string>& metadata) {
   const auto is_word = [](std::string_view text, char first, char last) {
     return text.size() <= kMaxWord && std::all_of(text.begin(), text.end(), [&](char c) {
@@ -587,8 +589,7 @@ RunnerError told_error(const std::string& code, const std::string& reason, const
     if ((total += name.size() + value.size()) > kMaxText) break;
     kept.emplace(base::printable(name, kMaxWord), base::printable(value, kMaxText));
   }
-  return {!code.empty() && is_word(code, 'a', 'z') ? code : "internal", is_word(reason, 'A', 'Z') ? reason : std::string(),
-          base::printable(message, kMaxText), std::move(kept)};
+  return {code, is_word(reason, 'A', 'Z') ? reason : std::string(), base::printable(message, kMaxText), std::move(kept)};
 }
 
 void check_exit(const ExitInfo& exit) {

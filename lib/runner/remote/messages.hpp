@@ -44,16 +44,17 @@ struct Control {
 
   Type type = Type::ping;
   std::uint64_t version = kVersion;
-  std::string session, key;           // hello
-  bool appends = false;               // welcome: it knows Request::append, which was not always so
-  bool watches = false;               // welcome: it knows how to watch files, which was not always so
-  bool resumed = false;               // welcome: the session was there; hello: it must be
-  std::chrono::milliseconds grace{};  // hello
-  std::vector<std::uint64_t> calls;   // hello: those that wait for an answer; welcome: those of them that were taken; ack
-  State state = State::empty;         // welcome
-  Offsets main;                       // welcome, running: where the main command's outputs begin
-  std::optional<ExitInfo> exit;       // welcome, ended
-  std::string code, message;          // refused
+  std::string session, key;             // hello
+  bool appends = false;                 // welcome: it knows Request::append, which was not always so
+  bool watches = false;                 // welcome: it knows how to watch files, which was not always so
+  bool resumed = false;                 // welcome: the session was there; hello: it must be
+  std::chrono::milliseconds grace{};    // hello
+  std::vector<std::uint64_t> calls;     // hello: those that wait for an answer; welcome: those of them that were taken; ack
+  State state = State::empty;           // welcome
+  Offsets main;                         // welcome, running: where the main command's outputs begin
+  std::optional<ExitInfo> exit;         // welcome, ended
+  ErrorCode code = ErrorCode::unknown;  // refused
+  std::string message;                  // refused
 };
 
 /// A whole message, its channel first. Throws nothing.
@@ -104,8 +105,9 @@ struct Failure {
   enum class Kind : std::uint8_t { runner, start, file };
   Kind kind = Kind::runner;
   int error = 0;
-  std::string what;  // of a start what failed, of a file its path
-  std::string code, reason, message;
+  std::string what;                     // of a start what failed, of a file its path
+  ErrorCode code = ErrorCode::unknown;  // of Kind::runner
+  std::string reason, message;
   std::map<std::string, std::string> metadata;
 
   [[nodiscard]] static Failure of(const std::exception_ptr& error);
@@ -133,8 +135,8 @@ struct Decoded {
 [[nodiscard]] Decoded<Request> decode_request(std::string_view payload);  ///< throws Violation
 [[nodiscard]] Decoded<Answer> decode_answer(std::string_view payload);    ///< throws Violation
 
-/// What the other end refused with: printable and bounded, with a code that can be one.
-[[nodiscard]] RunnerError told_error(const std::string& code, const std::string& reason, const std::string& message,
+/// What the other end refused with: printable and bounded.
+[[nodiscard]] RunnerError told_error(ErrorCode code, const std::string& reason, const std::string& message,
                                      const std::map<std::string, std::string>& metadata = {});
 
 /// Throws Violation for an exit code or a signal that no process has.

@@ -43,12 +43,12 @@ class Handle {
 asio::awaitable<std::shared_ptr<Handle>> open_handle(std::shared_ptr<Tunnel> tunnel, std::shared_ptr<Call> call) {
   auto opening = Tunnel::wait(call);
   co_await std::move(opening);
-  if (call->answer.handle == 0) throw RunnerError("internal", "", "the other end has opened nothing");
+  if (call->answer.handle == 0) throw RunnerError(ErrorCode::internal, "", "the other end has opened nothing");
   co_return std::make_shared<Handle>(std::move(tunnel), call->answer.handle);
 }
 
 [[nodiscard]] FileInfo first_entry(Call& call) {
-  if (call.answer.entries.empty()) throw RunnerError("internal", "", "the other end has told nothing of the file");
+  if (call.answer.entries.empty()) throw RunnerError(ErrorCode::internal, "", "the other end has told nothing of the file");
   return std::move(call.answer.entries.front());
 }
 
@@ -234,7 +234,7 @@ class RemoteFiles final : public Files {
     request.append = spec.append;
     // An agent that is older than this gateway would replace the file.
     if (spec.append && !tunnel_->appends())
-      throw RunnerError("failed_precondition", "CWSANDBOX_NOT_IMPLEMENTED",
+      throw RunnerError(ErrorCode::failed_precondition, "CWSANDBOX_NOT_IMPLEMENTED",
                         "cannot append to a file: the sandbox's agent is older than this gateway");
     return create_by(tunnel_, tunnel_->ask(std::move(request)));
   }

@@ -98,14 +98,14 @@ void RemoteStream::on_message(const Frame& frame) {
       const protocol::ExitStatus& status = exited->status;
       failure_ = status.outcome == protocol::ExitStatus::Outcome::failed
                      ? start_failed(status)
-                     : std::make_exception_ptr(RunnerError("unavailable", kUnavailable, "the sandbox has ended"));
+                     : std::make_exception_ptr(RunnerError(ErrorCode::unavailable, kUnavailable, "the sandbox has ended"));
       start_waiters_.resume_all();
     }
     if (!started_ || forgotten_) machine_.release();
   } else if (const auto* refused = std::get_if<protocol::Refused>(&event)) {
     const protocol::StatusError& error = refused->error;
     if (stream() == kMainStream)
-      throw Violation("the main command's output cannot be had any more: " + base::printable(error.code, kMaxShown));
+      throw Violation("the main command's output cannot be had any more: " + std::string(base::to_string(error.code)));
     lose(std::make_exception_ptr(told_error(error.code, error.reason, error.message, error.metadata)));
     machine_.release();
   } else if (const auto* violation = std::get_if<protocol::ProtocolError>(&event)) {

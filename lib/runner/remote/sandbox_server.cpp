@@ -62,15 +62,15 @@ void ServerState::on_control(Wire& wire, Control control) {
   if (at == strangers_.end()) return;
   if (control.type != Control::Type::hello) throw Violation("control before hello");
   const auto known = at->second;
-  if (!same_key(control.key, options_.key)) return refuse(wire, "permission_denied", "the key is another one");
+  if (!same_key(control.key, options_.key)) return refuse(wire, ErrorCode::permission_denied, "the key is another one");
   if (control.version != kVersion) {
-    return refuse(wire, "failed_precondition", "version " + std::to_string(control.version) + " is not spoken here");
+    return refuse(wire, ErrorCode::failed_precondition, "version " + std::to_string(control.version) + " is not spoken here");
   }
-  if (!protocol::is_process_id(control.session)) return refuse(wire, "invalid_argument", "the session's name is none");
+  if (!protocol::is_process_id(control.session)) return refuse(wire, ErrorCode::invalid_argument, "the session's name is none");
   auto session = sessions_.find(control.session);
   if (session == sessions_.end()) {
-    if (control.resumed) return refuse(wire, "not_found", "this session is not known any more");
-    if (sessions_.size() >= options_.max_sessions) return refuse(wire, "resource_exhausted", "too many sessions");
+    if (control.resumed) return refuse(wire, ErrorCode::not_found, "this session is not known any more");
+    if (sessions_.size() >= options_.max_sessions) return refuse(wire, ErrorCode::resource_exhausted, "too many sessions");
     const auto grace = std::min(control.grace, options_.max_grace);
     auto made = std::make_shared<Session>(shared_from_this(), control.session, grace);
     session = sessions_.emplace(control.session, std::move(made)).first;
@@ -91,7 +91,7 @@ void ServerState::on_gone(Wire& wire, const std::string& why, bool violated) {
   changed_.resume_all();
 }
 
-void ServerState::refuse(Wire& wire, const char* code, const std::string& message) {
+void ServerState::refuse(Wire& wire, ErrorCode code, const std::string& message) {
   log("a link was refused: " + message);
   Control refused;
   refused.type = Control::Type::refused;
@@ -111,7 +111,7 @@ void ServerState::see_off(const std::shared_ptr<Wire>& wire, const Control& last
 
 asio::awaitable<void> ServerState::create(std::shared_ptr<ServerState> self, SandboxSpec spec) {
   if (self->phase_ != Phase::empty) {
-    throw RunnerError("already_exists", "CWSANDBOX_INVALID_REQUEST", "the sandbox is there already, or is being made");
+    throw RunnerError(ErrorCode::already_exists, "CWSANDBOX_INVALID_REQUEST", "the sandbox is there already, or is being made");
   }
   self->phase_ = Phase::creating;
   std::exception_ptr error;
@@ -122,7 +122,8 @@ asio::awaitable<void> ServerState::create(std::shared_ptr<ServerState> self, San
   } catch (const std::exception&) {
     error = std::current_exception();
   }
-  if (!error && self->down_) error = std::make_exception_ptr(RunnerError("unavailable", kUnavailable, "the sandbox was given up"));
+  if (!error && self->down_)
+    error = std::make_exception_ptr(RunnerError(ErrorCode::unavailable, kUnavailable, "the sandbox was given up"));
   if (error) {
     self->phase_ = Phase::empty;
     self->changed_.resume_all();

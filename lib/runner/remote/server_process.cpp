@@ -117,7 +117,7 @@ asio::awaitable<void> ServerProcess::run(std::shared_ptr<ServerProcess> self, st
   } catch (const RunnerError& e) {
     self->refuse({e.code(), e.what(), e.reason(), e.metadata(), std::nullopt});
   } catch (const std::exception& e) {
-    self->refuse({"internal", e.what(), "", {}, std::nullopt});
+    self->refuse({ErrorCode::internal, e.what(), "", {}, std::nullopt});
   }
   if (process && self->killed_) {
     process->signal_group(SIGKILL);

@@ -15,7 +15,9 @@ namespace {
 
 constexpr const char* kExhausted = "CWSANDBOX_CAPACITY_EXHAUSTED";
 
-[[nodiscard]] RunnerError not_there() { return {"unavailable", kUnavailable, "the sandbox has ended, or does not run yet"}; }
+[[nodiscard]] RunnerError not_there() {
+  return {ErrorCode::unavailable, kUnavailable, "the sandbox has ended, or does not run yet"};
+}
 
 asio::awaitable<void> nobody_there() {
   throw not_there();
@@ -240,15 +242,15 @@ void Session::start_process(std::uint32_t stream, const Frame& frame) {
     error = protocol::validate(request);
     const auto sandbox = server->sandbox();
     if (!error && (!sandbox || server->phase() != Control::State::running)) {
-      error = protocol::StatusError{"unavailable", not_there().what(), kUnavailable, {}, std::nullopt};
+      error = protocol::StatusError{ErrorCode::unavailable, not_there().what(), kUnavailable, {}, std::nullopt};
     }
     if (!error && processes_.size() >= server->options().max_processes) {
-      error = protocol::StatusError{"resource_exhausted", "too many processes", kExhausted, {}, std::nullopt};
+      error = protocol::StatusError{ErrorCode::resource_exhausted, "too many processes", kExhausted, {}, std::nullopt};
     }
   } else {
     // What was released and then taken up again, since nobody knew whether the release had come.
     request.id = std::get<protocol::ResumeRequest>(first).id;
-    error = protocol::StatusError{"not_found", "this process is not known here", kUnavailable, {}, std::nullopt};
+    error = protocol::StatusError{ErrorCode::not_found, "this process is not known here", kUnavailable, {}, std::nullopt};
   }
   // Refusals, too, stay until they have been seen; with so many of them somebody only asks.
   if (processes_.size() >= 2 * server->options().max_processes) throw Violation("too many processes");
@@ -366,7 +368,7 @@ std::shared_ptr<Sandbox> Session::sandbox() const {
 void Session::stage(Request request, std::string_view bytes) {
   const auto server = server_.lock();
   if (staged_bytes_ + bytes.size() + request.path.size() > server->options().max_initial_files) {
-    throw RunnerError("resource_exhausted", kExhausted, "the initial files are too large");
+    throw RunnerError(ErrorCode::resource_exhausted, kExhausted, "the initial files are too large");
   }
   if (!request.flag) {
     staged_bytes_ += request.path.size() + sizeof(InitialFile);
@@ -507,7 +509,7 @@ void Session::perform_on_handle(const std::shared_ptr<Taken>& taken, Request req
   const auto at = handles_.find(request.handle);
   if (at == handles_.end()) {
     if (request.op == Op::close) return answer(taken, {});
-    throw RunnerError("unavailable", kUnavailable, "the file is not open any more");
+    throw RunnerError(ErrorCode::unavailable, kUnavailable, "the file is not open any more");
   }
   const auto handle = at->second;
   if (request.op == Op::close) {

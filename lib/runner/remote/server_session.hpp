@@ -248,7 +248,7 @@ class ServerState final : public Peer, public std::enable_shared_from_this<Serve
   void keep(Ring& ring, std::string_view bytes);
   void end_main();
   void on_exit(const ExitInfo& info);
-  void refuse(Wire& wire, const char* code, const std::string& message);
+  void refuse(Wire& wire, ErrorCode code, const std::string& message);
 
   asio::any_io_executor executor_;
   Runner* runner_;

@@ -98,7 +98,7 @@ Tunnel::Tunnel(asio::any_io_executor executor, Dial dial, RemoteOptions options)
       call_sender_(std::make_shared<CallSender>()) {}
 
 RunnerError Tunnel::gone() const {
-  return {"unavailable", kUnavailable, "the sandbox has ended" + (trouble_.empty() ? std::string() : ": " + trouble_)};
+  return {ErrorCode::unavailable, kUnavailable, "the sandbox has ended" + (trouble_.empty() ? std::string() : ": " + trouble_)};
 }
 
 // ---- Links ----
@@ -128,7 +128,7 @@ asio::awaitable<void> Tunnel::keep_connected(std::shared_ptr<Tunnel> self) {
       link = co_await std::move(dialling);
     } catch (const RunnerError& e) {
       self->trouble_ = e.what();
-      if (e.code() != "unavailable") refused = e;
+      if (e.code() != ErrorCode::unavailable) refused = e;
     } catch (const std::exception& e) {
       self->trouble_ = e.what();
     }
@@ -230,7 +230,7 @@ void Tunnel::on_control(Wire& wire, Control control) {
   using Type = Control::Type;
   if (control.type == Type::refused && !welcomed_) {
     const std::string why = "refused: " + base::printable(control.message, kShown);
-    if (leaving_ || control.code == "unavailable") {
+    if (leaving_ || control.code == ErrorCode::unavailable) {
       trouble_ = why;
       finished_ = leaving_;
       wire.close(why);
@@ -263,7 +263,7 @@ void Tunnel::on_control(Wire& wire, Control control) {
 void Tunnel::on_welcome(Wire& wire, const Control& welcome) {
   if (welcome.version != kVersion) {
     const std::string why = "the other end speaks version " + std::to_string(welcome.version);
-    return lose(why, RunnerError("failed_precondition", kUnavailable, why));
+    return lose(why, RunnerError(ErrorCode::failed_precondition, kUnavailable, why));
   }
   if (known_ && !welcome.resumed) return lose("the other end has given this session up");
   known_ = welcomed_ = true;
@@ -526,7 +526,8 @@ void Tunnel::watch_answers() {
 
 void Tunnel::look_for_overdue() {
   const auto now = Clock::now();
-  const auto late = std::make_exception_ptr(RunnerError("deadline_exceeded", kUnavailable, "the sandbox's agent does not answer"));
+  const auto late =
+      std::make_exception_ptr(RunnerError(ErrorCode::deadline_exceeded, kUnavailable, "the sandbox's agent does not answer"));
   bool more = false;
   for (const auto& [id, call] : calls_) {
     if (call->done) continue;
@@ -650,7 +651,7 @@ asio::awaitable<void> Tunnel::attach(std::shared_ptr<Tunnel> self, milliseconds 
     co_return;
   }
   if (!self->over_) {
-    throw RunnerError("deadline_exceeded", kUnavailable,
+    throw RunnerError(ErrorCode::deadline_exceeded, kUnavailable,
                       "the main command does not run" + (self->trouble_.empty() ? std::string() : ": " + self->trouble_));
   }
   if (self->over_error_) throw RunnerError(*self->over_error_);
@@ -681,7 +682,8 @@ asio::awaitable<std::shared_ptr<RemoteStream>> Tunnel::start(std::shared_ptr<Tun
   request.id = "p" + std::to_string(self->next_stream_);
   if (const auto error = protocol::validate(request)) throw RunnerError(error->code, error->reason, error->message);
   if (self->over_ || self->ended_) throw self->gone();
-  if (self->next_stream_ == 0) throw RunnerError("resource_exhausted", kUnavailable, "the sandbox has started too many processes");
+  if (self->next_stream_ == 0)
+    throw RunnerError(ErrorCode::resource_exhausted, kUnavailable, "the sandbox has started too many processes");
   auto stream = std::make_shared<RemoteStream>(std::weak_ptr(self), self->executor_, self->next_stream_++, request);
   self->streams_.emplace(stream->stream(), stream);
   if (self->welcomed_) {

@@ -7,6 +7,7 @@
 
 using namespace cwsandbox::runner::kubernetes;
 using namespace cwsandbox::runner::kubernetes::test;
+using cwsandbox::runner::ErrorCode;
 using cwsandbox::runner::RunnerError;
 
 namespace {
@@ -287,7 +288,7 @@ TEST_CASE("certificates that cannot be used are an error at once") {
     const ApiClient client(context.get_executor(), access);
     FAIL("accepted");
   } catch (const RunnerError& e) {
-    CHECK(e.code() == "invalid_argument");
+    CHECK(e.code() == ErrorCode::invalid_argument);
     CHECK(holds(e.what(), "context \"c\" of file: cannot use the CA certificate that is given as text"));
   }
 }

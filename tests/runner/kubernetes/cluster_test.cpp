@@ -67,7 +67,7 @@ asio::awaitable<Ran> ran(std::shared_ptr<ApiClient> client, ExecRequest request,
       if (message->channel == PodExec::status) out.status = parse_exec_status(message->payload);
     }
   } catch (const cwsandbox::runner::RunnerError& e) {
-    out.code = e.code();
+    out.code = cwsandbox::base::to_string(e.code());
     out.text = e.what();
   }
   co_return out;
@@ -172,9 +172,10 @@ TEST_CASE("a real cluster: a watch from a version that it no longer has is 410")
       const auto stream = co_await client->stream(std::move(target), 30s);
       const std::string text = co_await stream->read_rest(64 * 1024);
       const auto event = Json::parse(text.substr(0, text.find('\n')), nullptr, false);
-      if (event.is_object() && event["type"] == "ERROR") code = make_api_error(event["object"], "watch").code();
+      if (event.is_object() && event["type"] == "ERROR")
+        code = cwsandbox::base::to_string(make_api_error(event["object"], "watch").code());
     } catch (const ApiError& e) {
-      code = e.code();
+      code = cwsandbox::base::to_string(e.code());
     }
   };
   run(real.context, body);

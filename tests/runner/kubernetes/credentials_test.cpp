@@ -9,6 +9,7 @@
 
 using namespace cwsandbox::runner::kubernetes;
 using namespace cwsandbox::runner::kubernetes::test;
+using cwsandbox::runner::ErrorCode;
 using cwsandbox::runner::RunnerError;
 
 namespace {
@@ -46,7 +47,7 @@ struct Plugin {
     try {
       token();
     } catch (const RunnerError& e) {
-      CHECK(e.code() == "unauthenticated");
+      CHECK(e.code() == ErrorCode::unauthenticated);
       return e.what();
     }
     return "accepted";
@@ -87,7 +88,7 @@ TEST_CASE("a token file is read again when it changes, and when the server refus
     try {
       token();
     } catch (const RunnerError& e) {
-      CHECK(e.code() == "unauthenticated");
+      CHECK(e.code() == ErrorCode::unauthenticated);
       return std::string(e.what());
     }
     return std::string("accepted");

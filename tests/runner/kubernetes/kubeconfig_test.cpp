@@ -6,6 +6,7 @@
 
 using namespace cwsandbox::runner::kubernetes;
 using namespace cwsandbox::runner::kubernetes::test;
+using cwsandbox::runner::ErrorCode;
 using cwsandbox::runner::RunnerError;
 
 namespace {
@@ -60,7 +61,7 @@ std::string refusal(const std::function<void()>& what) {
   try {
     what();
   } catch (const RunnerError& e) {
-    CHECK(e.code() == "invalid_argument");
+    CHECK(e.code() == ErrorCode::invalid_argument);
     return e.what();
   }
   return "accepted";

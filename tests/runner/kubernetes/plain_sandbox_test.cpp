@@ -185,7 +185,7 @@ asio::awaitable<std::string> refusal(PlainSandbox& sandbox, ProcessSpec spec, st
     auto started = sandbox.start(std::move(spec));
     static_cast<void>(co_await std::move(started));
   } catch (const RunnerError& e) {
-    code = e.code();
+    code = cwsandbox::base::to_string(e.code());
     text = e.what();
   }
   co_return text;
@@ -322,7 +322,7 @@ TEST_CASE("a plain pod: what it cannot do is refused by name", "[kubernetes]") {
     try {
       auto opened = sandbox->files().open("/etc/passwd");
     } catch (const RunnerError& e) {
-      files = e.code();
+      files = cwsandbox::base::to_string(e.code());
     }
     CHECK(files == "failed_precondition");
   };

@@ -6,6 +6,7 @@ using namespace cwsandbox::runner::kubernetes;
 using namespace cwsandbox::runner::kubernetes::test;
 using cwsandbox::net::IncomingMessage;
 using cwsandbox::net::WebSocket;
+using cwsandbox::runner::ErrorCode;
 using cwsandbox::runner::RunnerError;
 
 namespace {
@@ -125,7 +126,7 @@ TEST_CASE("input goes out in whole messages, and only v5 can end it") {
       co_await exec->close_stdin();
     } catch (const RunnerError& e) {
       refusal = e.what();
-      CHECK(e.code() == "unimplemented");
+      CHECK(e.code() == ErrorCode::unimplemented);
     }
     CHECK(refusal.empty() == v5);
     if (!v5) CHECK(holds(refusal, "v4.channel.k8s.io"));
@@ -191,7 +192,7 @@ TEST_CASE("a refused exec tells why") {
       try {
         const auto exec = co_await cluster.open(std::move(wanted));
       } catch (const ApiError& e) {
-        code = e.code();
+        code = cwsandbox::base::to_string(e.code());
         text = e.what();
         CHECK(e.status() == one.status);
       }
@@ -219,7 +220,7 @@ TEST_CASE("a server that takes none of the protocols is refused") {
       const auto exec = co_await cluster.open(std::move(wanted));
     } catch (const ApiError& e) {
       text = e.what();
-      CHECK(e.code() == "unavailable");
+      CHECK(e.code() == ErrorCode::unavailable);
     }
   };
   run(cluster.context, body);

@@ -42,7 +42,7 @@ std::string code_of(const std::function<void()>& call) {
   try {
     call();
   } catch (const RunnerError& error) {
-    return error.code();
+    return std::string(cwsandbox::base::to_string(error.code()));
   }
   return "";
 }

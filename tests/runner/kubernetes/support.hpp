@@ -123,10 +123,10 @@ inline asio::awaitable<Outcome> outcome(asio::awaitable<Json> call) {
     out.json = co_await std::move(call);
   } catch (const ApiError& e) {
     out.error = e;
-    out.code = e.code();
+    out.code = base::to_string(e.code());
     out.text = e.what();
   } catch (const RunnerError& e) {
-    out.code = e.code();
+    out.code = base::to_string(e.code());
     out.text = e.what();
   }
   co_return out;
