@@ -53,12 +53,12 @@ class Handler final : public HttpHandler {
   std::optional<HttpResponse> early_answer(const HttpRequest& request) override {
     check(request);
     if (!request.target.starts_with("/e")) return std::nullopt;
-    return error_response(401, "unauthenticated", "no");
+    return error_response(401, cwsandbox::base::ErrorCode::unauthenticated, "no");
   }
   UpgradeDecision on_upgrade(const HttpRequest& request, const std::vector<std::string>& offered) override {
     check(request);
     UpgradeDecision out;
-    if (!request.target.starts_with("/w")) out.refusal = error_response(404, "unimplemented", "no");
+    if (!request.target.starts_with("/w")) out.refusal = error_response(404, cwsandbox::base::ErrorCode::unimplemented, "no");
     if (!offered.empty()) out.subprotocol = offered.front();
     out.limits.max_message = 4096;
     return out;
