@@ -18,7 +18,7 @@ asio::awaitable<std::unique_ptr<ServerStream>> ServerStream::open(std::shared_pt
   protocol::append_envelope(body, json);
   net::HttpRequest request;
   request.target = std::move(target);
-  request.headers.emplace_back("Content-Type", std::string(protocol::kConnectStreamType));
+  request.headers.emplace_back("Content-Type", std::string(protocol::stream_type(messages::Encoding::json)));
   request.headers.emplace_back("Connect-Protocol-Version", "1");
   backend->authorize(request.headers);
   std::exception_ptr error;
@@ -42,7 +42,7 @@ asio::awaitable<std::optional<std::string>> ServerStream::next() {
   try {
     for (;;) {
       if (auto message = reader_.next()) {
-        if (!message->end) co_return std::move(message->json);
+        if (!message->end) co_return std::move(message->bytes);
         // The end of the body comes with it as a rule; having read that, the connection can be used again.
         buffer_.resize(kReadSize);
         const auto space = asio::buffer(buffer_);

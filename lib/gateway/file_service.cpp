@@ -348,7 +348,7 @@ asio::awaitable<void> FileService::list(FileService self, messages::ListFilesReq
     if (entries.empty()) co_return;
     messages::ListFilesResponse response;
     for (runner::FileInfo& entry : entries) response.files.push_back(wire_info(std::move(entry)));
-    co_await stream.send(messages::to_json(response));
+    co_await stream.send(response);
   }
 }
 

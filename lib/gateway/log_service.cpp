@@ -90,7 +90,7 @@ asio::awaitable<void> send_error(ServerStream& stream, const LogStore& store, st
   entry.error.emplace();
   entry.error->code = std::move(code);
   entry.error->message = std::move(message);
-  co_await stream.send(messages::to_json(entry));
+  co_await stream.send(entry);
 }
 
 }  // namespace
@@ -165,7 +165,7 @@ asio::awaitable<void> stream_logs(std::shared_ptr<Context> context, std::shared_
         at += take;
         entry.next_log_offset = at;
         line_deadline.reset();
-        co_await stream.send(messages::to_json(entry));
+        co_await stream.send(entry);
         keep_alive = Clock::now() + context->options.log_keep_alive;
         continue;
       }
@@ -178,7 +178,7 @@ asio::awaitable<void> stream_logs(std::shared_ptr<Context> context, std::shared_
       messages::LogEntry entry;
       entry.log_session_id = store->session();
       entry.next_log_offset = at;
-      co_await stream.send(messages::to_json(entry));
+      co_await stream.send(entry);
       keep_alive = Clock::now() + context->options.log_keep_alive;
       continue;
     }

@@ -14,19 +14,19 @@ constexpr std::size_t kMaxRequest = 256 * 1024;
 
 asio::awaitable<std::string> ServerStream::request() {
   protocol::EnvelopeReader reader(kMaxRequest);
-  std::optional<std::string> json;
+  std::optional<std::string> bytes;
   std::array<char, 4096> block;
   for (;;) {
     const std::size_t n = co_await exchange_.read(asio::buffer(block));
     if (n == 0) break;
     reader.put(std::string_view(block.data(), n));
     while (auto message = reader.next()) {
-      if (message->end || json) throw invalid_field("", "the request of a server stream is one message");
-      json = std::move(message->json);
+      if (message->end || bytes) throw invalid_field("", "the request of a server stream is one message");
+      bytes = std::move(message->bytes);
     }
   }
-  if (!json) throw invalid_field("", "the request ends before its message is complete");
-  co_return std::move(*json);
+  if (!bytes) throw invalid_field("", "the request ends before its message is complete");
+  co_return std::move(*bytes);
 }
 
 asio::awaitable<void> ServerStream::flush() {
@@ -36,15 +36,15 @@ asio::awaitable<void> ServerStream::flush() {
   } else {
     started_ = true;
     net::HttpResponse head;
-    head.headers.emplace_back("Content-Type", std::string(protocol::kConnectStreamType));
+    head.headers.emplace_back("Content-Type", std::string(protocol::stream_type(encoding_)));
     head.body = std::move(buffer_);
     co_await exchange_.start(std::move(head), std::nullopt);
   }
   buffer_.clear();
 }
 
-asio::awaitable<void> ServerStream::send(std::string_view json) {
-  protocol::append_envelope(buffer_, json);
+asio::awaitable<void> ServerStream::send_bytes(std::string bytes) {
+  protocol::append_envelope(buffer_, bytes);
   co_await flush();
 }
 

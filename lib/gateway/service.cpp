@@ -10,7 +10,7 @@
 #include "gateway/server_stream.hpp"
 #include "gateway/unary_exec.hpp"
 #include "gateway/watch_service.hpp"
-#include "messages/json.hpp"
+#include "messages/encoding.hpp"
 #include "messages/services.hpp"
 #include "protocol/connect_stream.hpp"
 
@@ -23,6 +23,7 @@ namespace cwsandbox::gateway {
 namespace {
 
 using Deadline = std::chrono::steady_clock::time_point;
+using messages::Encoding;
 
 /// What a method gets beside its request.
 struct Call {
@@ -96,19 +97,19 @@ struct Signature<asio::awaitable<void> (*)(Call, R, ServerStream&, Deadline)> {
 
 /// `body` outlives it.
 template <auto Function>
-asio::awaitable<std::string> answered(Call call, const std::string& body) {
+asio::awaitable<std::string> answered(Call call, const std::string& body, Encoding encoding) {
   using Request = typename Signature<decltype(Function)>::Request;
   using Answer = typename Signature<decltype(Function)>::Answer;
   const LargeMessages large(call.context->executor, call.sandboxes->owner());
-  auto reading = LargeMessages::run(large, body.size(), [&body] { return messages::from_json<Request>(body); });
+  auto reading = LargeMessages::run(large, body.size(), [&body, encoding] { return messages::decode<Request>(encoding, body); });
   Request request = co_await std::move(reading);
   auto handling = Function(std::move(call), std::move(request));
   if constexpr (std::is_void_v<Answer>) {
     co_await std::move(handling);
-    co_return "{}";
+    co_return messages::encode(encoding, messages::Empty{});
   } else {
     const Answer answer = co_await std::move(handling);
-    auto writing = LargeMessages::run(large, bytes_of(answer), [&answer] { return messages::to_json(answer); });
+    auto writing = LargeMessages::run(large, bytes_of(answer), [&answer, encoding] { return messages::encode(encoding, answer); });
     co_return co_await std::move(writing);
   }
 }
@@ -116,13 +117,13 @@ asio::awaitable<std::string> answered(Call call, const std::string& body) {
 template <auto Function>
 asio::awaitable<void> streamed(Call call, std::string body, ServerStream& stream, Deadline deadline) {
   using Request = typename Signature<decltype(Function)>::Request;
-  return Function(std::move(call), messages::from_json<Request>(body), stream, deadline);
+  return Function(std::move(call), messages::decode<Request>(stream.encoding(), body), stream, deadline);
 }
 
 /// A method that this gateway serves: one of the two, by the way it answers.
 struct Method {
   std::string_view path;
-  asio::awaitable<std::string> (*answer)(Call, const std::string& body) = nullptr;
+  asio::awaitable<std::string> (*answer)(Call, const std::string& body, Encoding) = nullptr;
   asio::awaitable<void> (*stream)(Call, std::string body, ServerStream&, Deadline) = nullptr;
 };
 
@@ -185,8 +186,18 @@ bool is_method(std::string_view path) noexcept {
 
 std::string_view path_of(std::string_view target) noexcept { return target.substr(0, target.find('?')); }
 
-bool is_type(std::string_view content_type, std::string_view wanted) {
-  return base::same_but_for_case(base::trimmed(content_type.substr(0, content_type.find(';')), " \t"), wanted);
+/// The encoding that a content type says; parameters play no part.
+std::optional<Encoding> encoding_of(std::string_view content_type, bool streamed) {
+  const std::string_view type = base::trimmed(content_type.substr(0, content_type.find(';')), " \t");
+  for (const Encoding encoding : {Encoding::json, Encoding::protobuf}) {
+    if (base::same_but_for_case(type, streamed ? protocol::stream_type(encoding) : protocol::unary_type(encoding))) return encoding;
+  }
+  return std::nullopt;
+}
+
+/// Precondition: check_service_request has let the request pass.
+Encoding encoding_of(const net::HttpRequest& request, bool streamed) {
+  return encoding_of(net::find_header(request.headers, "Content-Type"), streamed).value_or(Encoding::json);
 }
 
 // Connect-Timeout-Ms: a positive integer of at most ten digits.
@@ -203,9 +214,9 @@ void log_internal(const Context& context, std::string_view where, const std::str
   context.log(LogLevel::error, "internal error in " + base::escaped(where, 64) + ": " + base::escaped(text, 256));
 }
 
-net::HttpResponse json_response(std::string body) {
+net::HttpResponse response_of(std::string body, std::string_view type) {
   net::HttpResponse response;
-  response.headers.emplace_back("Content-Type", "application/json");
+  response.headers.emplace_back("Content-Type", std::string(type));
   response.body = std::move(body);
   return response;
 }
@@ -213,7 +224,8 @@ net::HttpResponse json_response(std::string body) {
 }  // namespace
 
 net::HttpResponse error_response(const protocol::ConnectError& error) {
-  net::HttpResponse response = json_response(protocol::encode_error(error));
+  // JSON, whichever encoding the request has.
+  net::HttpResponse response = response_of(protocol::encode_error(error), protocol::unary_type(Encoding::json));
   response.status = protocol::http_status(error.code);
   if (error.code == ErrorCode::unauthenticated) response.headers.emplace_back("WWW-Authenticate", "Bearer");
   if (error.retry_delay) {
@@ -240,12 +252,13 @@ std::optional<net::HttpResponse> check_service_request(const net::HttpRequest& r
       response.headers.emplace_back("Allow", "POST");
       return response;
     }
-    const std::string type(streamed ? protocol::kConnectStreamType : "application/json");
-    if (!is_type(net::find_header(request.headers, "Content-Type"), type)) {
-      net::HttpResponse response =
-          error_response(ServiceError(ErrorCode::unknown, reason::kInvalidRequest, "the content type must be " + type).error());
+    if (!encoding_of(net::find_header(request.headers, "Content-Type"), streamed)) {
+      const auto type = streamed ? protocol::stream_type : protocol::unary_type;
+      const std::string json(type(Encoding::json)), binary(type(Encoding::protobuf));
+      net::HttpResponse response = error_response(
+          ServiceError(ErrorCode::unknown, reason::kInvalidRequest, "the content type must be " + json + " or " + binary).error());
       response.status = 415;
-      response.headers.emplace_back("Accept-Post", type);
+      response.headers.emplace_back("Accept-Post", json + ", " + binary);
       return response;
     }
     for (const char* header : {"Content-Encoding", "Connect-Content-Encoding"}) {
@@ -279,8 +292,9 @@ asio::awaitable<net::HttpResponse> serve(std::shared_ptr<Context> context, std::
   net::HttpResponse response;
   try {
     Call call{context, sandboxes, timeout_of(request.headers)};
-    auto answering = served(path)->answer(std::move(call), request.body);
-    response = json_response(co_await std::move(answering));
+    const Encoding encoding = encoding_of(request, false);
+    auto answering = served(path)->answer(std::move(call), request.body, encoding);
+    response = response_of(co_await std::move(answering), protocol::unary_type(encoding));
   } catch (...) {
     const std::string_view name = path.substr(path.rfind('/') + 1);
     response = error_response(error_in_flight([&](const std::string& text) { log_internal(*context, name, text); }));
@@ -291,7 +305,7 @@ asio::awaitable<net::HttpResponse> serve(std::shared_ptr<Context> context, std::
 asio::awaitable<std::uint64_t> serve_stream(std::shared_ptr<Context> context, std::shared_ptr<OwnSandboxes> sandboxes,
                                             net::ServerExchange& exchange) {
   const std::string path(path_of(exchange.request().target));
-  ServerStream stream(exchange);
+  ServerStream stream(exchange, encoding_of(exchange.request(), true));
   std::optional<protocol::ConnectError> error;
   try {
     auto deadline = Deadline::max();

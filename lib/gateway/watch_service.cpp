@@ -102,7 +102,7 @@ asio::awaitable<void> watch_file(std::shared_ptr<Context> context, std::shared_p
   auto keep_alive = Clock::now();
   for (;;) {
     if (say) {
-      co_await stream.send(messages::to_json(response));
+      co_await stream.send(response);
       if (!response.events.empty() && response.events.back().kind == messages::FileEventKind::gone) co_return;
       response.events.clear();
       keep_alive = Clock::now() + context->options.log_keep_alive;

@@ -59,10 +59,10 @@ std::optional<EnvelopeReader::Message> EnvelopeReader::next() {
   if (ready.size() - kHead < size) return std::nullopt;
 
   Message out;
-  out.json = ready.substr(kHead, size);
+  out.bytes = ready.substr(kHead, size);
   out.end = (flags & kEnd) != 0;
   if (out.end) {
-    const Json json = nests_deeper(out.json, json_util::kMaxDepth) ? Json() : Json::parse(out.json, nullptr, false);
+    const Json json = nests_deeper(out.bytes, json_util::kMaxDepth) ? Json() : Json::parse(out.bytes, nullptr, false);
     if (!json.is_object()) fail(position_, "its end is not a JSON object");
     if (const Json* error = json_util::find(json, "error")) {
       if (!error->is_object()) fail(position_, "the error in its end is not a JSON object");

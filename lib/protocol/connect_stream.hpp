@@ -1,6 +1,8 @@
-// Envelopes of the Connect protocol's streams: a flag byte, a 32-bit big-endian length, that many bytes of JSON.
+// Envelopes of the Connect protocol's streams: a flag byte, a 32-bit big-endian length, that many bytes of a message, in JSON or
+// the binary encoding of protocol buffers. The end of a stream is JSON in both.
 #pragma once
 
+#include "messages/encoding.hpp"
 #include "protocol/connect.hpp"
 
 #include <cstddef>
@@ -11,23 +13,29 @@
 
 namespace cwsandbox::protocol {
 
-inline constexpr std::string_view kConnectStreamType = "application/connect+json";
+/// The content types of Connect.
+[[nodiscard]] constexpr std::string_view unary_type(messages::Encoding encoding) noexcept {
+  return encoding == messages::Encoding::json ? "application/json" : "application/proto";
+}
+[[nodiscard]] constexpr std::string_view stream_type(messages::Encoding encoding) noexcept {
+  return encoding == messages::Encoding::json ? "application/connect+json" : "application/connect+proto";
+}
 
-/// Appends one message. `json` is at most 4 GiB.
-void append_envelope(std::string& out, std::string_view json);
+/// Appends one message, of at most 4 GiB.
+void append_envelope(std::string& out, std::string_view message);
 /// Appends the end of the stream: `{}` or `{"error": ...}`.
 void append_end_of_stream(std::string& out, const ConnectError* error = nullptr);
 
 /// Takes a stream apart as its bytes come, in bounded memory.
 class EnvelopeReader {
  public:
-  /// \param max_message bytes of one message's JSON; more is a fault
+  /// \param max_message bytes of one message; more is a fault
   explicit EnvelopeReader(std::size_t max_message) : max_message_(max_message) {}
 
   void put(std::string_view bytes);
 
   struct Message {
-    std::string json;
+    std::string bytes;
     bool end = false;  ///< the end of the stream: `error` tells whether it went well
     std::optional<ConnectError> error;
   };

@@ -23,7 +23,7 @@ Outcome read(std::string_view bytes, std::size_t piece) {
       const auto part = bytes.substr(0, piece);
       bytes.remove_prefix(part.size());
       reader.put(part);
-      while (const auto message = reader.next()) out.messages.push_back(message->json);
+      while (const auto message = reader.next()) out.messages.push_back(message->bytes);
     }
   } catch (const cwsandbox::messages::ParseError& e) {
     out.fault = e.field;

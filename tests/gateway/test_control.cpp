@@ -655,7 +655,7 @@ TEST_CASE("bad requests get typed errors that name what is wrong", "[gateway][ER
   };
   CHECK(with("GET", target, {}).status == 405);
   CHECK(with("GET", target, {}).headers["allow"] == "POST");
-  CHECK(with("POST", target, {{"Content-Type", "application/proto"}}).status == 415);
+  CHECK(with("POST", target, {{"Content-Type", "application/grpc"}}).status == 415);
   CHECK(with("POST", target, {{"Content-Type", ""}}).status == 415);
   CHECK(with("POST", target, {{"Content-Encoding", "gzip"}}).status == 501);
   CHECK(with("POST", target, {{"Connect-Protocol-Version", "2"}}).status == 400);

@@ -57,9 +57,9 @@ TEST_CASE("a stream is read wherever it is split", "[stream]") {
       while (auto message = reader.next()) messages.push_back(std::move(*message));
     }
     REQUIRE(messages.size() == 4);
-    CHECK(messages[0].json == R"({"a":1})");
-    CHECK(messages[1].json == std::string(300, 'y'));
-    CHECK(messages[2].json.empty());
+    CHECK(messages[0].bytes == R"({"a":1})");
+    CHECK(messages[1].bytes == std::string(300, 'y'));
+    CHECK(messages[2].bytes.empty());
     CHECK(messages[3].end);
     REQUIRE(messages[3].error);
     CHECK(messages[3].error->code == ErrorCode::not_found);
