@@ -97,6 +97,8 @@ class ClientExchange {
   virtual void abort() noexcept = 0;
 };
 
+struct ClientState;
+
 /// Thread safe: any number of calls at once, on any executor. Idle connections are kept and reused; each runs on a strand of its
 /// own on the client's executor, so that it need not stay with the executor of the call that opened it. An idle connection past its
 /// lifetime is closed when the client is next used: a timer would keep the user's `io_context::run()` from returning.
@@ -136,8 +138,7 @@ class HttpClient {
   void close_idle() noexcept;
 
  private:
-  struct Impl;
-  std::shared_ptr<Impl> impl_;
+  std::shared_ptr<ClientState> state_;
 };
 
 }  // namespace cwsandbox::net
