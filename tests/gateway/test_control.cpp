@@ -669,6 +669,28 @@ TEST_CASE("bad requests get typed errors that name what is wrong", "[gateway][ER
   CHECK(server.call("ListSandboxes", Json::object()).status == 200);
 }
 
+TEST_CASE("a call is answered in the encoding that it comes in, an error in JSON", "[gateway][EV-22]") {
+  Server server;
+  const std::string id = server.sandbox();
+  const auto call = [&](const std::string& method, const std::string& body) {
+    return http(server.address(), "POST", "/coreweave.sandbox.v1.SandboxService/" + method,
+                {{"Authorization", std::string("Bearer ") + kToken}, {"Content-Type", "Application/Proto; v=1"}}, body);
+  };
+  // Written by hand: sandbox_id, and command twice.
+  const std::string named = "\x0a" + std::string(1, static_cast<char>(id.size())) + id;
+  const Answer answer = call("Exec", named +
+                                         "\x12\x04"
+                                         "echo\x12\x02hi");
+  CHECK(answer.status == 200);
+  CHECK(answer.headers.at("content-type") == "application/proto");
+  CHECK(answer.body == std::string("\x0a\x03hi\n\x30\x03"));  // stdout, and how much of it there was
+  const Answer refused = call("Exec", named);
+  CHECK(refused.status == 400);
+  CHECK(refused.headers.at("content-type") == "application/json");
+  CHECK(refused.json()["code"] == "invalid_argument");
+  CHECK(call("GetSandbox", "\x0a\x05no").json()["message"].get<std::string>().find("is not protobuf") != std::string::npos);
+}
+
 TEST_CASE("unary Exec runs a command and tells honestly what it gives", "[gateway][EX-8][EX-16]") {
   Server server;
   const std::string id = server.sandbox(

@@ -87,7 +87,7 @@ TEST_CASE("bytes that are no message are refused where they are wrong", "[messag
         }) == "(no error)");
 }
 
-TEST_CASE("a list says how many elements it may have, in the binary encoding, too", "[messages][bounds]") {
+TEST_CASE("a list says how many elements it may have, in the binary encoding, too", "[messages][bounds][EV-23]") {
   std::string containers;
   for (int i = 0; i < 1001; ++i) containers += "\x0a\x00"s;
   const auto why = [](const std::string& bytes) {

@@ -112,7 +112,7 @@ TEST_CASE("reading a request takes a small multiple of its size, and one with to
   }
 }
 
-TEST_CASE("a list says how many elements it may have", "[protocol][bounds]") {
+TEST_CASE("a list says how many elements it may have", "[protocol][bounds][EV-23]") {
   const auto why = [](const std::string& text) {
     try {
       (void)from_json<CreateSandboxRequest>(text);
