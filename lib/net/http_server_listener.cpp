@@ -81,7 +81,10 @@ ListenAddress ServerListener::open(const ListenAddress& address) {
     bind_tcp(bound, shown);
   }
   error_code ec;
-  if (acceptor_.listen(asio::socket_base::max_listen_connections, ec); ec) fail(ec.value(), "cannot listen on " + shown);
+  if (acceptor_.listen(asio::socket_base::max_listen_connections, ec); ec) {
+    close();  // with the socket's file
+    fail(ec.value(), "cannot listen on " + shown);
+  }
   return bound;
 }
 
@@ -177,7 +180,11 @@ asio::awaitable<void> ServerListener::accept(std::shared_ptr<ServerListener> sel
     }
     out_since.reset();
     if (self->tcp_) socket.set_option(asio::ip::tcp::no_delay(true), ec);
-    accepted(std::move(socket), self->tls_);
+    try {
+      accepted(std::move(socket), self->tls_);
+    } catch (const std::exception&) {
+      // Out of memory, say. This connection is closed; the next one may find some.
+    }
   }
 }
 

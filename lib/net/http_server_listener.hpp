@@ -32,7 +32,7 @@ class ServerListener {
   /// See `HttpServer::listen`.
   ListenAddress open(const ListenAddress& address);
   /// Hands on each connection that comes, until `close`. Out of descriptors, those give way who matter less; where that does not
-  /// help for a while, those who wait are told so.
+  /// help for a while, those who wait are told so. A connection that `accepted` throws for is closed, and the next one comes.
   [[nodiscard]] static asio::awaitable<void> accept(std::shared_ptr<ServerListener> self, std::shared_ptr<Admission> admission,
                                                     Accepted accepted);
   /// Takes the file of a Unix socket away, too.

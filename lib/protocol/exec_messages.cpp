@@ -17,10 +17,10 @@ namespace cwsandbox::protocol {
 namespace {
 
 namespace json_text = messages::json_text;
+using json_util::Json;
 using messages::json_text::append_bytes;
 using messages::json_text::ObjectWriter;
 using messages::json_text::Value;
-using json_util::Json;
 
 constexpr std::size_t kMaxReason = 123;  // a close frame holds 125 bytes, two of which are the code
 constexpr std::size_t kMaxId = 64;

@@ -1,6 +1,6 @@
 // A Connect stream from anywhere: messages or a ParseError, and the same ones however the bytes are split.
-#include "protocol/connect_stream.hpp"
 #include "messages/fields.hpp"
+#include "protocol/connect_stream.hpp"
 #include "script.hpp"
 
 #include <vector>

@@ -1,5 +1,5 @@
-// Every message in both encodings: it is read, or refused with a ParseError, within a small multiple of the input's memory. What was read
-// is the same in the other encoding. And the first message of an exec stream, which is not one of the tables'.
+// Every message in both encodings: it is read, or refused with a ParseError, within a small multiple of the input's memory. What
+// was read is the same in the other encoding. And the first message of an exec stream, which is not one of the tables'.
 #include "messages/json.hpp"
 #include "messages/protobuf.hpp"
 #include "messages/services.hpp"
