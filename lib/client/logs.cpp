@@ -2,14 +2,11 @@
 
 #include "base/text.hpp"
 #include "client/errors.hpp"
+#include "client/rpc.hpp"
 #include "client/server_stream.hpp"
 #include "core/spawn.hpp"
 #include "messages/json.hpp"
 #include "messages/logs.hpp"
-
-#include <boost/asio/steady_timer.hpp>
-#include <boost/asio/this_coro.hpp>
-#include <boost/asio/use_awaitable.hpp>
 
 #include <array>
 #include <string_view>
@@ -309,8 +306,7 @@ asio::awaitable<void> stream_all(std::shared_ptr<detail::SandboxState> state, Lo
     }
     if (ended.kind == InBand::afresh) tail.afresh();
     tail.ask(request);
-    asio::steady_timer timer(co_await asio::this_coro::executor, kDelays[failures++]);
-    co_await timer.async_wait(asio::use_awaitable);
+    co_await pause(kDelays[failures++]);
   }
 }
 

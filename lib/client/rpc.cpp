@@ -115,8 +115,7 @@ asio::awaitable<std::string> call(std::shared_ptr<Backend> backend, std::string 
     if (done_perhaps && repeat == Repeat::if_unsent) std::rethrow_exception(error);
     const auto delay = retries.next(error);
     if (!delay) std::rethrow_exception(error);
-    asio::steady_timer timer(co_await asio::this_coro::executor, *delay);
-    co_await timer.async_wait(asio::use_awaitable);
+    co_await pause(*delay);
   }
 }
 
@@ -128,6 +127,11 @@ asio::awaitable<std::string> call(std::shared_ptr<Backend> backend, std::string 
 asio::awaitable<void> wait_for(task<void> ready) {
   if (!ready.done()) co_await ready.async_wait(asio::use_awaitable);
   ready.get();
+}
+
+asio::awaitable<void> pause(std::chrono::steady_clock::duration delay) {
+  asio::steady_timer timer(co_await asio::this_coro::executor, delay);
+  co_await timer.async_wait(asio::use_awaitable);
 }
 
 std::string make_uuid() {

@@ -1,8 +1,11 @@
 // Calls of the control plane: Connect over pooled HTTP connections, tried again within a budget.
 #pragma once
 
+#include <cwsandbox/errors.hpp>
+
 #include "client/backend.hpp"
 #include "client/observer.hpp"
+#include "messages/fields.hpp"
 
 #include <boost/asio/awaitable.hpp>
 
@@ -60,6 +63,20 @@ enum class Repeat : std::uint8_t { always, if_unsent };
                                                 std::chrono::milliseconds timeout, Repeat repeat = Repeat::always,
                                                 std::chrono::milliseconds margin = std::chrono::milliseconds::zero());
 [[nodiscard]] asio::awaitable<std::string> call(std::shared_ptr<Backend> backend, std::string method, std::string body);
+
+/// What goes wrong on the server's side of a message is the server's fault, and says so.
+template <typename Parse>
+auto parse_answer(Parse parse, const std::string& json) {
+  try {
+    return parse(json);
+  } catch (const messages::ParseError& error) {
+    throw CWSandboxError("The server's answer cannot be read: " + (error.field.empty() ? std::string() : error.field + ": ") +
+                         error.what());
+  }
+}
+
+/// Between two attempts, or two looks at what changes.
+[[nodiscard]] asio::awaitable<void> pause(std::chrono::steady_clock::duration delay);
 
 /// A random UUID (version 4).
 [[nodiscard]] std::string make_uuid();

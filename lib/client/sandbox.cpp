@@ -1,5 +1,6 @@
 #include <cwsandbox/sandbox.hpp>
 
+#include "client/sandbox_calls.hpp"
 #include "client/sandbox_request.hpp"
 #include "client/sandbox_state.hpp"
 #include "core/spawn.hpp"
@@ -56,20 +57,20 @@ Sandbox Sandbox::run(const Client& client, SandboxOptions options) {
 task<Sandbox> Sandbox::from_id(const Client& client, std::string sandbox_id) {
   if (sandbox_id.empty()) throw std::invalid_argument("cwsandbox: the sandbox id is empty");
   const auto& core = client.core();
-  return core::spawn_task<Sandbox>(core->loop(), core->loop().make_strand(), SandboxState::find(core, std::move(sandbox_id)));
+  return core::spawn_task<Sandbox>(core->loop(), core->loop().make_strand(), client::find_sandbox(core, std::move(sandbox_id)));
 }
 
 task<std::vector<Sandbox>> Sandbox::list(const Client& client, ListOptions options) {
   const auto& core = client.core();
   return core::spawn_task<std::vector<Sandbox>>(core->loop(), core->loop().make_strand(),
-                                                SandboxState::find_all(core, std::move(options)));
+                                                client::find_sandboxes(core, std::move(options)));
 }
 
 task<void> Sandbox::remove(const Client& client, std::string sandbox_id, bool missing_ok) {
   if (sandbox_id.empty()) throw std::invalid_argument("cwsandbox: the sandbox id is empty");
   const auto& core = client.core();
   return core::spawn_task<void>(core->loop(), core->loop().make_strand(),
-                                SandboxState::remove(core, std::move(sandbox_id), missing_ok));
+                                client::remove_sandbox(core, std::move(sandbox_id), missing_ok));
 }
 
 Process Sandbox::exec(std::vector<std::string> command, ExecOptions options) const {

@@ -1,19 +1,13 @@
 #include "client/sandbox_state.hpp"
 
-#include "base/text.hpp"
-#include "client/errors.hpp"
 #include "client/rpc.hpp"
+#include "client/sandbox_calls.hpp"
 #include "core/spawn.hpp"
 #include "messages/json.hpp"
 
 #include <boost/asio/co_spawn.hpp>
-#include <boost/asio/steady_timer.hpp>
-#include <boost/asio/this_coro.hpp>
-#include <boost/asio/use_awaitable.hpp>
 
 #include <algorithm>
-#include <set>
-#include <string_view>
 
 namespace cwsandbox::detail {
 
@@ -31,8 +25,6 @@ std::chrono::milliseconds after(std::chrono::milliseconds delay) {
 constexpr std::chrono::seconds kPollTimeout{15};
 // How long a server may not know what it has just stopped (ST-7).
 constexpr std::chrono::seconds kMissingAfterStop{2};
-constexpr int kMaxPages = 100;
-constexpr std::int32_t kPageSize = 1000;  // the most that the published service gives at once
 
 /// The order in which states are passed; a sandbox may be paused and run again.
 constexpr int rank(SandboxStatus status) {
@@ -58,39 +50,6 @@ constexpr int rank(SandboxStatus status) {
 
 std::exception_ptr stopped_error(const std::string& id) {
   return std::make_exception_ptr(SandboxNotRunningError("The sandbox " + id + " has been stopped"));
-}
-
-SandboxStatus from_wire(messages::State state) {
-  switch (state) {
-    case messages::State::creating:
-    case messages::State::preparing:  // its image is being fetched
-      return SandboxStatus::creating;
-    case messages::State::running:
-      return SandboxStatus::running;
-    case messages::State::completed:
-      return SandboxStatus::completed;
-    case messages::State::failed:
-      return SandboxStatus::failed;
-    case messages::State::terminating:
-      return SandboxStatus::terminating;
-    case messages::State::terminated:
-      return SandboxStatus::terminated;
-    case messages::State::pending:
-      return SandboxStatus::pending;
-    case messages::State::paused:
-      return SandboxStatus::paused;
-    case messages::State::unspecified:
-      break;
-  }
-  return SandboxStatus::unspecified;
-}
-
-messages::State to_wire(SandboxStatus status) {
-  for (const auto state :
-       {messages::State::creating, messages::State::running, messages::State::completed, messages::State::failed,
-        messages::State::terminating, messages::State::terminated, messages::State::pending, messages::State::paused})
-    if (from_wire(state) == status) return state;
-  return messages::State::unspecified;
 }
 
 }  // namespace
@@ -277,7 +236,7 @@ void SandboxState::learn(const messages::Sandbox& sandbox) {
   bool changed = false;
   {
     const std::lock_guard lock(mutex_);
-    const auto status = from_wire(sandbox.status.state);
+    const auto status = client::status_of(sandbox.status.state);
     // An answer that was overtaken by a later one, or a state that nobody knows, takes nothing back (LC-9, LC-10).
     if (!is_terminal(status_) && status != SandboxStatus::unspecified && rank(status) >= rank(status_)) {
       changed = status_ != status;
@@ -352,24 +311,9 @@ asio::awaitable<void> SandboxState::create(std::shared_ptr<SandboxState> self, t
   source.set_value();
 }
 
-asio::awaitable<messages::Sandbox> SandboxState::fetch(std::shared_ptr<Backend> backend, std::string id,
-                                                       std::chrono::milliseconds timeout) {
-  messages::GetSandboxRequest request;
-  request.sandbox_id = id;
-  auto json = messages::to_json(request);
-  try {
-    auto answer = co_await client::call(std::move(backend), "GetSandbox", std::move(json), timeout);
-    co_return client::parse_answer(messages::from_json<messages::Sandbox>, answer);
-  } catch (const SandboxNotFoundError& error) {
-    // Whatever the server says: which one is not there (LC-14).
-    if (std::string_view(error.what()).find(id) != std::string_view::npos) throw;
-    throw SandboxNotFoundError("The sandbox " + base::printable(id, 80) + " was not found: " + error.what(), error.fields());
-  }
-}
-
 asio::awaitable<SandboxStatus> SandboxState::ask_status(std::shared_ptr<SandboxState> self) {
   Ready there = co_await located(self);
-  const auto sandbox = co_await fetch(std::move(there.backend), std::move(there.id), kPollTimeout);
+  const auto sandbox = co_await client::fetch_sandbox(std::move(there.backend), std::move(there.id), kPollTimeout);
   self->learn(sandbox);
   co_return self->get(&SandboxState::status_);
 }
@@ -409,10 +353,7 @@ task<void> SandboxState::next_look() {
 
 asio::awaitable<void> SandboxState::look(std::weak_ptr<SandboxState> weak, task_source<void> source,
                                          std::chrono::milliseconds delay) {
-  if (delay > std::chrono::milliseconds::zero()) {
-    asio::steady_timer timer(co_await asio::this_coro::executor, delay);
-    co_await timer.async_wait(asio::use_awaitable);
-  }
+  if (delay > std::chrono::milliseconds::zero()) co_await client::pause(delay);
   // Weak until here: a sandbox that nobody holds any more is not kept by a poll.
   const auto self = weak.lock();
   if (!self || source.state()->done()) co_return;
@@ -521,7 +462,7 @@ asio::awaitable<void> SandboxState::stop_and_confirm(std::shared_ptr<SandboxStat
   while (!is_terminal(self->get(&SandboxState::status_))) {
     bool missing = false;
     try {
-      const auto sandbox = co_await fetch(backend, id, kPollTimeout);
+      const auto sandbox = co_await client::fetch_sandbox(backend, id, kPollTimeout);
       self->learn(sandbox);
       if (is_terminal(self->get(&SandboxState::status_))) break;
     } catch (const SandboxNotFoundError&) {
@@ -539,8 +480,7 @@ asio::awaitable<void> SandboxState::stop_and_confirm(std::shared_ptr<SandboxStat
       missing_since = now;
     else if (now - *missing_since > kMissingAfterStop)
       throw SandboxTerminalStateUnavailableError("The sandbox " + id + " was stopped, but the server does not say how it ended");
-    asio::steady_timer timer(co_await asio::this_coro::executor, delay);
-    co_await timer.async_wait(asio::use_awaitable);
+    co_await client::pause(delay);
     delay = after(delay);
   }
 }
@@ -551,51 +491,6 @@ asio::awaitable<void> SandboxState::stop_quietly(std::shared_ptr<Backend> backen
   try {
     static_cast<void>(co_await client::call(mine, "DeleteSandbox", std::move(json)));
   } catch (...) {  // nobody is left to hear of it
-  }
-}
-
-asio::awaitable<Sandbox> SandboxState::find(std::shared_ptr<ClientCore> core, std::string id) {
-  const auto backend = core->backend();
-  const auto sandbox = co_await fetch(backend, std::move(id), core->settings().request_timeout);
-  co_return Sandbox(std::make_shared<SandboxState>(core, backend, sandbox));
-}
-
-asio::awaitable<std::vector<Sandbox>> SandboxState::find_all(std::shared_ptr<ClientCore> core, ListOptions options) {
-  const auto backend = core->backend();
-  std::vector<Sandbox> found;
-  std::set<std::string> seen_tokens;
-  messages::ListSandboxesRequest request;
-  request.tags = options.tags();
-  request.runner_ids = options.runner_ids();
-  request.volume_ids = options.volume_ids();
-  request.page_size = kPageSize;
-  request.state = to_wire(options.status());
-  request.show_terminated = options.include_stopped() || is_terminal(options.status());
-  for (int page = 0; page < kMaxPages; ++page) {
-    auto json = messages::to_json(request);
-    auto answer = co_await client::call(backend, "ListSandboxes", std::move(json));
-    const auto response = client::parse_answer(messages::from_json<messages::ListSandboxesResponse>, answer);
-    for (const auto& sandbox : response.sandboxes) found.emplace_back(std::make_shared<SandboxState>(core, backend, sandbox));
-    if (response.next_page_token.empty()) co_return found;
-    if (!seen_tokens.insert(response.next_page_token).second)
-      throw CWSandboxError("The server repeats a page of its list of sandboxes");
-    request.page_token = response.next_page_token;
-  }
-  throw CWSandboxError("The server's list of sandboxes has more than " + std::to_string(kMaxPages) + " pages");
-}
-
-asio::awaitable<void> SandboxState::remove(std::shared_ptr<ClientCore> core, std::string id, bool missing_ok) {
-  const client::PendingWork pending(core->loop());
-  messages::DeleteSandboxRequest request;
-  request.sandbox_id = id;
-  request.allow_missing = missing_ok;
-  request.request_id = client::make_uuid();
-  auto json = messages::to_json(request);
-  auto backend = core->backend();
-  try {
-    static_cast<void>(co_await client::call(std::move(backend), "DeleteSandbox", std::move(json)));
-  } catch (const SandboxNotFoundError&) {
-    if (!missing_ok) throw;
   }
 }
 

@@ -16,21 +16,6 @@
 #include <string>
 #include <vector>
 
-namespace cwsandbox::client {
-
-/// What goes wrong on the server's side of a message is the server's fault, and says so.
-template <typename Parse>
-auto parse_answer(Parse parse, const std::string& json) {
-  try {
-    return parse(json);
-  } catch (const messages::ParseError& error) {
-    throw CWSandboxError("The server's answer cannot be read: " + (error.field.empty() ? std::string() : error.field + ": ") +
-                         error.what());
-  }
-}
-
-}  // namespace cwsandbox::client
-
 namespace cwsandbox::detail {
 
 /// Any thread may call any member.
@@ -85,10 +70,6 @@ class SandboxState : public client::ExitHook, public std::enable_shared_from_thi
   void learn(const messages::Sandbox& sandbox);
   [[nodiscard]] const std::shared_ptr<ClientCore>& core() const noexcept { return core_; }
 
-  [[nodiscard]] static asio::awaitable<Sandbox> find(std::shared_ptr<ClientCore> core, std::string id);
-  [[nodiscard]] static asio::awaitable<std::vector<Sandbox>> find_all(std::shared_ptr<ClientCore> core, ListOptions options);
-  [[nodiscard]] static asio::awaitable<void> remove(std::shared_ptr<ClientCore> core, std::string id, bool missing_ok);
-
  private:
   friend class cwsandbox::Sandbox;
   void check_loop() const;
@@ -102,8 +83,6 @@ class SandboxState : public client::ExitHook, public std::enable_shared_from_thi
   void let_backend_go();
   static asio::awaitable<void> complete(asio::awaitable<void> work, task_source<void> source);
   static asio::awaitable<void> create(std::shared_ptr<SandboxState> self, task_source<void> source);
-  static asio::awaitable<messages::Sandbox> fetch(std::shared_ptr<client::Backend> backend, std::string id,
-                                                  std::chrono::milliseconds timeout);
   static asio::awaitable<SandboxStatus> ask_status(std::shared_ptr<SandboxState> self);
   static asio::awaitable<void> until_running(std::shared_ptr<SandboxState> self);
   static asio::awaitable<SandboxStatus> until_complete(std::shared_ptr<SandboxState> self, WaitOptions options);

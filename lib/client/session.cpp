@@ -1,6 +1,7 @@
 #include <cwsandbox/session.hpp>
 
 #include "client/backend.hpp"
+#include "client/sandbox_calls.hpp"
 #include "client/sandbox_request.hpp"
 #include "client/sandbox_state.hpp"
 #include "core/spawn.hpp"
@@ -106,12 +107,12 @@ class SessionState final : public client::ExitHook, public std::enable_shared_fr
   task<void> close_at_exit() override { return close(StopOptions().with_grace_period(std::chrono::seconds(5))); }
 
   static asio::awaitable<Sandbox> find(std::shared_ptr<SessionState> self, std::string id, bool adopt) {
-    auto sandbox = co_await SandboxState::find(self->client_.core(), std::move(id));
+    auto sandbox = co_await client::find_sandbox(self->client_.core(), std::move(id));
     if (adopt) self->adopt(sandbox);
     co_return sandbox;
   }
   static asio::awaitable<std::vector<Sandbox>> find_all(std::shared_ptr<SessionState> self, ListOptions options, bool adopt) {
-    auto sandboxes = co_await SandboxState::find_all(self->client_.core(), std::move(options));
+    auto sandboxes = co_await client::find_sandboxes(self->client_.core(), std::move(options));
     if (adopt)
       for (const auto& sandbox : sandboxes) self->adopt(sandbox);
     co_return sandboxes;

@@ -1,8 +1,7 @@
 #include "client/unary_exec.hpp"
-#include "base/error_code.hpp"
 
+#include "base/error_code.hpp"
 #include "client/rpc.hpp"
-#include "client/sandbox_state.hpp"
 #include "messages/json.hpp"
 #include "protocol/connect.hpp"
 

@@ -9,10 +9,6 @@
 #include "messages/files.hpp"
 #include "messages/json.hpp"
 
-#include <boost/asio/steady_timer.hpp>
-#include <boost/asio/this_coro.hpp>
-#include <boost/asio/use_awaitable.hpp>
-
 #include <memory>
 #include <optional>
 #include <utility>
@@ -162,8 +158,7 @@ asio::awaitable<std::unique_ptr<ServerStream>> begin(detail::SandboxState::Ready
     }
     const auto delay = retries.next(error);
     if (!delay) std::rethrow_exception(error);
-    asio::steady_timer timer(co_await asio::this_coro::executor, *delay);
-    co_await timer.async_wait(asio::use_awaitable);
+    co_await pause(*delay);
   }
 }
 
