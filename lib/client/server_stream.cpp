@@ -7,7 +7,6 @@ namespace cwsandbox::client {
 
 namespace {
 constexpr std::size_t kReadSize = 128 * 1024;
-constexpr std::size_t kMaxErrorBody = 1024 * 1024;
 }  // namespace
 
 asio::awaitable<std::unique_ptr<ServerStream>> ServerStream::open(std::shared_ptr<Backend> backend, std::string target,

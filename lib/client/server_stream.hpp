@@ -14,6 +14,8 @@ namespace cwsandbox::client {
 
 /// Where bytes of a transfer may stand still before it counts as broken. A server sends something at least every 15 s.
 inline constexpr std::chrono::seconds kTransferIdle{60};
+/// What is read of an answer that is an error, and no transfer.
+inline constexpr std::size_t kMaxErrorBody = 1024 * 1024;
 
 /// One operation at a time. Destroying it closes the connection unless the stream had come to its end.
 class ServerStream {
