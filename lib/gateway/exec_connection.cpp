@@ -229,7 +229,7 @@ void ExecConnection::settle() {
   // Not destroyed here: this may be its own completion.
   asio::post(context_->executor, [socket = std::move(socket_)]() mutable { socket.reset(); });
   socket_.reset();
-  if (table_ != nullptr && !context_->dropped) table_->remove(*this);
+  if (!context_->dropped) table_->remove(*this);
   context_->changed.notify();
 }
 

@@ -30,7 +30,7 @@ class ExecConnection : public std::enable_shared_from_this<ExecConnection> {
 
   void start() { read(); }
   void set_host(std::shared_ptr<StreamHost> host);
-  /// The process was released, or taken over: ready for the next first message.
+  /// What it talked to was released: ready for the next first message.
   void drop_host() { host_.reset(); }
   void resume_reading();
   void pump();
@@ -57,7 +57,7 @@ class ExecConnection : public std::enable_shared_from_this<ExecConnection> {
   void settle();
 
   std::shared_ptr<Context> context_;
-  ExecTable* table_;
+  ExecTable* table_;  // gone once the context is dropped
   std::shared_ptr<const Credential> credential_;
   std::unique_ptr<net::WebSocket> socket_;
   net::IncomingMessage message_;

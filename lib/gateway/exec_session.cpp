@@ -195,10 +195,6 @@ void ExecTable::close_revoked() {
   }
 }
 
-void ExecTable::abort_all() noexcept {
-  for (const auto& [key, connection] : connections_) connection->abort();
-}
-
 void ExecTable::drop_all() noexcept {
   orphans_.clear();
   for (const auto& [id, process] : processes_) {
@@ -206,7 +202,7 @@ void ExecTable::drop_all() noexcept {
     process->orphaned_for_good();
   }
   processes_.clear();
-  abort_all();
+  for (const auto& [key, connection] : connections_) connection->abort();
   connections_.clear();
 }
 

@@ -59,7 +59,6 @@ class ExecTable {
   void close_all();
   /// Closes the connections whose token has been taken away.
   void close_revoked();
-  void abort_all() noexcept;
   void drop_all() noexcept;
 
  private:

@@ -34,7 +34,7 @@ constexpr std::size_t kMaxPageBytes = 1024 * 1024;
 // Each is a descriptor of this process; a process may have 1024 where nobody has said otherwise.
 constexpr std::size_t kMaxEndedLogFiles = 128;
 
-constexpr std::chrono::seconds kLater{1};  // when to try again
+constexpr std::chrono::seconds kCreateLater{1};  // when to try again
 
 // Where a request id is known by several gateways, the sandbox's id follows from it: a repetition meets the same one everywhere.
 std::string id_of_request(const Owner& owner, const std::string& request_id) {
@@ -97,7 +97,7 @@ asio::awaitable<messages::Sandbox> Sandboxes::create(std::shared_ptr<Sandboxes> 
   // What was answered is there: not before the place has it.
   const ServiceError not_yet =
       ServiceError(ErrorCode::unavailable, reason::kBackendUnavailable, "the sandbox has not been taken on in time")
-          .with_retry(kLater);
+          .with_retry(kCreateLater);
   while (self->offered_.contains(record->id()) && !record->refusal_) {
     if (self->context_->dropped) throw shutting_down();
     if (late()) {
@@ -166,7 +166,7 @@ std::shared_ptr<SandboxRecord> Sandboxes::make(const std::shared_ptr<Owner>& own
   if (active_ + offered_.size() >= context_->options.max_sandboxes) {
     throw ServiceError(ErrorCode::resource_exhausted, reason::kCapacityExhausted,
                        "this gateway runs its maximum of " + std::to_string(context_->options.max_sandboxes) + " sandboxes")
-        .with_retry(kLater);
+        .with_retry(kCreateLater);
   }
 
   BudgetShare share(budgets_of(owner), Budget::sandboxes);

@@ -90,7 +90,7 @@ class Sandboxes {
   const bool durable_;
   std::map<Position, std::shared_ptr<SandboxRecord>> by_position_;
   std::unordered_map<std::string, std::shared_ptr<SandboxRecord>> by_id_;
-  // By id_of_request(); with a durable runner that is the sandbox's id.
+  // By id_of_request(). Empty with a durable runner, where that is the sandbox's id.
   std::unordered_map<std::string, std::shared_ptr<SandboxRecord>> by_request_;
   std::deque<std::shared_ptr<SandboxRecord>> ended_;  // oldest first
   std::size_t ended_bytes_ = 0;
