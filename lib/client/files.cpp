@@ -50,9 +50,14 @@ namespace {
 
 constexpr std::size_t kChunksAhead = 3;  // of a stream, which wait for a slow reader
 
+const auto& loop_of(const files::State& state) {
+  if (!state) throw std::invalid_argument("cwsandbox: an empty Sandbox");
+  return state->core()->loop();
+}
+
 template <typename T>
 task<T> begin(const files::State& state, asio::awaitable<T> work) {
-  const auto& loop = state->core()->loop();
+  const auto& loop = loop_of(state);
   return core::spawn_task<T>(loop, loop.make_strand(), std::move(work));
 }
 
@@ -116,7 +121,7 @@ task<void> Sandbox::write_file(std::string path, std::string content, WriteFileO
 
 StreamReader<std::string> Sandbox::read_file_stream(std::string path, ReadFileOptions options) const {
   files::check_path(path);
-  const auto& loop = state_->core()->loop();
+  const auto& loop = loop_of(state_);
   // Closing it cancels the transfer, which is only known once it has the channel.
   const auto offset = options.offset();
   auto transfer = std::make_shared<task<void>>();
@@ -129,7 +134,7 @@ StreamReader<std::string> Sandbox::read_file_stream(std::string path, ReadFileOp
 FileWriteStream Sandbox::write_file_stream(std::string path, WriteFileOptions options) const {
   files::check_path(path);
   files::check(options);
-  const auto& loop = state_->core()->loop();
+  const auto& loop = loop_of(state_);
   auto channel = std::make_shared<ByteChannel>(StreamWriter::QUEUE_SIZE, loop);
   auto transfer = begin(state_, files::write_stream(state_, std::move(path), std::move(options), channel));
   auto guard = std::make_shared<WriterGuard>(state_, StreamWriter(channel, loop), transfer);

@@ -281,6 +281,12 @@ TEST_CASE("an empty Sandbox is misuse, not a crash", "[LC-1]") {
   CHECK_THROWS_AS(empty.sandbox_id(), std::invalid_argument);
   CHECK_THROWS_AS(empty.stop(), std::invalid_argument);
   CHECK_THROWS_AS(empty.stream_logs(), std::invalid_argument);
+  CHECK_THROWS_AS(empty.read_file("/a"), std::invalid_argument);
+  CHECK_THROWS_AS(empty.write_file("/a", "b"), std::invalid_argument);
+  CHECK_THROWS_AS(empty.read_file_stream("/a"), std::invalid_argument);
+  CHECK_THROWS_AS(empty.write_file_stream("/a"), std::invalid_argument);
+  CHECK_THROWS_AS(empty.stat_file("/a"), std::invalid_argument);
+  CHECK_THROWS_AS(empty.list_files("/a"), std::invalid_argument);
 }
 
 TEST_CASE("handles keep no context at work", "[EV-6][EV-8]") {
