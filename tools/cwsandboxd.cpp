@@ -1,8 +1,8 @@
 // cwsandboxd: the gateway as a daemon. Options, signals and log lines; everything else is in lib/.
 #include "base/ascii.hpp"
-#include "core/descriptor_limit.hpp"
+#include "base/descriptor_limit.hpp"
+#include "base/standard_streams.hpp"
 #include "core/loop_watch.hpp"
-#include "core/standard_streams.hpp"
 #include "gateway/budgets.hpp"
 #include "gateway/gateway.hpp"
 #include "gateway/nameless_file.hpp"
@@ -561,7 +561,7 @@ void add_kubernetes_options(CLI::App& app, Settings& settings) {
 #endif
 
 int serve(const Settings& settings) {
-  if (const std::string lack = cwsandbox::core::lack_of_descriptors(kDescriptors); !lack.empty()) throw std::runtime_error(lack);
+  if (const std::string lack = cwsandbox::base::lack_of_descriptors(kDescriptors); !lack.empty()) throw std::runtime_error(lack);
   gateway::GatewayOptions options;
   if (!settings.token_file.empty()) options.tokens = read_tokens(settings.token_file, ReadFrom::anything);
   options.no_token = settings.no_token;
@@ -654,13 +654,13 @@ int serve(const Settings& settings) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (!cwsandbox::core::fill_standard_streams()) return kFailed;
+  if (!cwsandbox::base::fill_standard_streams()) return kFailed;
   // When nobody reads the log any more, the gateway goes on. A handler, unlike a signal that is ignored, is not inherited.
   struct sigaction no_reader{};
   no_reader.sa_handler = [](int) {};
   no_reader.sa_flags = SA_RESTART;
   ::sigaction(SIGPIPE, &no_reader, nullptr);
-  cwsandbox::core::raise_descriptor_limit();
+  cwsandbox::base::raise_descriptor_limit();
   Settings settings;
   CLI::App app("The cwsandbox gateway: serves sandboxes of this machine over HTTP and WebSocket.", "cwsandboxd");
   app.footer(kFooter);

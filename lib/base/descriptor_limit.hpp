@@ -8,7 +8,7 @@
 #include <cstddef>
 #include <string>
 
-namespace cwsandbox::core {
+namespace cwsandbox::base {
 
 /// Raises RLIMIT_NOFILE as far as this process may. For programs: a library leaves its process's limits alone.
 inline void raise_descriptor_limit() noexcept {
@@ -39,4 +39,4 @@ inline void raise_descriptor_limit() noexcept {
   return " (this process may have " + std::to_string(limit.rlim_cur) + ": RLIMIT_NOFILE, ulimit -n)";
 }
 
-}  // namespace cwsandbox::core
+}  // namespace cwsandbox::base

@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <chrono>
 
-namespace cwsandbox::core {
+namespace cwsandbox::base {
 
 /// When the next would be due, were all until now evenly spread. Nothing is saved up: who was silent for an hour may not have an
 /// hour's worth at once.
@@ -24,4 +24,4 @@ class Rate {
   Clock::time_point next_{};
 };
 
-}  // namespace cwsandbox::core
+}  // namespace cwsandbox::base

@@ -5,7 +5,7 @@
 
 #include <cerrno>
 
-namespace cwsandbox::core {
+namespace cwsandbox::base {
 
 /// Puts /dev/null where descriptor 0, 1 or 2 is closed, so that nothing else that is opened gets the number, and with it a
 /// program's input or output. A closed stdin is an empty one. What is written to a closed stdout is an error (EBADF), as with other
@@ -20,4 +20,4 @@ namespace cwsandbox::core {
   return true;
 }
 
-}  // namespace cwsandbox::core
+}  // namespace cwsandbox::base

@@ -1,9 +1,9 @@
 // Glue: the only file of this room that knows the gateway and the local runner.
 #include "client/embedded_gateway.hpp"
 
+#include "base/descriptor_limit.hpp"
 #include "base/random.hpp"
 #include "client/rpc.hpp"
-#include "core/descriptor_limit.hpp"
 #include "gateway/gateway.hpp"
 #include "gateway/nameless_file.hpp"
 #include "runner/local/local_runner.hpp"
@@ -136,7 +136,7 @@ struct Running : std::enable_shared_from_this<Running> {
   void start() {
     if (stopping) return;
     try {
-      if (const std::string lack = core::lack_of_descriptors(kDescriptors); !lack.empty()) throw std::runtime_error(lack);
+      if (const std::string lack = base::lack_of_descriptors(kDescriptors); !lack.empty()) throw std::runtime_error(lack);
       gateway::GatewayOptions options;
       options.tokens.push_back(token);
       options.log_directory = log_directory(directory.path());

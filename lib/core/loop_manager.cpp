@@ -1,7 +1,7 @@
 #include <cwsandbox/errors.hpp>
 #include <cwsandbox/loop_manager.hpp>
 
-#include "core/descriptor_limit.hpp"
+#include "base/descriptor_limit.hpp"
 #include "core/loop.hpp"
 
 #include <boost/asio/io_context.hpp>
@@ -89,7 +89,7 @@ class Context : public asio::io_context {
     ::io_context(1) {}
   catch (const boost::system::system_error& error) {
     throw CWSandboxError(std::string("cwsandbox: cannot make an event loop: ") + error.what() +
-                         core::descriptor_hint(error.code().value()));
+                         base::descriptor_hint(error.code().value()));
   }
   using asio::io_context::shutdown;
 };

@@ -4,7 +4,7 @@
 // processes without a client.
 #pragma once
 
-#include "core/rate.hpp"
+#include "base/rate.hpp"
 #include "gateway/errors.hpp"
 #include "gateway/gateway.hpp"
 
@@ -100,7 +100,7 @@ class Budgets {
  private:
   std::shared_ptr<BudgetTable> table_;
   std::array<std::uint64_t, kBudgets.size()> used_{};
-  core::Rate requests_, logs_;
+  base::Rate requests_, logs_;
 };
 
 /// What one thing has of its owner's budget. It goes back when this goes.

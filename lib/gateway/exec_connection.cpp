@@ -1,7 +1,7 @@
 #include "gateway/exec_connection.hpp"
 
 #include "base/text.hpp"
-#include "gateway/exec_session.hpp"
+#include "gateway/exec_table.hpp"
 #include "gateway/large_messages.hpp"
 
 #include <boost/asio/co_spawn.hpp>

@@ -3,7 +3,7 @@
 #include "base/text.hpp"
 #include "gateway/errors.hpp"
 #include "gateway/exec_connection.hpp"
-#include "gateway/exec_session.hpp"
+#include "gateway/exec_table.hpp"
 
 #include <algorithm>
 #include <chrono>

@@ -1,4 +1,4 @@
-#include "gateway/exec_session.hpp"
+#include "gateway/exec_table.hpp"
 
 #include "base/text.hpp"
 #include "gateway/errors.hpp"

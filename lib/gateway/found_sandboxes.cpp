@@ -14,8 +14,6 @@ namespace cwsandbox::gateway {
 
 using messages::State;
 
-namespace {}  // namespace
-
 // ---- all of them ----
 
 void Sandboxes::start(const std::shared_ptr<Sandboxes>& self) {

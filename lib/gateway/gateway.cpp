@@ -4,7 +4,7 @@
 #include "base/text.hpp"
 #include "gateway/context.hpp"
 #include "gateway/errors.hpp"
-#include "gateway/exec_session.hpp"
+#include "gateway/exec_table.hpp"
 #include "gateway/file_service.hpp"
 #include "gateway/memory_bound.hpp"
 #include "gateway/sandboxes.hpp"

@@ -1,6 +1,6 @@
 #include "net/http_client_call.hpp"
 
-#include "core/descriptor_limit.hpp"
+#include "base/descriptor_limit.hpp"
 
 #include <boost/asio/bind_executor.hpp>
 #include <boost/asio/co_spawn.hpp>
@@ -42,7 +42,7 @@ void ClientCall::fail(TransportError::Kind kind, const std::string& what, const 
   std::string text = std::string(peer) + ": " + what;
   if (timed_out) throw TransportError(TransportError::Kind::timeout, sent, text + ": the deadline has passed");
   if (ec) text += ": " + ec.message();
-  if (ec.category() == boost::system::system_category()) text += core::descriptor_hint(ec.value());
+  if (ec.category() == boost::system::system_category()) text += base::descriptor_hint(ec.value());
   throw TransportError(kind, sent, text);
 }
 

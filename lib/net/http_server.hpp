@@ -1,7 +1,7 @@
 // An HTTP/1.1 server with WebSocket upgrades, with limits and deadlines on everything.
 #pragma once
 
-#include "core/rate.hpp"
+#include "base/rate.hpp"
 #include "net/client_turns.hpp"
 #include "net/endpoint.hpp"
 #include "net/http.hpp"
@@ -62,7 +62,7 @@ struct ClientAccount {
   std::size_t connections = 0;
   MemoryPool memory;
   ClientTurns turns;    ///< of its requests, and of the pieces of their bodies
-  core::Rate refusals;  ///< of what was refused for there being too much of it (429, 503)
+  base::Rate refusals;  ///< of what was refused for there being too much of it (429, 503)
 };
 
 /// A request whose body is read, and whose answer is written, piece by piece, in constant memory. Everything on the server's

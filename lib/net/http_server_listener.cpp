@@ -1,6 +1,6 @@
 #include "net/http_server_listener.hpp"
 
-#include "core/descriptor_limit.hpp"
+#include "base/descriptor_limit.hpp"
 #include "net/http_server_session.hpp"
 #include "net/watchdog.hpp"
 
@@ -31,7 +31,7 @@ constexpr std::chrono::milliseconds kAcceptRest{100};
 constexpr std::chrono::seconds kAcceptPatience{1};
 
 [[noreturn]] void fail(int error, const std::string& what) {
-  throw std::system_error(error, std::system_category(), what + core::descriptor_hint(error));
+  throw std::system_error(error, std::system_category(), what + base::descriptor_hint(error));
 }
 
 // A descriptor that is kept for the day when there is no other: with it, one who waits can be told so.

@@ -1,7 +1,7 @@
 #include "net/http_server_session.hpp"
 
 #include "base/error_code.hpp"
-#include "core/rate.hpp"
+#include "base/rate.hpp"
 #include "net/http_server_exchange.hpp"
 #include "net/http_wire.hpp"
 #include "net/sizes.hpp"
@@ -66,7 +66,7 @@ HttpResponse at_limit(const ServerState& server, const ServerSession& session, H
 asio::awaitable<void> slow_down(std::shared_ptr<ServerState> server, std::shared_ptr<ServerSession> session) {
   const auto account = session->account();
   if (!account) co_return;
-  const auto now = core::Rate::Clock::now();
+  const auto now = base::Rate::Clock::now();
   if (account->refusals.early(now) < 2 * kRefusalsAhead) account->refusals.took(kRefusal, now);
   const auto wait = account->refusals.early(now) - kRefusalsAhead;
   if (wait <= wait.zero()) co_return;

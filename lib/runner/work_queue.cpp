@@ -19,8 +19,8 @@
 #include <thread>
 #include <utility>
 
+#include "base/descriptor_limit.hpp"
 #include "base/errno_text.hpp"
-#include "core/descriptor_limit.hpp"
 #include "runner/local/unique_fd.hpp"
 
 namespace cwsandbox::runner {
@@ -189,7 +189,7 @@ WorkQueue::WorkQueue(const asio::any_io_executor& executor, const WorkKind& kind
   }
   if (!event || error != 0) {
     throw RunnerError(ErrorCode::resource_exhausted, kUnavailable,
-                      "cannot wait for a thread: " + base::error_text(error) + core::descriptor_hint(error));
+                      "cannot wait for a thread: " + base::error_text(error) + base::descriptor_hint(error));
   }
   event_fd_ = event.release();
 }

@@ -3,6 +3,8 @@
 // Exit codes of `run`, `exec` and `sh`: the command's own; 128 + n after death by signal n; 124 when --timeout killed it; 125 for
 // errors of cwsandbox itself; 126 when the command cannot be executed, 127 when it does not exist; 130 and 143 when Ctrl-C or
 // SIGTERM, sent again, ended it for sure. Everything else: 0, or 125, or 128 + n by a signal.
+#include "base/descriptor_limit.hpp"
+#include "base/standard_streams.hpp"
 #include "completions.hpp"
 #include "copy.hpp"
 #include "options.hpp"
@@ -11,9 +13,6 @@
 #include "system.hpp"
 #include "terminal_mode.hpp"
 #include "time.hpp"
-
-#include "core/descriptor_limit.hpp"
-#include "core/standard_streams.hpp"
 
 #include <cwsandbox/cwsandbox.hpp>
 
@@ -325,8 +324,8 @@ int run_main(int argc, char** argv) {
     }
   }
 
-  cwsandbox::core::raise_descriptor_limit();
-  if (const auto lack = cwsandbox::core::lack_of_descriptors(kDescriptors); !lack.empty()) {
+  cwsandbox::base::raise_descriptor_limit();
+  if (const auto lack = cwsandbox::base::lack_of_descriptors(kDescriptors); !lack.empty()) {
     print_error(lack, "resource_exhausted");
     return kOwnError;
   }
@@ -359,7 +358,7 @@ int run_main(int argc, char** argv) {
 }  // namespace cli
 
 int main(int argc, char** argv) {
-  if (!cwsandbox::core::fill_standard_streams()) return cli::kOwnError;
+  if (!cwsandbox::base::fill_standard_streams()) return cli::kOwnError;
   try {
     return cli::run_main(argc, argv);
   } catch (const std::exception& error) {

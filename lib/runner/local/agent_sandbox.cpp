@@ -20,9 +20,9 @@
 #include <exception>
 #include <utility>
 
+#include "base/descriptor_limit.hpp"
 #include "base/errno_text.hpp"
 #include "base/text.hpp"
-#include "core/descriptor_limit.hpp"
 #include "runner/local/agent_connection.hpp"
 #include "runner/local/descriptor_io.hpp"
 #include "runner/local/terminal_io.hpp"
@@ -124,7 +124,7 @@ void append(std::string& to, Number number) {
 
 [[nodiscard]] RunnerError untaken(const std::string& program) {
   return {ErrorCode::resource_exhausted, kUnavailable,
-          "cannot take the streams of '" + program + "': " + base::error_text(EMFILE) + core::descriptor_hint(EMFILE)};
+          "cannot take the streams of '" + program + "': " + base::error_text(EMFILE) + base::descriptor_hint(EMFILE)};
 }
 
 [[nodiscard]] ExitInfo exit_info(int status) {

@@ -22,7 +22,7 @@
 #include <fstream>
 #include <utility>
 
-#include "core/descriptor_limit.hpp"
+#include "base/descriptor_limit.hpp"
 #include "runner/local/agent_protocol.hpp"
 
 extern "C" {
@@ -42,7 +42,7 @@ namespace fs = std::filesystem;
 
 [[nodiscard]] RunnerError out_of(const std::string& what, int error = errno) {
   return {ErrorCode::resource_exhausted, kUnavailable,
-          "cannot start a sandbox: " + what + ": " + std::strerror(error) + core::descriptor_hint(error)};
+          "cannot start a sandbox: " + what + ": " + std::strerror(error) + base::descriptor_hint(error)};
 }
 
 // ---- What the sandbox sees ----

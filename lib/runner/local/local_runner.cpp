@@ -20,7 +20,7 @@
 #include <utility>
 #include <vector>
 
-#include "core/descriptor_limit.hpp"
+#include "base/descriptor_limit.hpp"
 #include "runner/local/agent_sandbox.hpp"
 #include "runner/local/launcher.hpp"
 
@@ -128,7 +128,7 @@ void State::adopt_agent() {
     agent_.emplace(executor(), agent.release());
   } else if (!agent && (error == EMFILE || error == ENFILE || error == ENOMEM)) {
     // One that cannot be watched, nor held to its limits, is none.
-    lose(std::string("it cannot be watched: ") + std::strerror(error) + core::descriptor_hint(error));
+    lose(std::string("it cannot be watched: ") + std::strerror(error) + base::descriptor_hint(error));
   }
 }
 

@@ -16,7 +16,7 @@
 #include <string>
 #include <string_view>
 
-#include "core/descriptor_limit.hpp"
+#include "base/descriptor_limit.hpp"
 #include "runner/runner.hpp"
 
 namespace cwsandbox::runner::local {
@@ -134,7 +134,7 @@ constexpr int kNetlinkRoute = 0;
 
 [[noreturn]] void fail(const std::string& what, int error) {
   throw RunnerError(error == EMFILE || error == ENFILE ? ErrorCode::resource_exhausted : ErrorCode::internal, kUnavailable,
-                    "cannot make the filter of system calls: " + what + ": " + std::strerror(error) + core::descriptor_hint(error));
+                    "cannot make the filter of system calls: " + what + ": " + std::strerror(error) + base::descriptor_hint(error));
 }
 
 class Filter {

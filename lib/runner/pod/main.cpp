@@ -7,9 +7,9 @@
 #include <string>
 #include <string_view>
 
+#include "base/descriptor_limit.hpp"
 #include "base/numbers.hpp"
-#include "core/descriptor_limit.hpp"
-#include "core/standard_streams.hpp"
+#include "base/standard_streams.hpp"
 #include "runner/pod/install.hpp"
 #include "runner/pod/relay.hpp"
 #include "runner/pod/serve.hpp"
@@ -69,13 +69,13 @@ int run_serve(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (!cwsandbox::core::fill_standard_streams()) return usage("there is no /dev/null");
+  if (!cwsandbox::base::fill_standard_streams()) return usage("there is no /dev/null");
   const std::string_view mode = argc > 1 ? argv[1] : "";
   if (mode == "install" && argc == 3) return install(argv[2]);
   if (mode == "connect" && argc == 2) return run_relay();
   if (mode != "serve") return usage("what is to be done?");
   // First of all: programs in the sandbox run as the same user, and must neither trace this process nor open its descriptors.
   if (::prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) != 0) return usage("cannot be closed to others");
-  cwsandbox::core::raise_descriptor_limit();
+  cwsandbox::base::raise_descriptor_limit();
   return run_serve(argc, argv);
 }

@@ -20,7 +20,7 @@
 #include <system_error>
 #include <utility>
 
-#include "core/descriptor_limit.hpp"
+#include "base/descriptor_limit.hpp"
 #include "runner/local/agent/agent.hpp"
 #include "runner/local/unique_fd.hpp"
 #include "runner/pod/pod_runner.hpp"
@@ -186,7 +186,7 @@ int serve(ServeOptions options) {
     (*log)("cannot be PID 1: there is no /dev/null");
     return kNobodyKnows;
   }
-  if (const std::string lack = core::lack_of_descriptors(kDescriptors); !lack.empty()) {
+  if (const std::string lack = base::lack_of_descriptors(kDescriptors); !lack.empty()) {
     (*log)("cannot serve a sandbox: " + lack);
     return kNobodyKnows;
   }

@@ -7,7 +7,7 @@
 
 #include <cstdlib>
 
-#include "core/standard_streams.hpp"
+#include "base/standard_streams.hpp"
 #include "runner/local/agent/agent.hpp"
 #include "runner/local/agent/launch.hpp"
 #include "runner/local/agent_protocol.hpp"
@@ -26,7 +26,7 @@ int main(int argc, char** argv) {
   // Before it is closed to everybody, this process too. Nothing else runs yet.
   const int oom_score = open("/proc/self/oom_score_adj", O_RDWR | O_CLOEXEC);
   // Then, first of all: programs in the sandbox run as the same user, and must neither trace this process nor open its descriptors.
-  if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) != 0 || !core::fill_standard_streams()) leave(3);
+  if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) != 0 || !base::fill_standard_streams()) leave(3);
   prctl(PR_SET_NAME, "cwsandbox-agent", 0, 0, 0);
   if (!prepare_process()) leave(3);
   AgentOptions options;
