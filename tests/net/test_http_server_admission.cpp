@@ -26,6 +26,11 @@ ServerLimits few(std::size_t connections, std::size_t of_one) {
 
 struct House {
   explicit House(const ServerLimits& limits) : admission(std::make_shared<Admission>(limits)) {}
+  ~House() {
+    if (admission) admission->forget();  // as the server does at its end: until then each keeps the other
+  }
+  House(const House&) = delete;
+  House& operator=(const House&) = delete;
   std::shared_ptr<Guest> enter() {
     auto guest = std::make_shared<Guest>();
     admission->enter(guest);
