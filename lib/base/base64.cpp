@@ -26,9 +26,15 @@ constexpr auto kReverse = make_reverse();
 }  // namespace
 
 std::string base64_encode(std::string_view bytes, bool padded) {
-  const std::size_t whole = bytes.size() / 3, rest = bytes.size() % 3;
-  std::string out(whole * 4 + (rest == 0 ? 0 : padded ? 4 : rest + 1), '=');
-  char* to = out.data();
+  std::string out;
+  append_base64(out, bytes, padded);
+  return out;
+}
+
+void append_base64(std::string& out, std::string_view bytes, bool padded) {
+  const std::size_t whole = bytes.size() / 3, rest = bytes.size() % 3, before = out.size();
+  out.resize(before + whole * 4 + (rest == 0 ? 0 : padded ? 4 : rest + 1), '=');
+  char* to = out.data() + before;
   const auto at = [&bytes](std::size_t index) { return static_cast<std::uint32_t>(static_cast<std::uint8_t>(bytes[index])); };
   for (std::size_t i = 0; i < whole * 3; i += 3) {
     const std::uint32_t group = (at(i) << 16) | (at(i + 1) << 8) | at(i + 2);
@@ -43,7 +49,6 @@ std::string base64_encode(std::string_view bytes, bool padded) {
     *to++ = kAlphabet[(group >> 12) & 63];
     if (rest == 2) *to++ = kAlphabet[(group >> 6) & 63];
   }
-  return out;
 }
 
 std::optional<std::string> base64_decode(std::string_view text) {

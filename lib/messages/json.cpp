@@ -100,7 +100,11 @@ class JsonWriter {
   }
   /// What needs no escape.
   void plain(std::string_view text) { out_.append("\"").append(text) += '"'; }
-  void base64(const std::string& bytes) { plain(base::base64_encode(bytes)); }
+  void base64(const std::string& bytes) {
+    out_ += '"';
+    base::append_base64(out_, bytes);
+    out_ += '"';
+  }
 
   void text(std::string_view text, const Path& path) {
     if (exact_ && !base::is_utf8(text)) path.fail("is not valid UTF-8");

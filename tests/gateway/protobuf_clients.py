@@ -16,55 +16,40 @@ import struct
 import subprocess
 import sys
 import tempfile
-import time
+import threading
 
-try:
-    from google.protobuf import descriptor_pb2, descriptor_pool, empty_pb2, field_mask_pb2, message_factory, timestamp_pb2  # noqa: F401
-except ImportError:
-    print("skipped: python3-protobuf is not installed")
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "messages"))
+from against_protobuf import class_of, load  # noqa: E402 (skips, too, where protobuf is missing)
+
+if shutil.which("bwrap") is None:
+    print("skipped: bubblewrap is not installed")
     sys.exit(77)
-for program in ("protoc", "bwrap"):
-    if shutil.which(program) is None:
-        print(f"skipped: {program} is not installed")
-        sys.exit(77)
 
 PACKAGE = "coreweave.sandbox.v1"
 
 
-def classes(recode: str):
-    """The message classes by their full names."""
-    with tempfile.TemporaryDirectory() as folder:
-        subprocess.run([recode, "--proto", folder], check=True)
-        names = [str(p.relative_to(folder)) for p in pathlib.Path(folder).rglob("*.proto")]
-        subprocess.run(["protoc", "--descriptor_set_out=set", *names], cwd=folder, check=True)
-        files = descriptor_pb2.FileDescriptorSet.FromString(pathlib.Path(folder, "set").read_bytes()).file
-    pool = descriptor_pool.Default()
-    out = {}
-    for file in files:
-        pool.Add(file) if hasattr(pool, "Add") else pool.AddSerializedFile(file.SerializeToString())
-    for file in files:
-        for message in file.message_type:
-            name = f"{file.package}.{message.name}"
-            kind = pool.FindMessageTypeByName(name)
-            make = getattr(message_factory, "GetMessageClass", None) or message_factory.MessageFactory().GetPrototype
-            out[name] = make(kind)
-    return out
-
-
 class Gateway:
     def __init__(self, program: str, folder: str):
-        self.log = open(os.path.join(folder, "log"), "w+")
         token = os.path.join(folder, "token")
         pathlib.Path(token).write_text("a-token-of-this-test-alone\n")
         os.chmod(token, 0o600)
         self.path = os.path.join(folder, "socket")
-        self.process = subprocess.Popen([program, "--listen", f"unix:{self.path}", "--token-file", token], stdout=self.log,
-                                        stderr=subprocess.STDOUT, env={**os.environ, "TMPDIR": folder})
-        deadline = time.monotonic() + 60
-        while not os.path.exists(self.path):
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                raise SystemExit("the gateway did not start:\n" + pathlib.Path(self.log.name).read_text())
-            time.sleep(0.01)  # there is nothing to wait on
+        self.process = subprocess.Popen([program, "--listen", f"unix:{self.path}", "--token-file", token], stdout=subprocess.PIPE,
+                                        stderr=subprocess.STDOUT, text=True, env={**os.environ, "TMPDIR": folder})
+        # It says when it listens; before that its socket's file may be there and refuse.
+        said = []
+        late = threading.Timer(60, self.process.kill)
+        late.start()
+        for line in self.process.stdout:
+            said.append(line)
+            if "listening on unix:" in line:
+                break
+        else:
+            raise SystemExit("the gateway did not start:\n" + "".join(said))
+        late.cancel()
+        # What it says later is read, so that it never waits for that.
+        self.reader = threading.Thread(target=self.process.stdout.read, daemon=True)
+        self.reader.start()
 
     def post(self, path: str, body: bytes, content_type: str):
         connection = http.client.HTTPConnection("localhost", timeout=60)
@@ -90,7 +75,7 @@ def check(condition, what):
 
 def main() -> int:
     program, recode = sys.argv[1:3]
-    of = classes(recode)
+    of = {kind.full_name: class_of(kind) for kind in load(recode)}
 
     with tempfile.TemporaryDirectory(prefix="cws-") as folder:
         gateway = Gateway(program, folder)
